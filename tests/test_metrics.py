@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.metrics import AP_KEYS, coco_ap, format_table
+from pipeline.errors import InputError
+
+Truth = dict[int, list[dict[str, Any]]]
+
+
+def annotation(x: float, side: float, labelled: int = 17, crowd: int = 0) -> dict[str, Any]:
+    """A person in a square box with its left edge at x, keypoints on a diagonal."""
+    points = np.zeros((17, 3))
+    for i, t in enumerate(np.linspace(0.1, 0.9, labelled)):
+        points[i] = (x + side * t, side * t, 2)
+    return {
+        "id": 5,  # not unique on purpose: pictures of different sets may share ids
+        "category_id": 1,
+        "keypoints": points.reshape(-1).tolist(),
+        "num_keypoints": labelled,
+        "area": side * side / 2,
+        "bbox": [x, 0, side, side],
+        "iscrowd": crowd,
+    }
+
+
+def result(image_id: int, person: dict[str, Any], score: float, shift: float = 0.0) -> dict[str, Any]:
+    points = np.array(person["keypoints"]).reshape(17, 3)
+    points[:, 0] += shift
+    return {"image_id": image_id, "category_id": 1, "keypoints": points.reshape(-1).tolist(), "score": score}
+
+
+@pytest.fixture
+def truth() -> Truth:
+    return {3: [annotation(10, 80), annotation(200, 300)], 0: [annotation(0, 90)], 8: []}
+
+
+def all_found(truth: Truth) -> list[dict[str, Any]]:
+    return [result(i, person, 0.9) for i, people in truth.items() for person in people]
+
+
+def test_everybody_found_exactly_is_one_everywhere(truth: Truth) -> None:
+    ap = coco_ap(truth, all_found(truth))
+    assert tuple(ap) == AP_KEYS
+    assert ap == pytest.approx(dict.fromkeys(AP_KEYS, 1.0))
+
+
+def test_somebody_missed_costs_recall(truth: Truth) -> None:
+    ap = coco_ap(truth, all_found(truth)[1:])
+    assert ap["AR"] == pytest.approx(2 / 3)
+    assert ap["ARM"] == pytest.approx(1 / 2)
+    assert ap["ARL"] == 1
+
+
+def test_shifted_keypoints_lose_strict_thresholds_first(truth: Truth) -> None:
+    shifted = [result(i, person, 0.9, shift=6) for i, people in truth.items() for person in people]
+    ap = coco_ap(truth, shifted)
+    assert 0 < ap["AP"] < 1
+    assert ap["AP50"] > ap["AP75"]
+    assert ap["APL"] > ap["APM"]
+
+
+def test_people_seen_where_nobody_is_cost_precision(truth: Truth) -> None:
+    ghosts = [*all_found(truth), result(8, annotation(50, 100), 0.99)]
+    with_ghost = coco_ap(truth, ghosts)
+    assert with_ghost["AP"] < 0.8
+    assert with_ghost["AR"] == 1
+    assert coco_ap(truth, ghosts, image_ids=[0, 3])["AP"] == pytest.approx(1)
+
+
+def test_score_orders_results(truth: Truth) -> None:
+    ghost = annotation(400, 100)
+    sure, unsure = (coco_ap(truth, [*all_found(truth), result(8, ghost, score)])["AP"] for score in (0.99, 0.1))
+    assert unsure == pytest.approx(1)
+    assert sure < unsure
+
+
+def test_crowds_and_people_without_keypoints_are_not_asked_for(truth: Truth) -> None:
+    found = all_found(truth)
+    truth[3] += [annotation(500, 200, crowd=1), annotation(600, 100, labelled=0)]
+    assert coco_ap(truth, found)["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("sides", [(80.0, 300.0), (80.0,), (300.0,), (10.0,), (50.0,), (140.0,)])
+def test_no_results_score_as_results_far_off_do(sides: tuple[float, ...]) -> None:
+    truth = {1: [annotation(10, side) for side in sides]}
+    nowhere = result(1, annotation(5000, 100), 0.5)
+    assert coco_ap(truth, []) == coco_ap(truth, [nowhere])
+
+
+def test_without_truth_nothing_is_defined() -> None:
+    ap = coco_ap({1: [], 2: [annotation(0, 100, crowd=1)]}, [])
+    assert ap == dict.fromkeys(AP_KEYS, -1.0)
+    assert coco_ap({1: []}, [result(1, annotation(0, 100), 0.5)]) == ap
+    assert coco_ap({}, []) == ap
+
+
+def test_nothing_is_printed_and_nothing_given_is_changed(truth: Truth, capfd: pytest.CaptureFixture[str]) -> None:
+    results = all_found(truth)
+    before = copy.deepcopy((truth, results))
+    coco_ap(truth, results)
+    assert (truth, results) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bad_input_is_named(truth: Truth) -> None:
+    good = result(3, truth[3][0], 0.5)
+    with pytest.raises(InputError, match="result 1: image id 99 is not among the 3"):
+        coco_ap(truth, [good, {**good, "image_id": 99}])
+    with pytest.raises(InputError, match="result 0: 3 keypoint numbers, expected 51"):
+        coco_ap(truth, [{**good, "keypoints": [1, 2, 3]}])
+    with pytest.raises(InputError, match=r"result 0: \['score'\] missing"):
+        coco_ap(truth, [{key: value for key, value in good.items() if key != "score"}])
+    with pytest.raises(InputError, match="image id 4 has no entry"):
+        coco_ap(truth, [good], image_ids=[3, 4])
+    del truth[3][1]["area"]
+    with pytest.raises(InputError, match=r"image 3: an annotation lacks \['area'\]"):
+        coco_ap(truth, [good])
+
+
+def test_table_shows_ten_numbers_under_their_names() -> None:
+    ap = {key: i / 10 for i, key in enumerate(AP_KEYS)} | {"APM": -1.0}
+    names, values = format_table(ap).splitlines()
+    assert names.split() == list(AP_KEYS)
+    assert values.split() == ["0.000", "0.100", "0.200", "-", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900"]
+    assert len(names) == len(values)
