@@ -1,0 +1,104 @@
+# OpenPose on MindSpore. `make` prints what there is; every variable can be set on the command line.
+
+DATA ?= data/demo
+SHARDS ?= shards/$(NAME)
+RUN ?= runs/$(NAME)
+NPROC ?= 1
+CONFIG ?= configs/$(RECIPE).yaml
+CKPT ?= $(RUN)
+WORKERS ?=
+DEVICE ?= auto
+RESUME ?=
+ARGS ?=
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
+	$$python -c '$(SUPPORTED)' 2> /dev/null && echo $$python && break; done)
+
+# SHARDS and RUN are named after the data folder; the recipe follows from the data and the number of processes
+NAME = $(notdir $(abspath $(DATA)))
+IS_DEMO = $(filter $(abspath data/demo),$(abspath $(DATA)))
+RECIPE = $(if $(IS_DEMO),demo,$(if $(filter 1,$(NPROC)),openpose,openpose_8p))
+SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+BIN = .venv/bin
+READY = .venv/ready
+ANNOTATIONS = $(DATA)/annotations/person_keypoints_
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo data shards train eval stats verify preview test check clean
+
+help: ## print this
+	@echo 'Targets'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-11s %s\n", $$1, $$2 }'
+	@echo
+	@echo 'Variables, with their values here'
+	@echo '  DATA        COCO folder with annotations/, train2017/, val2017/  [$(DATA)]'
+	@echo '  SHARDS      folder of the MindRecord sets train/ and val/  [$(SHARDS)]'
+	@echo '  RUN         folder of the training run  [$(RUN)]'
+	@echo '  CONFIG      recipe  [$(CONFIG)]'
+	@echo '  NPROC       training processes, one a device  [$(NPROC)]'
+	@echo '  CKPT        checkpoint to evaluate, or a run: its newest  [$(CKPT)]'
+	@echo '  WORKERS     processes that write shards  [$(or $(WORKERS),one a core)]'
+	@echo '  DEVICE      auto, cpu or ascend  [$(DEVICE)]'
+	@echo '  RESUME      1 goes on from the newest checkpoint in RUN  [$(RESUME)]'
+	@echo '  ARGS        more options for the command behind the target  [$(ARGS)]'
+	@echo '  PYTHON      Python 3.10 to 3.12 for .venv  [$(PYTHON)]'
+
+setup: $(READY) ## create .venv and install the pinned dependencies
+
+$(READY): requirements.txt
+	@test -n '$(PYTHON)' || { echo 'Error: no Python 3.10, 3.11 or 3.12 found; install one, or name it: make setup PYTHON=/path/to/python3.11' >&2; exit 2; }
+	@$(PYTHON) -c '$(SUPPORTED)' || { echo "Error: PYTHON=$(PYTHON) is $$($(PYTHON) -V 2>&1); expected Python 3.10, 3.11 or 3.12" >&2; exit 2; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@touch $@
+
+demo: ## from nothing to an AP table and pictures, on the embedded dataset, in minutes
+	@$(MAKE) --no-print-directory shards DATA=data/demo
+	@$(MAKE) --no-print-directory train DATA=data/demo RESUME=1
+	@$(MAKE) --no-print-directory eval DATA=data/demo
+	@$(MAKE) --no-print-directory where DATA=data/demo
+
+.PHONY: where
+where:
+	@echo 'Dataset     $(DATA)'
+	@echo 'Shards      $(SHARDS)'
+	@echo 'Run         $(RUN)'
+	@echo 'AP          $(RUN)/eval.json'
+	@echo 'Pictures    $(RUN)/pictures'
+
+data: $(READY) ## make the embedded dataset in data/demo
+	@$(BIN)/python -m pipeline.synthetic --out data/demo $(WORKERS:%=--workers %)
+
+shards: $(READY) $(if $(IS_DEMO),data) ## DATA -> SHARDS/train and SHARDS/val
+	@ls '$(ANNOTATIONS)'train2017.json '$(ANNOTATIONS)'val2017.json 2> /dev/null | grep -q . || \
+	{ echo 'Error: $(ANNOTATIONS)train2017.json and …val2017.json: neither is there; DATA has to be a COCO folder' >&2; exit 2; }
+	@for part in train val; do \
+		if [ -f '$(ANNOTATIONS)'$${part}2017.json ]; then \
+			$(BIN)/python -m pipeline.shards --coco '$(DATA)' --split $${part}2017 --out '$(SHARDS)'/$$part \
+				$(WORKERS:%=--workers %) $(ARGS) || exit; \
+		fi; \
+	done
+
+train: $(READY) ## train CONFIG on SHARDS/train into RUN
+	@$(BIN)/python -m training.train --config '$(CONFIG)' --shards '$(SHARDS)'/train --out '$(RUN)' \
+		--nproc $(NPROC) --device $(DEVICE) $(if $(RESUME),--resume) $(ARGS)
+
+eval: $(READY) ## COCO keypoint AP of CKPT on SHARDS/val, pictures into RUN/pictures
+	@$(BIN)/python -m evaluation.evaluate --ckpt '$(CKPT)' --shards '$(SHARDS)'/val --out '$(RUN)' --device $(DEVICE) $(ARGS)
+
+stats: $(READY) ## what is in SHARDS/train and SHARDS/val
+	@$(BIN)/python -m pipeline.stats $(wildcard $(SHARDS)/train $(SHARDS)/val) $(ARGS)
+
+verify: $(READY) ## check every byte of SHARDS against its manifests
+	@for set in $(wildcard $(SHARDS)/train $(SHARDS)/val); do $(BIN)/python -m pipeline.verify $$set $(ARGS) || exit; done
+
+preview: $(READY) ## a contact sheet of augmented samples with their targets, SHARDS/preview.png
+	@$(BIN)/python -m pipeline.preview '$(SHARDS)'/train --out '$(SHARDS)'/preview.png $(ARGS)
+
+test: $(READY) ## the whole test suite
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## lint, format and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean: ## remove the embedded dataset, its shards and its run
+	rm -rf data/demo shards/demo runs/demo

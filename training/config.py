@@ -1,0 +1,238 @@
+"""A recipe: every field with its unit, its range and its default; read from YAML, checked before anything starts.
+
+Importing this module imports neither MindSpore nor the data pipeline's readers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline.augment import AugmentConfig
+from pipeline.errors import InputError
+from pipeline.maps import STRIDE
+from pipeline.skeleton import NUM_KEYPOINTS
+from pipeline.strict import StrictModel
+from pipeline.targets import TargetConfig
+
+
+class ModelConfig(StrictModel):
+    """The network: a backbone, two convolutions that narrow its features, then stages of two branches."""
+
+    backbone: Literal["vgg19", "compact"] = Field(
+        default="vgg19", description="vgg19: its first ten layers, as in the paper; compact: for CPUs"
+    )
+    feature_widths: tuple[int, int] = Field(
+        default=(256, 128), description="channels of the two convolutions between backbone and stages"
+    )
+    stages: int = Field(default=6, ge=1, le=12, description="number of stages; each refines the one before")
+    first_depth: int = Field(default=3, ge=1, le=12, description="3x3 convolutions in each branch of the first stage")
+    first_width: int = Field(default=512, ge=8, le=2048, description="channels before the first stage's output")
+    stage_width: int = Field(default=128, ge=8, le=1024, description="channels inside the stages")
+    stage_depth: int = Field(default=5, ge=1, le=12, description="wide convolutions in each branch of stages 2 and on")
+    stage_kernel: Literal[3, 5, 7] = Field(default=7, description="cells; kernel of those convolutions")
+    stage_dilation: int = Field(default=1, ge=1, le=8, description="cells between the taps of those kernels")
+    batch_norm: bool = Field(default=False, description="batch normalisation after every hidden convolution")
+    mean: tuple[float, float, float] = Field(
+        default=(127.5, 127.5, 127.5), description="0..255 BGR; subtracted from the picture on the device"
+    )
+    std: tuple[float, float, float] = Field(
+        default=(255.0, 255.0, 255.0), description="0..255 BGR; divides the picture after the mean"
+    )
+
+    @field_validator("feature_widths", "std")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if min(value) <= 0:
+            raise ValueError("expected numbers above 0")
+        return value
+
+
+class DataConfig(StrictModel):
+    """What a batch is made of."""
+
+    size: int = Field(default=368, ge=64, le=2048, multiple_of=STRIDE, description="px; side of the square crop")
+    max_people: int = Field(default=32, ge=1, le=256, description="people a sample has room for")
+    threads: int | None = Field(
+        default=None, ge=1, le=64, description="threads that prepare samples in each process; empty: its share of cores"
+    )
+    targets: Literal["auto", "host", "device"] = Field(
+        default="auto", description="where targets are drawn; auto: host on CPU, device on Ascend"
+    )
+    target: TargetConfig = Field(default=TargetConfig(), description="how targets are drawn")
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="chance in scale, rotation, crop, colour, flip")
+
+
+class TrainingConfig(StrictModel):
+    """How the weights are learnt."""
+
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of weights, order and augmentation")
+    batch_size: int = Field(default=10, ge=1, le=1024, description="samples in each process and step")
+    epochs: int = Field(default=60, ge=1, le=10_000, description="passes over the shards")
+    max_steps: int | None = Field(default=None, ge=1, description="end after this many steps; empty: after the epochs")
+    optimizer: Literal["adam", "momentum"] = Field(default="adam", description="update rule")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of the momentum optimizer; first beta of Adam")
+    weight_decay: float = Field(default=0.0, ge=0, lt=1, description="L2 penalty on convolution weights")
+    lr: float = Field(default=1e-4, gt=0, le=10, description="learning rate of the stages")
+    backbone_lr_factor: float = Field(default=0.25, ge=0, le=10, description="the backbone's learning rate / lr")
+    feature_lr_factor: float = Field(default=0.25, ge=0, le=10, description="the narrowing convolutions' rate / lr")
+    freeze_backbone_steps: int = Field(default=0, ge=0, description="first steps in which the backbone stays as it is")
+    warmup_steps: int = Field(default=0, ge=0, description="steps in which the rate rises linearly to lr")
+    schedule: Literal["steps", "cosine"] = Field(default="steps", description="how the rate falls")
+    lr_steps: tuple[int, ...] = Field(default=(), description="steps at which the rate is multiplied by lr_decay")
+    lr_decay: float = Field(default=0.1, gt=0, le=1, description="factor at each of lr_steps")
+    clip_norm: float | None = Field(default=None, gt=0, description="largest global norm of the gradient; empty: any")
+    loss_scale: float = Field(default=1.0, ge=1, le=2**24, description="static; undone before clipping and update")
+    log_every: int = Field(default=20, ge=1, description="steps between lines of metrics.jsonl")
+    checkpoint_every: int = Field(default=1000, ge=1, description="steps between checkpoints")
+    keep: int = Field(default=3, ge=1, description="checkpoints kept; older ones are removed")
+
+    @field_validator("lr_steps")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(b <= a for a, b in zip((0, *value), value, strict=False)):
+            raise ValueError("expected rising steps above 0")
+        return value
+
+
+class DecoderConfig(StrictModel):
+    """How maps become people: the fields of `evaluation.decode.DecodeConfig`, explained there; a test compares both.
+
+    They stand here because a checkpoint carries the recipe that its network is evaluated with.
+    """
+
+    smooth: float = Field(default=0.0, ge=0, le=5, description="cells; blur of the heatmaps before peaks are sought")
+    peak_threshold: float = Field(default=0.1, ge=0, le=1, description="height that a keypoint's peak must exceed")
+    max_peaks: int = Field(default=64, ge=1, le=1000, description="most candidates of one keypoint kind in a picture")
+    limb_samples: int = Field(default=10, ge=2, le=100, description="points looked at along a candidate limb")
+    limb_threshold: float = Field(default=0.05, ge=0, le=1, description="agreement above which a point supports a limb")
+    limb_fraction: float = Field(default=0.8, ge=0, le=1, description="part of a limb's points that must support it")
+    near: float = Field(default=0.3, ge=0, le=10, description="cells; closer candidates may join without support")
+    peak_weight: float = Field(default=0.1, ge=0, le=10, description="share of the peaks' heights in a limb's rank")
+    min_keypoints: int = Field(
+        default=3, ge=1, le=NUM_KEYPOINTS, description="people with fewer keypoints found are left out"
+    )
+    min_score: float = Field(default=0.0, ge=0, le=10, description="people with a lower score are left out")
+
+
+class EvaluationConfig(StrictModel):
+    """How people are found in whole pictures; may be changed after training."""
+
+    size: int = Field(default=368, ge=64, le=2048, description="px; shorter side that a picture is scaled to")
+    batch_size: int = Field(default=4, ge=1, le=256, description="pictures that go through the network together")
+    decoder: DecoderConfig = Field(default=DecoderConfig(), description="from maps to people")
+
+
+class Config(StrictModel):
+    """One recipe."""
+
+    model: ModelConfig = Field(default=ModelConfig(), description="the network")
+    data: DataConfig = Field(default=DataConfig(), description="the batches")
+    training: TrainingConfig = Field(default=TrainingConfig(), description="the learning")
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="finding people in pictures")
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Config:
+        training = self.training
+        if training.schedule == "cosine" and training.lr_steps:
+            raise ValueError("training.lr_steps: belongs to schedule steps; leave it out with schedule cosine")
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 2e-4 as the number a person means; YAML 1.1 wants a point in it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe and apply `section.field=value` overrides, the value in YAML.
+
+    Raises:
+        InputError: no such file, no YAML, or a field that is unknown, of the wrong type or out of range.
+    """
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); expected a recipe such as configs/demo.yaml"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected sections ({', '.join(Config.model_fields)}), found {type(tree).__name__}")
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, source=str(path))
+
+
+def override_config(config: Config, overrides: Sequence[str]) -> Config:
+    """The recipe with `section.field=value` overrides, the value in YAML; raises InputError as `load_config` does."""
+    if not overrides:
+        return config
+    tree = config.model_dump(mode="json")
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, source="--set")
+
+
+def parse_config(tree: Mapping[str, Any], source: str) -> Config:
+    """Check a tree of sections and fields; InputError names `source`, the field, the value and the allowed range."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise InputError(f"{source}: {_explain(faults[0])}{more}") from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"--set {override}: expected SECTION.FIELD=VALUE, as in training.lr=2e-4")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override}: the value is not YAML") from error
+    for key in keys[:-1]:
+        branch = tree.setdefault(key, {})
+        if not isinstance(branch, dict):
+            raise InputError(f"--set {override}: {key} is a value, not a section")
+        tree = branch
+    tree[keys[-1]] = value
+
+
+def _explain(fault: ErrorDetails) -> str:
+    place = ".".join(str(key) for key in fault["loc"]) or "recipe"
+    if fault["type"] == "extra_forbidden":
+        key = str(fault["loc"][-1])
+        close = difflib.get_close_matches(key, list(_siblings(fault["loc"])), n=1)
+        return f"{place}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if fault["type"] == "value_error" and not fault["loc"]:
+        return message
+    return f"{place}: {fault['input']!r}: {message}"
+
+
+def _siblings(location: tuple[int | str, ...]) -> Iterator[str]:
+    model: Any = Config
+    for key in location[:-1]:
+        field = model.model_fields.get(key) if isinstance(key, str) else None
+        model = field.annotation if field else None
+        if model is None or not hasattr(model, "model_fields"):
+            return
+    yield from model.model_fields

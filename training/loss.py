@@ -1,0 +1,69 @@
+"""The loss: squared error of every stage's maps where the mask lets the loss look.
+
+Source: Cao et al., CVPR 2017, equations 5 and 6, as a mean over cells and channels instead of a sum, so that the
+learning rate does not depend on the picture's size or on the batch.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from training.network import OpenPose
+from training.targets import RenderTargets
+
+
+class StageLoss(nn.Cell):
+    """Masked mean squared error, summed over stages and branches.
+
+    pafs, heatmaps: tuples of S tensors (B, 2L, h, w), (B, K + 1, h, w); targets alike; mask (B, h, w), 1 counts.
+    Returns a float32 scalar.
+    """
+
+    def construct(
+        self,
+        pafs: tuple[ms.Tensor, ...],
+        heatmaps: tuple[ms.Tensor, ...],
+        target_pafs: ms.Tensor,
+        target_heatmaps: ms.Tensor,
+        mask: ms.Tensor,
+    ) -> ms.Tensor:
+        weight = ops.expand_dims(mask.astype(ms.float32), 1)  # (B, 1, h, w)
+        loss = ms.Tensor(0.0, ms.float32)
+        for paf in pafs:
+            loss = loss + self._error(paf, target_pafs, weight)
+        for heatmap in heatmaps:
+            loss = loss + self._error(heatmap, target_heatmaps, weight)
+        return loss
+
+    def _error(self, maps: ms.Tensor, targets: ms.Tensor, weight: ms.Tensor) -> ms.Tensor:
+        error = (maps.astype(ms.float32) - targets) * weight
+        return ops.mean(error * error)
+
+
+class LossFromMaps(nn.Cell):
+    """A batch with targets from the host to its loss."""
+
+    def __init__(self, network: OpenPose) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.loss = StageLoss()
+
+    def construct(self, image: ms.Tensor, mask: ms.Tensor, heatmaps: ms.Tensor, pafs: ms.Tensor) -> ms.Tensor:
+        stage_pafs, stage_heatmaps = self.network(image)
+        return self.loss(stage_pafs, stage_heatmaps, pafs, heatmaps, mask)
+
+
+class LossFromKeypoints(nn.Cell):
+    """A batch whose targets are drawn on the device to its loss."""
+
+    def __init__(self, network: OpenPose, render: RenderTargets) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.render = render
+        self.loss = StageLoss()
+
+    def construct(self, image: ms.Tensor, mask: ms.Tensor, keypoints: ms.Tensor) -> ms.Tensor:
+        heatmaps, pafs = self.render(keypoints)
+        stage_pafs, stage_heatmaps = self.network(image)
+        return self.loss(stage_pafs, stage_heatmaps, pafs, heatmaps, mask)

@@ -1,0 +1,54 @@
+"""Where this process runs: its device, its rank and how many others there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mindspore as ms
+from mindspore import communication
+
+from pipeline.errors import InputError
+from training.launch import launched
+
+DEVICES = ("auto", "cpu", "ascend")
+
+
+@dataclass(frozen=True)
+class World:
+    """A process among all that train together."""
+
+    device: str
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def targets_on_device(self) -> bool:
+        """Whether drawing targets belongs on the device: an Ascend has power to spare, a CPU is the host itself."""
+        return self.device == "Ascend"
+
+
+def start(device: str, debug_folder: Path) -> World:
+    """Choose the device and join the other processes; comes before any tensor is made.
+
+    Args:
+        device: auto (Ascend where MindSpore loads it, else CPU), cpu or ascend.
+        debug_folder: where MindSpore leaves graphs that do not compile, instead of in the working directory.
+
+    Raises:
+        InputError: the device asked for is not there.
+    """
+    ascend = ms.hal.is_available("Ascend")
+    if device == "ascend" and not ascend:
+        raise InputError("--device ascend: MindSpore finds no Ascend here; install CANN, or use --device cpu")
+    target = "Ascend" if ascend and device != "cpu" else "CPU"
+    ms.set_device(target)
+    ms.set_context(mode=ms.GRAPH_MODE, save_graphs_path=str(debug_folder))
+    if not launched():
+        return World(target)
+    communication.init()
+    world = World(target, communication.get_rank(), communication.get_group_size())
+    ms.set_auto_parallel_context(
+        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world.size
+    )
+    return world
