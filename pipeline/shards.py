@@ -1,0 +1,261 @@
+"""Build a set of MindRecord shards from COCO folders: python -m pipeline.shards.
+
+Plan, one joblib task a file, manifest last. The manifest is removed before anything changes, so a folder with one is
+complete. Source and output must be on a file system that all workers see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from pipeline.coco import Rules, annotation_file
+from pipeline.errors import InputError, reports_input_errors
+from pipeline.manifest import FILE_NAME, Manifest, Skipped, file_sha256
+from pipeline.plan import Options, Plan, make_plan
+from pipeline.tally import Tally
+from pipeline.writing import BUILDING, Receipt, write_shard
+
+_LOCK = ".lock"
+_OURS = re.compile(r"shard-\d{5,}\.(mindrecord|mindrecord\.db|json)")
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished set: its manifest, how many shards were written now, and the seconds it took."""
+
+    manifest: Manifest
+    written: int
+    seconds: float
+
+
+def build(
+    folders: Sequence[tuple[Path, str]],
+    out: Path,
+    options: Options,
+    *,
+    workers: int | None = None,
+    force: bool = False,
+) -> Built:
+    """Write the shards of one or more COCO splits into one set.
+
+    Args:
+        folders: COCO folders, each with the split to read.
+        out: the set's folder.
+        options: what to keep and how to cut it.
+        workers: processes; None leaves it to joblib's `parallel_config`.
+        force: build again even where the set is complete and unchanged.
+
+    Raises:
+        InputError: the source is wrong, pictures are bad, or the set cannot be written; no manifest is left then.
+    """
+    start = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    with _lock(out):
+        kept = None if force else _unchanged(folders, out, options)
+        if kept:
+            return Built(kept, 0, time.monotonic() - start)
+        plan = make_plan(folders, options)
+        _clear(out, plan, everything=force)
+        _check_space(out, plan)
+        try:
+            receipts = _run(plan, out, workers)
+        finally:
+            shutil.rmtree(out / BUILDING, ignore_errors=True)
+        bad = [picture for receipt in receipts for picture in receipt.bad]
+        if bad and not options.skip_bad:
+            raise InputError(_complaint(plan, bad))
+        manifest = _manifest(plan, options, receipts)
+        if not manifest.shards:
+            raise InputError(f"{out}: every picture is bad; {_complaint(plan, bad)}")
+        manifest.save(out)
+    written = sum(not receipt.reused for receipt in receipts)
+    return Built(manifest, written, time.monotonic() - start)
+
+
+def _unchanged(folders: Sequence[tuple[Path, str]], out: Path, options: Options) -> Manifest | None:
+    """The set's manifest, if it was built from the same annotations with the same options and every file is sound."""
+    try:
+        manifest = Manifest.read(out)
+        hashes = [(split, file_sha256(annotation_file(folder, split))) for folder, split in folders]
+    except (InputError, OSError):
+        return None
+    same = (
+        manifest.options == options.to_json()
+        and not manifest.skipped
+        and [(source.split, source.json_sha256) for source in manifest.sources] == hashes
+        and not manifest.verify(out, hashes=True)
+    )
+    return manifest if same else None
+
+
+def _clear(out: Path, plan: Plan, *, everything: bool) -> None:
+    """Remove the manifest, what killed builds left, and shards that the plan does not have."""
+    (out / FILE_NAME).unlink(missing_ok=True)
+    shutil.rmtree(out / BUILDING, ignore_errors=True)
+    planned = {Path(task.file).stem for task in plan.tasks}
+    for path in list(out.iterdir()):
+        stale = _OURS.fullmatch(path.name) and (everything or path.name.split(".")[0] not in planned)
+        if stale or path.name.startswith((f".{FILE_NAME}.", ".shard-")):
+            path.unlink()
+
+
+def _check_space(out: Path, plan: Plan) -> None:
+    present = sum(path.stat().st_size for path in out.iterdir() if _OURS.fullmatch(path.name))
+    free = shutil.disk_usage(out).free
+    if free + present < plan.picture_bytes:
+        raise InputError(f"{out}: {free >> 20} MB free, the pictures need {plan.picture_bytes >> 20} MB")
+
+
+def _run(plan: Plan, out: Path, workers: int | None) -> list[Receipt]:
+    """Run all tasks; returns their receipts in the plan's order."""
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+    from tqdm import tqdm
+
+    place = {task.key: index for index, task in enumerate(plan.tasks)}
+    receipts: list[Receipt] = []
+    total = sum(len(task.pictures) for task in plan.tasks)
+    if workers:
+        workers = min(workers, len(plan.tasks))
+    parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    done = parallel(delayed(write_shard)(task, out.absolute()) for task in plan.tasks)
+    try:
+        with tqdm(total=total, unit=" pictures", disable=None, desc=str(out)) as bar:
+            for receipt in done:
+                receipts.append(receipt)
+                bar.update(len(plan.tasks[place[receipt.key]].pictures))
+    except TerminatedWorkerError:
+        raise InputError(
+            f"{out}: a worker was killed (out of memory?): the same command continues with the missing shards"
+        ) from None
+    finally:
+        done.close()
+    return sorted(receipts, key=lambda receipt: place[receipt.key])
+
+
+def _manifest(plan: Plan, options: Options, receipts: Sequence[Receipt]) -> Manifest:
+    tally = Tally()
+    for receipt in receipts:
+        tally.merge(receipt.tally)
+    return Manifest(
+        sources=plan.sources,
+        options=options.to_json(),
+        tally=tally,
+        skipped=tuple(picture for receipt in receipts for picture in receipt.bad),
+        shards=tuple(receipt.shard for receipt in receipts if receipt.shard),
+    )
+
+
+def _complaint(plan: Plan, bad: Sequence[Skipped]) -> str:
+    def name(picture: Skipped) -> str:
+        source = plan.sources[picture.source]
+        return f"{Path(source.coco) / source.split / picture.file_name}: {picture.problem}"
+
+    count = "1 bad picture" if len(bad) == 1 else f"{len(bad)} bad pictures"
+    named = "; ".join(name(picture) for picture in bad[:_NAMED])
+    return f"{count}: {named}{'; …' if len(bad) > _NAMED else ''} (--on-bad-image skip leaves them out)"
+
+
+@contextlib.contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    """Let one build at a time into a folder; the lock of a killed build is free again."""
+    path = out / _LOCK
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(80).strip() or "another process"
+            raise InputError(f"{out}: {holder} is building this set; wait for it or choose another --out") from None
+        if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+            raise InputError(f"{out}: another build has just ended here; start again")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _pairs(coco: Sequence[Path], split: Sequence[str]) -> list[tuple[Path, str]]:
+    """Each folder with its split; a single one of either goes with all of the other."""
+    if len(coco) == 1:
+        coco = list(coco) * len(split)
+    if len(split) == 1:
+        split = list(split) * len(coco)
+    if len(coco) != len(split):
+        raise InputError(f"--coco is given {len(coco)} times and --split {len(split)} times; give both equally often")
+    return list(zip(coco, split, strict=True))
+
+
+def _summary(out: Path, built: Built) -> str:
+    manifest, seconds = built.manifest, built.seconds
+    megabytes = sum(shard.bytes + shard.index_bytes for shard in manifest.shards) / 1e6
+    content = (
+        f"{manifest.records} pictures, {manifest.people} people, {len(manifest.shards)} shards, {megabytes:.1f} MB"
+    )
+    skipped = f", {len(manifest.skipped)} bad pictures skipped" if manifest.skipped else ""
+    if not built.written:
+        return f"{out}: complete and unchanged: {content}{skipped}"
+    kept = len(manifest.shards) - built.written
+    reused = f", {kept} shards kept" if kept > 0 else ""
+    return f"{out}: {content}{skipped}{reused}, {seconds:.1f} s, {manifest.records / seconds:.0f} pictures/s"
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--coco", type=click.Path(path_type=Path), required=True, multiple=True, help="COCO folder; repeatable.")
+@click.option("--split", required=True, multiple=True, help="Split, such as train2017; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the set.")
+@click.option("--workers", type=click.IntRange(1), show_default="all cores", help="Processes.")
+@click.option("--records-per-shard", type=click.IntRange(1, 100_000), default=256, help="Pictures a file, at most.")
+@click.option("--min-keypoints", type=click.IntRange(1, 17), default=5, help="Labelled keypoints to train on a person.")
+@click.option("--min-area", type=click.FloatRange(0), default=1024.0, help="px; a larger area to train on a person.")
+@click.option(
+    "--keep-empty/--trainable-only",
+    default=None,
+    show_default="trainable only for splits named train…",
+    help="Keep pictures without a trainable person.",
+)
+@click.option("--on-bad-image", type=click.Choice(["fail", "skip"]), default="fail", help="Corrupt or missing picture.")
+@click.option("--force", is_flag=True, help="Build again what is complete.")
+@reports_input_errors
+def main(
+    *,
+    coco: tuple[Path, ...],
+    split: tuple[str, ...],
+    out: Path,
+    workers: int | None,
+    records_per_shard: int,
+    min_keypoints: int,
+    min_area: float,
+    keep_empty: bool | None,
+    on_bad_image: str,
+    force: bool,
+) -> None:
+    """Pack pictures and annotations of COCO folders into MindRecord shards."""
+    # MindSpore's own warnings are about its build; its errors come as exceptions
+    os.environ.setdefault("GLOG_v", "3")
+    if keep_empty is None:
+        keep_empty = not all(name.startswith("train") for name in split)
+    options = Options(Rules(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip")
+    try:
+        built = build(_pairs(coco, split), out, options, workers=workers or len(os.sched_getaffinity(0)), force=force)
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
+    click.echo(_summary(out, built))
+
+
+if __name__ == "__main__":
+    main()

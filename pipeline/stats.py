@@ -1,0 +1,215 @@
+"""What is in sets of shards, as text, JSON or plots: python -m pipeline.stats [SHARDS…].
+
+The answer comes from the manifests, or with --scan from the records themselves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.coco import Rules
+from pipeline.errors import InputError, reports_input_errors
+from pipeline.manifest import Manifest, find_sets
+from pipeline.skeleton import KEYPOINTS
+from pipeline.tally import BOX_EDGES, IGNORED_EDGES, PICTURE_EDGES, Tally
+
+_BAR = 30
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def describe(manifest: Manifest, tally: Tally | None = None) -> dict[str, Any]:
+    """One set in figures.
+
+    Args:
+        manifest: of the set.
+        tally: counts to describe instead of the manifest's, such as `scan` gives.
+
+    Returns:
+        Top-level keys: every count of `Tally`, where `people_per_image`, `keypoints_per_person` and the histograms
+        are lists, and `keypoints` holds [not labelled, hidden, visible] by name; `shards` (their number),
+        `shard_bytes`, `records_per_shard` and `bytes_per_shard` ([least, mean, most]), `edges` of the histograms,
+        `skipped` bad pictures and the `sources`.
+    """
+    sizes = [shard.bytes + shard.index_bytes for shard in manifest.shards]
+    return {
+        **(tally or manifest.tally).to_json(),
+        "shards": len(manifest.shards),
+        "shard_bytes": sum(sizes),
+        "records_per_shard": _spread([shard.records for shard in manifest.shards]),
+        "bytes_per_shard": _spread(sizes),
+        "skipped": len(manifest.skipped),
+        "sources": [{"coco": source.coco, "split": source.split} for source in manifest.sources],
+        "edges": {"box": BOX_EDGES, "image": PICTURE_EDGES, "ignored_fraction": IGNORED_EDGES},
+    }
+
+
+def together(manifests: Sequence[Manifest], tallies: Sequence[Tally]) -> dict[str, Any]:
+    """Several sets as one, in the form of `describe`."""
+    total = Tally()
+    for tally in tallies:
+        total.merge(tally)
+    union = Manifest(
+        sources=tuple(source for manifest in manifests for source in manifest.sources),
+        options={},
+        tally=total,
+        skipped=tuple(picture for manifest in manifests for picture in manifest.skipped),
+        shards=tuple(shard for manifest in manifests for shard in manifest.shards),
+    )
+    return describe(union)
+
+
+def scan(folder: Path, manifest: Manifest) -> Tally:
+    """Count a set's records anew, from the records themselves."""
+    os.environ.setdefault("GLOG_v", "3")
+    import mindspore.dataset as ds
+
+    from pipeline.records import EVAL_COLUMNS, decode_runs, raw_bytes, unpack_keypoints, unpack_truth
+
+    rules = Rules(manifest.options["min_keypoints"], manifest.options["min_area"])
+    tally = Tally()
+    files = [str(path) for path in manifest.files(folder)]
+    data = ds.MindDataset(files, columns_list=list(EVAL_COLUMNS), shuffle=False, num_parallel_workers=1)
+    for row in data.create_dict_iterator(num_epochs=1, output_numpy=True):
+        height, width = int(row["height"]), int(row["width"])
+        truth = unpack_truth(row["truth"])
+        trains = [rules.trains(person) for person in truth]
+        tally.add_record(
+            keypoints=unpack_keypoints(row["keypoints"], int(row["people"])),
+            boxes=[person["bbox"] for person, chosen in zip(truth, trains, strict=True) if chosen],
+            crowds=sum(person["iscrowd"] for person in truth),
+            ignored_people=sum(
+                not chosen and not person["iscrowd"] for person, chosen in zip(truth, trains, strict=True)
+            ),
+            size=(height, width),
+            ignored_pixels=int(decode_runs(row["ignore"], height, width).sum()),
+            picture_bytes=raw_bytes(row["image"]).size,
+        )
+    return tally
+
+
+def as_text(name: str, figures: dict[str, Any]) -> str:
+    """A set's description, from `describe`, for people to read."""
+    parts = [_headline(name, figures), _keypoint_table(figures)]
+    per_image = figures["people_per_image"]
+    last = 8
+    crowded = [*per_image[:last], sum(per_image[last:])] if len(per_image) > last + 1 else per_image
+    names = [f"{last} or more" if count == last and len(per_image) > last + 1 else str(count) for count in range(20)]
+    parts.append(_chart("people per picture", names, crowded))
+    labelled = figures["keypoints_per_person"]
+    parts.append(_chart("labelled keypoints per person, of 17", [str(count) for count in range(18)], labelled))
+    edges = figures["edges"]
+    parts.append(_chart("height of people's boxes, px", _ranges(edges["box"]), figures["box_height"]))
+    parts.append(_chart("width of pictures, px", _ranges(edges["image"]), figures["image_width"]))
+    parts.append(_chart("height of pictures, px", _ranges(edges["image"]), figures["image_height"]))
+    percent = [round(100 * edge) for edge in edges["ignored_fraction"]]
+    shares = ["nothing", *(f"{low}–{high} %" for low, high in itertools.pairwise([*percent[1:], 100]))]
+    parts.append(_chart("ignored part of a picture", shares, figures["ignored_fraction"]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _headline(name: str, figures: dict[str, Any]) -> str:
+    records, people = figures["records"], figures["people"]
+    least, mean, most = figures["records_per_shard"]
+    _, megabytes, _ = (size / 1e6 for size in figures["bytes_per_shard"])
+    ignored = figures["ignored_pixels"] / max(figures["pixels"], 1)
+    return "\n".join(
+        [
+            name,
+            f"  pictures      {records:>10,}   {figures['images_with_people']:,} with people,"
+            f" {figures['picture_bytes'] / 1e3 / max(records, 1):.0f} kB each",
+            f"  people        {people:>10,}   {people / max(records, 1):.2f} a picture,"
+            f" {figures['max_people']} at most",
+            f"  ignored       {figures['ignored_people']:>10,}   people, {figures['crowds']:,} crowds,"
+            f" {ignored:.1%} of the area, in {figures['images_with_ignored']:,} pictures",
+            f"  shards        {figures['shards']:>10,}   {least:,} to {most:,} records, {mean:,.0f} on average,"
+            f" {megabytes:,.1f} MB each, {figures['shard_bytes'] / 1e6:,.1f} MB in all",
+            f"  skipped       {figures['skipped']:>10,}   bad pictures",
+        ]
+    )
+
+
+def _keypoint_table(figures: dict[str, Any]) -> str:
+    lines = [f"  {'keypoints':<16}{'visible':>10}{'hidden':>10}{'no label':>10}{'labelled':>10}"]
+    for name in KEYPOINTS:
+        absent, hidden, visible = figures["keypoints"][name]
+        share = (hidden + visible) / max(absent + hidden + visible, 1)
+        counts = f"{visible:>10,}{hidden:>10,}{absent:>10,}{share:>10.1%}"
+        lines.append(f"  {name.replace('_', ' '):<16}{counts} {_bar(share, _BAR)}".rstrip())
+    return "\n".join(lines)
+
+
+def _chart(title: str, names: Sequence[str], counts: Sequence[int]) -> str:
+    """A bar chart, from the first to the last bin that is not empty."""
+    filled = [index for index, count in enumerate(counts) if count]
+    if not filled:
+        return ""
+    most, total = max(counts), sum(counts)
+    lines = [f"  {title}"]
+    for index in range(filled[0], filled[-1] + 1):
+        bar = _bar(counts[index] / most, _BAR)
+        lines.append(f"  {names[index]:>16}{counts[index]:>10,}{counts[index] / total:>8.1%} {bar}".rstrip())
+    return "\n".join(lines)
+
+
+def _bar(share: float, length: int) -> str:
+    whole, rest = divmod(round(share * length * 8), 8)
+    return "█" * whole + (_EIGHTHS[rest] if rest else "")
+
+
+def _ranges(edges: Sequence[int]) -> list[str]:
+    closed = [f"{low}" if high == low + 1 else f"{low}–{high - 1}" for low, high in itertools.pairwise(edges)]
+    return [*closed, f"{edges[-1]} and more"]
+
+
+def _spread(values: Sequence[int]) -> tuple[int, float, int]:
+    return min(values, default=0), sum(values) / max(len(values), 1), max(values, default=0)
+
+
+def _find(shards: Sequence[Path]) -> list[Path]:
+    folders = []
+    for root in shards or [Path("shards")]:
+        found = find_sets(root)
+        if not found:
+            raise InputError(f"{root}: no set of shards in or below it: run make shards")
+        folders.extend(found)
+    return list(dict.fromkeys(folders))
+
+
+@click.command()
+@click.argument("shards", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; several sets give their sum, with each in `sets`.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw a picture into this file.")
+@click.option("--scan", "scans", is_flag=True, help="Count the records instead of trusting the manifest.")
+@reports_input_errors
+def main(*, shards: tuple[Path, ...], as_json: bool, plot: Path | None, scans: bool) -> None:
+    """Tell what is in the sets of shards in or below SHARDS (default: every set below shards/)."""
+    folders = _find(shards)
+    manifests = [Manifest.load(folder) for folder in folders]
+    tallies = [
+        scan(folder, manifest) if scans else manifest.tally for folder, manifest in zip(folders, manifests, strict=True)
+    ]
+    sets = {
+        str(folder): describe(manifest, tally)
+        for folder, manifest, tally in zip(folders, manifests, tallies, strict=True)
+    }
+    if as_json:
+        total = together(manifests, tallies)
+        click.echo(json.dumps({**total, "sets": sets} if len(sets) > 1 else total, indent=1))
+    else:
+        click.echo("\n\n".join(as_text(name, figures) for name, figures in sets.items()))
+    if plot:
+        from pipeline.plots import draw
+
+        draw(sets, plot)
+        click.echo(f"{plot}: drawn", err=True)
+
+
+if __name__ == "__main__":
+    main()

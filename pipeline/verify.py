@@ -1,0 +1,45 @@
+"""Check every file of sets of shards against their manifests: python -m pipeline.verify SHARDS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.errors import InputError
+from pipeline.manifest import FILE_NAME, REBUILD, Damage, Manifest, find_sets
+
+
+def examine(folder: Path) -> list[Damage]:
+    """Everything that is wrong with the set in `folder`; every file is read and hashed."""
+    try:
+        return Manifest.read(folder).verify(folder, hashes=True)
+    except InputError as error:
+        return [Damage(FILE_NAME, str(error).removeprefix(f"{folder / FILE_NAME}: "))]
+
+
+@click.command()
+@click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path))
+def main(shards: tuple[Path, ...]) -> None:
+    """Check every file of the sets in or below SHARDS; exit code 0 if all are sound, 1 if any is damaged."""
+    damaged = 0
+    for folder in (found for root in shards for found in find_sets(root) or [root]):
+        damage = examine(folder)
+        for item in damage:
+            click.echo(f"{folder / item.file}: {item.problem}")
+        if damage:
+            damaged += 1
+        else:
+            manifest = Manifest.read(folder)
+            click.echo(f"{folder}: sound: {len(manifest.shards)} shards, {manifest.records} records")
+    if damaged:
+        raise click.exceptions.Exit(_complain(damaged))
+
+
+def _complain(damaged: int) -> int:
+    click.echo(f"{damaged} damaged {'set' if damaged == 1 else 'sets'}: {REBUILD}", err=True)
+    return 1
+
+
+if __name__ == "__main__":
+    main()
