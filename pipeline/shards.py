@@ -22,6 +22,7 @@ from pipeline.coco import Rules, annotation_file
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.manifest import FILE_NAME, Manifest, Skipped, file_sha256
 from pipeline.plan import Options, Plan, make_plan
+from pipeline.quiet import quiet_mindspore
 from pipeline.tally import Tally
 from pipeline.writing import BUILDING, Receipt, write_shard
 
@@ -245,8 +246,7 @@ def main(
     force: bool,
 ) -> None:
     """Pack pictures and annotations of COCO folders into MindRecord shards."""
-    # MindSpore's own warnings are about its build; its errors come as exceptions
-    os.environ.setdefault("GLOG_v", "3")
+    quiet_mindspore()
     if keep_empty is None:
         keep_empty = not all(name.startswith("train") for name in split)
     options = Options(Rules(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import click
 from pipeline.coco import Rules
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.manifest import Manifest, find_sets
+from pipeline.quiet import quiet_mindspore
 from pipeline.skeleton import KEYPOINTS
 from pipeline.tally import BOX_EDGES, IGNORED_EDGES, PICTURE_EDGES, Tally
 
@@ -67,16 +67,13 @@ def together(manifests: Sequence[Manifest], tallies: Sequence[Tally]) -> dict[st
 
 def scan(folder: Path, manifest: Manifest) -> Tally:
     """Count a set's records anew, from the records themselves."""
-    os.environ.setdefault("GLOG_v", "3")
-    import mindspore.dataset as ds
-
+    quiet_mindspore()
+    from pipeline.batches import read_rows
     from pipeline.records import EVAL_COLUMNS, decode_runs, raw_bytes, unpack_keypoints, unpack_truth
 
     rules = Rules(manifest.options["min_keypoints"], manifest.options["min_area"])
     tally = Tally()
-    files = [str(path) for path in manifest.files(folder)]
-    data = ds.MindDataset(files, columns_list=list(EVAL_COLUMNS), shuffle=False, num_parallel_workers=1)
-    for row in data.create_dict_iterator(num_epochs=1, output_numpy=True):
+    for row in read_rows(folder, manifest, EVAL_COLUMNS, range(manifest.records)):
         height, width = int(row["height"]), int(row["width"])
         truth = unpack_truth(row["truth"])
         trains = [rules.trains(person) for person in truth]

@@ -42,7 +42,7 @@ def start(device: str, debug_folder: Path) -> World:
     if device == "ascend" and not ascend:
         raise InputError("--device ascend: MindSpore finds no Ascend here; install CANN, or use --device cpu")
     target = "Ascend" if ascend and device != "cpu" else "CPU"
-    ms.set_device(target)
+    _set_device(target)
     ms.set_context(mode=ms.GRAPH_MODE, save_graphs_path=str(debug_folder))
     if not launched():
         return World(target)
@@ -52,3 +52,13 @@ def start(device: str, debug_folder: Path) -> World:
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world.size
     )
     return world
+
+
+def _set_device(target: str) -> None:
+    """Choose the device, unless the caller has used this very one already: MindSpore allows no choice after that."""
+    current = ms.get_context("device_target")
+    try:
+        ms.set_device(target)
+    except RuntimeError:
+        if current != target:
+            raise

@@ -1,0 +1,91 @@
+"""The commands of the README, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+TARGETS = ("demo", "shards", "train", "eval", "stats", "test", "check", "help")
+VARIABLES = ("DATA", "SHARDS", "CONFIG", "NPROC", "RUN", "CKPT", "WORKERS")
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def ready() -> None:
+    if not (ROOT / ".venv" / "ready").exists():
+        pytest.skip("the project's own .venv is absent: run make setup")
+
+
+def test_help_is_the_default_target_and_names_everything() -> None:
+    result = make()
+    assert result.returncode == 0
+    assert result.stdout == make("help").stdout
+    for word in TARGETS + VARIABLES:
+        assert f"  {word} " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "recipe"),
+    [
+        ((), "configs/demo.yaml"),
+        (("DATA=data/demo", "NPROC=2"), "configs/demo.yaml"),
+        (("DATA=/data/coco",), "configs/openpose.yaml"),
+        (("DATA=/data/coco", "NPROC=8"), "configs/openpose_8p.yaml"),
+        (("DATA=/data/coco", "CONFIG=configs/demo.yaml"), "configs/demo.yaml"),
+    ],
+)
+def test_the_recipe_follows_from_the_data(arguments: tuple[str, ...], recipe: str) -> None:
+    assert f"[{recipe}]" in make("help", *arguments).stdout
+
+
+def test_a_wrong_python_is_one_clear_line(tmp_path: Path) -> None:
+    old = tmp_path / "python3.8"
+    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.8.18\nexit 1\n')
+    old.chmod(0o755)
+    result = make("setup", f"PYTHON={old}", f"READY={tmp_path / 'ready'}")
+    assert result.returncode == 2
+    assert f"Error: PYTHON={old} is Python 3.8.18; expected Python 3.10, 3.11 or 3.12" in result.stderr
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_missing_coco_folder_is_one_clear_line(tmp_path: Path) -> None:
+    result = make("shards", f"DATA={tmp_path}")
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+    assert errors == [
+        f"Error: {tmp_path}/annotations/person_keypoints_train2017.json and …val2017.json: neither is there; "
+        "DATA has to be a COCO folder"
+    ]
+
+
+@pytest.mark.usefixtures("ready")
+@pytest.mark.parametrize(
+    ("target", "command"), [("train", "make shards"), ("eval", "make shards"), ("stats", "make shards")]
+)
+def test_a_missing_earlier_step_names_the_command(target: str, command: str, tmp_path: Path) -> None:
+    result = make(target, f"SHARDS={tmp_path / 'shards'}", f"RUN={tmp_path / 'run'}")
+    assert result.returncode == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+    assert len(errors) == 1
+    assert command in errors[0]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.usefixtures("ready")
+def test_real_pictures_become_shards_and_train(coco_mini: Path, tmp_path: Path) -> None:
+    variables = (f"DATA={coco_mini}", f"SHARDS={tmp_path / 'shards'}", f"RUN={tmp_path / 'run'}")
+    shards = make("shards", *variables)
+    assert shards.returncode == 0, shards.stderr
+    settings = "--set training.max_steps=2 --set training.log_every=1 --set training.batch_size=4"
+    train = make("train", *variables, "CONFIG=configs/demo.yaml", f"ARGS={settings}")
+    assert train.returncode == 0, train.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
