@@ -169,8 +169,9 @@ def read_people(maps: Maps, fit: Fit, config: DecodeConfig) -> list[Person]:
 def read_checkpoint(path: Path, device: str, overrides: Sequence[str]) -> tuple[Checkpoint, EvaluationConfig]:
     """Set up the device, read the newest checkpoint of `path` and apply the overrides; errors as `Predictor.load`."""
     quiet_mindspore()
-    from training.checkpoint import find_checkpoint, load_checkpoint
+    from training.checkpoint import load_checkpoint
     from training.config import override_config
+    from training.folder import find_checkpoint
     from training.parallel import start
 
     for override in overrides:

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,3 +20,32 @@ def coco_mini() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: set COCO_MINI to a COCO folder with annotations/ and train2017/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of small synthetic pictures for `tiny.RECIPE`."""
+    from pipeline.plan import Options
+    from pipeline.shards import build
+    from pipeline.synthetic import generate
+
+    folder = tmp_path_factory.mktemp("tiny")
+    generate(folder / "coco", train=tiny.RECORDS, val=0, size=192, workers=1)
+    build([(folder / "coco", "train2017")], folder / "train", Options(keep_empty=True), workers=1)
+    return folder / "train"
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `tiny.RECIPE`."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny.RECIPE))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `tiny.RECIPE` in one process; not to be changed."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    assert tiny.train_here(tiny.recipe(), tiny_shards, run) == 0
+    return run

@@ -166,7 +166,7 @@ def run_and_shards(tmp_path_factory):
     """A run folder with a small random network, and a set of 9 small pictures, some without people."""
     import mindspore as ms
 
-    from training.checkpoint import save_checkpoint
+    from training.checkpoint import Position, save_checkpoint
     from training.network import OpenPose
 
     root = tmp_path_factory.mktemp("evaluate")
@@ -178,7 +178,7 @@ def run_and_shards(tmp_path_factory):
     )
     ms.set_seed(0)
     parameters = OpenPose(config.model).get_parameters()
-    save_checkpoint(root / "run", parameters, config, step=2, records=9, processes=1, keep=1)
+    save_checkpoint(root / "run", parameters, config, Position(2, 9, "", 1), keep=1)
     return root / "run", root / "shards"
 
 

@@ -122,13 +122,13 @@ def checkpoint(tmp_path_factory):
     """A run folder with random weights."""
     import mindspore as ms
 
-    from training.checkpoint import save_checkpoint
+    from training.checkpoint import Position, save_checkpoint
     from training.network import OpenPose
 
     ms.set_seed(3)
     run = tmp_path_factory.mktemp("run")
     network = OpenPose(TINY.model)
-    save_checkpoint(run, network.get_parameters(), TINY, step=7, records=1, processes=1, keep=1)
+    save_checkpoint(run, network.get_parameters(), TINY, Position(7, 1, "", 1), keep=1)
     return run
 
 

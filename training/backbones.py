@@ -41,9 +41,8 @@ BACKBONES: dict[str, tuple[Conv | Pool, ...]] = {
         *(Conv(512), Conv(512)),
     ),
     "compact": (
-        Conv(24, stride=2),
-        *(Conv(48, stride=2), Conv(48)),
-        *(Conv(96, stride=2), Conv(96), Conv(96, dilation=2)),
+        *(Conv(24), Pool(), Conv(48), Pool(), Conv(96), Pool()),
+        *(Conv(96), Conv(96, dilation=2)),
     ),
 }
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
 
 QUIET_INTERVAL = 10.0
 """s between progress lines where nobody watches, as in a log file."""
+WATCHED = "OPENPOSE_WATCHED"
+"""Environment variable, 1 where somebody watches the output although it is not a terminal, as a launcher's worker's."""
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+"""Signals that ask a run to stop."""
 
 
 class Stopwatch:
@@ -44,24 +49,26 @@ class Stopwatch:
 
 
 class Reporter:
-    """Progress on stderr and metrics.jsonl in the run's folder; says nothing on ranks other than 0."""
+    """Progress on stderr and metrics.jsonl in the run's folder; says nothing on ranks other than 0.
+
+    A person at a terminal sees one line that changes; a log file gets a line of its own now and then.
+    """
 
     def __init__(self, run: Path, *, first: int, total: int, epochs: int, images_per_step: int, speaks: bool) -> None:
         self.run = run
+        self.total = total
         self.epochs = epochs
         self.images_per_step = images_per_step
         self.speaks = speaks
         self.stopwatch = Stopwatch()
         self.losses: list[float] = []
-        watched = sys.stderr.isatty() or os.environ.get("PROGRESS_WATCHED") == "1"
+        self.watched = sys.stderr.isatty() or os.environ.get(WATCHED) == "1"
+        self.written = -math.inf
         self.bar = tqdm(
             total=total,
             initial=first,
-            unit="step",
-            disable=not speaks,
+            disable=not (speaks and self.watched),
             dynamic_ncols=True,
-            mininterval=0.2 if watched else QUIET_INTERVAL,
-            maxinterval=QUIET_INTERVAL,
             bar_format="step {n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}]{postfix}",
         )
 
@@ -75,17 +82,28 @@ class Reporter:
             self.losses.clear()
             self._write(step=step, epoch=epoch, loss=mean, lr=lr, images_per_s=round(speed, 2), data_wait=data_wait)
             line = f"epoch {epoch + 1}/{self.epochs} loss {mean:.4f} lr {lr:.1e} {speed:.0f} images/s"
-            self.bar.set_postfix_str(f"{line} data wait {data_wait:.1%}", refresh=False)
+            self._show(f"{line} data wait {data_wait:.1%}", step, speed)
         self.bar.update()
 
     def say(self, text: str) -> None:
         """Print a line above the progress."""
         if self.speaks:
-            self.bar.write(text, file=sys.stderr)
+            tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Leave the last progress line standing."""
         self.bar.close()
+
+    def _show(self, line: str, step: int, speed: float) -> None:
+        if self.watched:
+            self.bar.set_postfix_str(line, refresh=False)
+            return
+        now = time.perf_counter()
+        left = self.total - step
+        if now - self.written >= QUIET_INTERVAL or not left:
+            self.written = now
+            eta = tqdm.format_interval(left * self.images_per_step / speed)
+            self.say(f"step {step}/{self.total} {line} ETA {eta}")
 
     def _write(self, **metrics: float) -> None:
         if self.speaks:
@@ -93,22 +111,26 @@ class Reporter:
                 file.write(json.dumps(metrics) + "\n")
 
 
-def trim_metrics(run: Path, step: int) -> None:
-    """Forget lines of metrics.jsonl after `step`: a resumed run writes them anew."""
-    path = run / "metrics.jsonl"
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        path.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
-
-
 class StopSignal:
-    """Remembers that SIGTERM or SIGINT came, so that a run can save at the next step instead of dying in one."""
+    """Which of SIGINT and SIGTERM came, so that a run can save at the next step instead of dying in one.
+
+    They are blocked, and waited for by a thread: with every run of a graph MindSpore installs a handler for SIGINT that
+    sends SIGTERM. It has to be made before libraries start threads of their own, which inherit what is blocked.
+
+    Attributes:
+        number: of the last signal that came, 0 before.
+    """
 
     def __init__(self) -> None:
         self.number = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._remember)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
+    def watch(self) -> None:
+        """Notice signals from now on, those that came since this object was made included."""
+        threading.Thread(target=self._wait, name="signals", daemon=True).start()
+
+    def _wait(self) -> None:
+        while True:
+            self.number = signal.sigwait(STOPPING)
+            sys.stderr.write("\nStopping after the next step\n")
+            sys.stderr.flush()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,35 @@ from mindspore import nn
 
 from pipeline.errors import InputError
 from training.config import Config, parse_config
+from training.folder import checkpoint_path, checkpoints
 
 FORMAT = 1
 _STATE = "openpose"
-_NAME = re.compile(r"step-(\d{7,})\.ckpt")
+
+
+class DamagedCheckpointError(InputError):
+    """A file that is not a whole checkpoint."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in its data a run is.
+
+    Attributes:
+        step: updates done.
+        records: records of the training set.
+        shards: fingerprint of the training set, "" if it is not known.
+        processes: how many processes train together.
+    """
+
+    step: int
+    records: int
+    shards: str
+    processes: int
+
+    def after(self, steps: int) -> Position:
+        """The position `steps` updates on."""
+        return replace(self, step=self.step + steps)
 
 
 @dataclass(frozen=True)
@@ -29,83 +53,81 @@ class Checkpoint:
         path: the file.
         tensors: parameters of network and optimizer by name.
         config: the recipe they were learnt with.
-        step: updates done.
-        records: records of the training set, which the position in the data depends on.
-        processes: how many processes trained together.
+        position: where in the data training stood.
     """
 
     path: Path
     tensors: dict[str, ms.Parameter]
     config: Config
-    step: int
-    records: int
-    processes: int
+    position: Position
 
-
-def checkpoint_path(run: Path, step: int) -> Path:
-    """Name of the checkpoint after `step` updates."""
-    return run / "checkpoints" / f"step-{step:07d}.ckpt"
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*.ckpt") if _NAME.fullmatch(path.name))
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return self.position.step
 
 
 def save_checkpoint(
-    run: Path, parameters: Iterable[ms.Parameter], config: Config, *, step: int, records: int, processes: int, keep: int
+    run: Path, parameters: Iterable[ms.Parameter], config: Config, position: Position, *, keep: int
 ) -> Path:
-    """Write a checkpoint under a temporary name, rename it, and remove all but the newest `keep`."""
-    path = checkpoint_path(run, step)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint under a temporary name, rename it, and remove all but the newest `keep`.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = checkpoint_path(run, position.step)
     unfinished = path.with_name(f".{path.name}")
-    state = {"format": FORMAT, "config": config.model_dump(mode="json")}
-    state |= {"step": step, "records": records, "processes": processes}
+    state = {"format": FORMAT, "config": config.model_dump(mode="json"), **vars(position)}
     named = [{"name": parameter.name, "data": parameter} for parameter in parameters]
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         ms.save_checkpoint(named, str(unfinished), append_dict={_STATE: json.dumps(state)}, crc_check=True)
-        unfinished.chmod(0o666 & ~_umask())
+        _settle(unfinished)
         unfinished.replace(path)
+        for old in checkpoints(run)[:-keep]:
+            old.unlink()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
-    for old in checkpoints(run)[:-keep]:
-        old.unlink()
+        # MindSpore writes under a name of its own before it takes the one it was given
+        for leftover in path.parent.glob(".step-*"):
+            leftover.unlink()
     return path
 
 
-def _umask() -> int:
+def _settle(path: Path) -> None:
+    """Give the file the permissions that any new file has, and wait until it is on the disk."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The file itself, or the newest checkpoint of a run folder; InputError if there is none."""
-    if path.is_file():
-        return path
-    found = checkpoints(path)
-    if not found:
-        raise InputError(f"{path}: no checkpoint here; make one with: make train RUN={path}")
-    return found[-1]
+    path.chmod(0o666 & ~mask)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint and check that it is whole and of this program; raises InputError otherwise."""
+    """Read a checkpoint.
+
+    Raises:
+        DamagedCheckpointError: it is not whole, or no checkpoint of MindSpore at all.
+        InputError: there is no such file, or it is not of this program.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a checkpoint such as runs/demo/checkpoints/step-0003000.ckpt")
     try:
         tensors = ms.load_checkpoint(str(path), crc_check=True)
     except (ValueError, RuntimeError, TypeError) as error:
-        raise InputError(f"{path}: damaged or not a MindSpore checkpoint; use an older one") from error
-    text = tensors.pop(_STATE, None)
-    state = _parse_state(text, path)
+        raise DamagedCheckpointError(f"{path}: damaged or not a MindSpore checkpoint; use an older one") from error
+    state = _parse_state(tensors.pop(_STATE, None), path)
     return Checkpoint(
         path=path,
         tensors=tensors,
         config=parse_config(state["config"], source=f"{path}: its recipe"),
-        step=int(state["step"]),
-        records=int(state["records"]),
-        processes=int(state["processes"]),
+        position=Position(
+            step=int(state["step"]),
+            records=int(state["records"]),
+            shards=str(state.get("shards", "")),
+            processes=int(state["processes"]),
+        ),
     )
 
 
@@ -119,6 +141,23 @@ def _parse_state(text: Any, path: Path) -> dict[str, Any]:
     if state["format"] != FORMAT:
         raise InputError(f"{path}: checkpoint format {state['format']}, this program reads {FORMAT}")
     return state
+
+
+def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[DamagedCheckpointError]]:
+    """The newest checkpoint of a run that is whole, or None if it has none; and what is wrong with newer ones.
+
+    Raises:
+        InputError: every checkpoint is damaged, or one is not of this program.
+    """
+    damaged: list[DamagedCheckpointError] = []
+    for path in reversed(checkpoints(run)):
+        try:
+            return load_checkpoint(path), damaged
+        except DamagedCheckpointError as error:
+            damaged.append(error)
+    if damaged:
+        raise InputError(f"{run}: every checkpoint is damaged; remove the folder and train again")
+    return None, damaged
 
 
 def restore(cell: nn.Cell, tensors: dict[str, ms.Parameter], path: Path) -> None:

@@ -79,6 +79,12 @@ class TrainingConfig(StrictModel):
     max_steps: int | None = Field(default=None, ge=1, description="end after this many steps; empty: after the epochs")
     optimizer: Literal["adam", "momentum"] = Field(default="adam", description="update rule")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of the momentum optimizer; first beta of Adam")
+    beta2: float = Field(
+        default=0.999,
+        ge=0,
+        lt=1,
+        description="second beta of Adam; small where a run has few steps, to forget the first",
+    )
     weight_decay: float = Field(default=0.0, ge=0, lt=1, description="L2 penalty on convolution weights")
     lr: float = Field(default=1e-4, gt=0, le=10, description="learning rate of the stages")
     backbone_lr_factor: float = Field(default=0.25, ge=0, le=10, description="the backbone's learning rate / lr")

@@ -86,7 +86,7 @@ class OpenPose(nn.Cell):
             paf, heatmap = stage(x)
             pafs += (paf,)
             heatmaps += (heatmap,)
-            x = ops.concat((paf, heatmap, features), axis=1)
+            x = ops.cat((paf, heatmap, features), axis=1)
         return pafs, heatmaps
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import mindspore as ms
-from mindspore import communication
+import numpy as np
+from mindspore import communication, ops
+from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from training.launch import launched
@@ -27,13 +31,23 @@ class World:
         """Whether drawing targets belongs on the device: an Ascend has power to spare, a CPU is the host itself."""
         return self.device == "Ascend"
 
+    def gather(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Put the (N,) values of all processes together, rank by rank; every process has to call this."""
+        if self.size == 1:
+            return values
+        # as pairs of int32: on CPU, an AllGather of int64 drops the upper halves without a word
+        halves = ms.Tensor(np.ascontiguousarray(values).view(np.int32))
+        gathered: NDArray[np.int32] = ops.AllGather()(halves).asnumpy()
+        return gathered.view(np.int64)
+
 
 def start(device: str, debug_folder: Path) -> World:
     """Choose the device and join the other processes; comes before any tensor is made.
 
     Args:
         device: auto (Ascend where MindSpore loads it, else CPU), cpu or ascend.
-        debug_folder: where MindSpore leaves graphs that do not compile, instead of in the working directory.
+        debug_folder: where MindSpore leaves graphs that do not compile, instead of in the working directory; removed
+            at exit if it is empty.
 
     Raises:
         InputError: the device asked for is not there.
@@ -44,6 +58,7 @@ def start(device: str, debug_folder: Path) -> World:
     target = "Ascend" if ascend and device != "cpu" else "CPU"
     _set_device(target)
     ms.set_context(mode=ms.GRAPH_MODE, save_graphs_path=str(debug_folder))
+    atexit.register(_remove_if_empty, debug_folder)
     if not launched():
         return World(target)
     communication.init()
@@ -62,3 +77,8 @@ def _set_device(target: str) -> None:
     except RuntimeError:
         if current != target:
             raise
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -2,62 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
-import yaml
 
 from pipeline.batches import Batch, create_batches
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
-from training.callbacks import Reporter, StopSignal, trim_metrics
-from training.checkpoint import checkpoints, find_checkpoint, load_checkpoint, restore, save_checkpoint
+from training.callbacks import Reporter, StopSignal
+from training.checkpoint import Checkpoint, Position, newest_checkpoint, restore, save_checkpoint
 from training.config import Config
+from training.folder import check_folder, prepare_folder
 from training.network import OpenPose, count_parameters
 from training.parallel import World, start
+from training.plan import Plan, changes, plan_run
 from training.schedule import group_rates
 from training.step import TrainStep, build_loss, build_optimizer, set_rates
 
 HOST_INPUTS = ("image", "mask", "heatmaps", "pafs")
 DEVICE_INPUTS = ("image", "mask", "keypoints")
 DIVERGED = 3
-"""Exit code of a run whose loss is not finite."""
+"""Exit code of a run whose loss or gradient is not finite."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long a run is.
+class Outcome(NamedTuple):
+    """What a step came to, the same in every process: loss, norm of its gradient, whether any is asked to stop."""
 
-    Attributes:
-        epoch_steps: updates in one epoch.
-        total: updates in the whole run.
-    """
-
-    epoch_steps: int
-    total: int
-
-    @property
-    def epochs(self) -> int:
-        """Epochs begun in the run."""
-        return math.ceil(self.total / self.epoch_steps)
+    loss: float
+    norm: float
+    stop: bool
 
 
-def plan_run(config: Config, records: int, processes: int) -> Plan:
-    """Count the updates; InputError if the set does not fill one batch of every process."""
-    step_records = config.training.batch_size * processes
-    epoch_steps = records // step_records
-    if epoch_steps == 0:
-        raise InputError(
-            f"training.batch_size: {config.training.batch_size} on {processes} processes takes {step_records} records "
-            f"a step, but the training set has {records}"
-        )
-    total = config.training.epochs * epoch_steps
-    return Plan(epoch_steps, min(total, config.training.max_steps or total))
+class End(Enum):
+    """Why a run is over."""
+
+    FINISHED = 0
+    STOPPED = 1
+    DIVERGED = 2
 
 
 def draws_on_device(config: Config, world: World) -> bool:
@@ -65,16 +53,21 @@ def draws_on_device(config: Config, world: World) -> bool:
     return world.targets_on_device if config.data.targets == "auto" else config.data.targets == "device"
 
 
+def fingerprint(manifest: Manifest) -> str:
+    """Hash of a set's records and their order."""
+    return hashlib.sha256("".join(shard.sha256 for shard in manifest.shards).encode()).hexdigest()
+
+
 class Run:
     """A network in training, its data and its folder."""
 
-    def __init__(self, config: Config, shards: Path, out: Path, world: World) -> None:
+    def __init__(self, config: Config, shards: Path, out: Path, world: World, plan: Plan, position: Position) -> None:
         self.config = config
         self.shards = shards
         self.out = out
         self.world = world
-        self.records = Manifest.load(shards).records
-        self.plan = plan_run(config, self.records, world.size)
+        self.plan = plan
+        self.position = position
         self.on_device = draws_on_device(config, world)
         ms.set_seed(config.training.seed)
         self.network = OpenPose(config.model)
@@ -82,32 +75,17 @@ class Run:
         loss = build_loss(self.network, config, self.on_device)
         self.cell = TrainStep(loss, self.optimizer, config.training, world.size)
         self.cell.set_train()
-        self.done = 0
 
-    def restore(self) -> None:
-        """Go on from the newest checkpoint of the folder."""
-        checkpoint = load_checkpoint(find_checkpoint(self.out))
-        here = (self.records, self.world.size)
-        if (checkpoint.records, checkpoint.processes) != here:
-            raise InputError(
-                f"{checkpoint.path}: trained on {checkpoint.records} records by {checkpoint.processes} processes, now "
-                f"{here[0]} by {here[1]}: resume with the same shards and NPROC"
-            )
-        restore(self.cell, checkpoint.tensors, checkpoint.path)
-        self.done = checkpoint.step
+    @property
+    def done(self) -> int:
+        """Updates done."""
+        return self.position.step
 
     def save(self) -> None:
         """Write a checkpoint of the steps done; the ranks hold the same weights, so one of them does it."""
         if self.world.rank == 0:
-            save_checkpoint(
-                self.out,
-                self.cell.get_parameters(),
-                self.config,
-                step=self.done,
-                records=self.records,
-                processes=self.world.size,
-                keep=self.config.training.keep,
-            )
+            parameters = self.cell.get_parameters()
+            save_checkpoint(self.out, parameters, self.config, self.position, keep=self.config.training.keep)
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
         """What is left of the run's batches, each with its epoch."""
@@ -131,84 +109,144 @@ class Run:
             for batch in batches:
                 yield epoch, batch
 
-    def step(self, batch: Batch, stop: bool) -> tuple[float, bool]:
-        """Learn from one batch; returns the loss and whether any process was asked to stop."""
-        rates = group_rates(self.done, self.plan.total, self.config.training)
-        set_rates(self.optimizer, rates)
+    def rates(self) -> tuple[float, float, float]:
+        """Learning rates of the next update."""
+        return group_rates(self.done, self.plan.total, self.config.training)
+
+    def step(self, batch: Batch, stop: bool) -> Outcome:
+        """Learn from one batch; `stop` says whether this process was asked to stop."""
+        set_rates(self.optimizer, self.rates())
         names = DEVICE_INPUTS if self.on_device else HOST_INPUTS
         loss, norm, stops = self.cell(ms.Tensor(np.float32(stop)), *(ms.Tensor(batch[name]) for name in names))
-        self.done += 1
-        return float((loss + 0 * norm).asnumpy()), float(stops.asnumpy()) > 0
+        self.position = self.position.after(1)
+        return Outcome(float(loss.asnumpy()), float(norm.asnumpy()), float(stops.asnumpy()) > 0)
 
-    def loop(self, reporter: Reporter, signals: StopSignal) -> int:
-        """Train to the end, or until a signal; returns the exit code."""
+    def loop(self, reporter: Reporter, signals: StopSignal) -> End:
+        """Train to the end, to a signal, or to a loss or gradient that is not finite."""
         training = self.config.training
         for epoch, batch in reporter.stopwatch.waiting(self.batches()):
-            if self.done >= self.plan.total:
-                break
-            loss, stop = self.step(batch, signals.number > 0)
-            if not math.isfinite(loss):
-                images = ", ".join(str(image) for image in batch["image_id"])
-                reporter.say(f"Error: step {self.done}: the loss is not finite; images {images}; lower training.lr")
-                return DIVERGED
+            rate = self.rates()[-1]
+            outcome = self.step(batch, signals.number > 0)
+            if not (math.isfinite(outcome.loss) and math.isfinite(outcome.norm)):
+                self.explain(outcome, batch, reporter)
+                return End.DIVERGED
             end = self.done == self.plan.total
-            rate = group_rates(self.done - 1, self.plan.total, training)[-1]
             log = self.done % training.log_every == 0 or end
-            reporter.update(step=self.done, epoch=epoch, loss=loss, lr=rate, log=log)
-            if stop or end or self.done % training.checkpoint_every == 0:
+            reporter.update(step=self.done, epoch=epoch, loss=outcome.loss, lr=rate, log=log)
+            if outcome.stop or end or self.done % training.checkpoint_every == 0:
                 self.save()
-            if stop and not end:
-                reporter.say(f"Stopped after step {self.done}; go on with: make train RUN={self.out} RESUME=1")
-                return 128 + signal.SIGINT if signals.number == signal.SIGINT else 0
-        return 0
+            if end:
+                break
+            if outcome.stop:
+                return End.STOPPED
+        return End.FINISHED
+
+    def explain(self, outcome: Outcome, batch: Batch, reporter: Reporter) -> None:
+        """Say which step of which pictures came to a loss or a gradient that is not finite."""
+        what = "gradient" if math.isfinite(outcome.loss) else "loss"
+        pictures = ", ".join(str(image_id) for image_id in self.world.gather(batch["image_id"]))
+        reporter.say(
+            f"Error: step {self.done}: the {what} is not finite; image ids {pictures}; nothing was saved since the "
+            "last checkpoint: lower training.lr or set training.clip_norm"
+        )
 
 
-def train(config: Config, shards: Path, out: Path, *, resume: bool, device: str) -> int:
+def train(
+    config: Config, shards: Path, out: Path, *, resume: bool, device: str, signals: StopSignal, resume_command: str
+) -> int:
     """Train in this process, which may be one of several that msrun started.
 
     Args:
         config: the recipe.
         shards: the training set.
         out: folder of the run, made if need be.
-        resume: go on from the newest checkpoint in `out`.
+        resume: go on from the newest whole checkpoint in `out`, if there is one.
         device: auto, cpu or ascend.
+        signals: whether SIGINT or SIGTERM has come.
+        resume_command: what to type to go on with a run that was stopped.
 
     Returns:
-        The exit code: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 3 the loss is not finite.
+        The exit code: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 3 loss or gradient is not finite.
 
     Raises:
         InputError: what was given does not fit together.
     """
+    check_folder(out, resume)
     world = start(device, debug_folder=out / "debug")
-    run = Run(config, shards, out, world)
-    if resume:
-        run.restore()
-    if world.rank == 0:
-        _prepare_folder(run, resume)
-    signals = StopSignal()
+    manifest = Manifest.load(shards)
+    plan = plan_run(config, manifest.records, world.size)
+    position = Position(0, manifest.records, fingerprint(manifest), world.size)
+    checkpoint, remarks = _resume_point(out, config, position) if resume else (None, [])
+    done = checkpoint.step if checkpoint else 0
+    _agree(done, world, out)
     reporter = Reporter(
         out,
-        first=run.done,
-        total=run.plan.total,
-        epochs=run.plan.epochs,
+        first=done,
+        total=plan.total,
+        epochs=plan.epochs,
         images_per_step=config.training.batch_size * world.size,
         speaks=world.rank == 0,
     )
-    reporter.say(
-        f"{count_parameters(run.network) / 1e6:.1f} M parameters, {world.size} x {world.device}, {run.records} records: "
-        f"{run.plan.total} steps of {config.training.batch_size * world.size} images, {run.plan.epochs} epochs"
-    )
     try:
-        return run.loop(reporter, signals)
+        for remark in remarks:
+            reporter.say(remark)
+        if done >= plan.total:
+            reporter.say(f"{out}: finished, all {plan.total} steps are done; more with --set training.epochs=…")
+            return 0
+        run = Run(config, shards, out, world, plan, position.after(done))
+        if checkpoint:
+            restore(run.cell, checkpoint.tensors, checkpoint.path)
+        if world.rank == 0:
+            prepare_folder(out, config, done)
+        reporter.say(_summary(run))
+        end = run.loop(reporter, signals)
+        if end is End.STOPPED:
+            reporter.say(f"Stopped after step {run.done} of {plan.total}; go on with: {resume_command}")
+        return _exit_code(end, signals, world)
     finally:
         reporter.close()
 
 
-def _prepare_folder(run: Run, resume: bool) -> None:
-    """Make the run's folder ready, without losing a run that is in it already."""
-    if not resume and checkpoints(run.out):
-        raise InputError(f"{run.out}: holds a run already; go on with RESUME=1, or choose another folder or remove it")
-    run.out.mkdir(parents=True, exist_ok=True)
-    trim_metrics(run.out, run.done)
-    text = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False)
-    (run.out / "config.yaml").write_text(text, encoding="utf-8")
+def _resume_point(out: Path, config: Config, here: Position) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to go on from, and what to say about it; InputError if it does not belong to this run."""
+    checkpoint, damaged = newest_checkpoint(out)
+    remarks = [f"Warning: {error}" for error in damaged]
+    if checkpoint is None:
+        return None, [f"{out}: no checkpoint yet, starting from the beginning"]
+    there = checkpoint.position
+    same_set = there.records == here.records and there.shards in (here.shards, "")
+    if not same_set:
+        raise InputError(
+            f"{checkpoint.path}: trained on other shards ({there.records} records, now {here.records}): resume with "
+            "the same, or train into another folder"
+        )
+    if there.processes != here.processes:
+        raise InputError(f"{checkpoint.path}: trained by NPROC={there.processes}, now {here.processes}: use the same")
+    try:
+        changed = changes(checkpoint.config, config)
+    except InputError as error:
+        raise InputError(f"{out}: {error}: resume with the same, or train into another folder") from error
+    return checkpoint, [*remarks, f"Going on after step {there.step}", *(f"changed: {change}" for change in changed)]
+
+
+def _agree(done: int, world: World, out: Path) -> None:
+    """Wait for all processes; InputError if they would not go on from the same step."""
+    steps = world.gather(np.array([done], dtype=np.int64)).tolist()
+    if len(set(steps)) > 1:
+        raise InputError(f"{out}: the processes see checkpoints of steps {steps}: put it on a disk that all share")
+
+
+def _summary(run: Run) -> str:
+    world, plan, images = run.world, run.plan, run.config.training.batch_size * run.world.size
+    return (
+        f"{count_parameters(run.network) / 1e6:.1f} M parameters, {world.size} x {world.device}, "
+        f"{run.position.records} records: {plan.total} steps of {images} images, {plan.epochs} epochs"
+    )
+
+
+def _exit_code(end: End, signals: StopSignal, world: World) -> int:
+    if end is End.DIVERGED:
+        return DIVERGED
+    # among several processes any code but 0 lets msrun kill the others while rank 0 may still be saving
+    interrupted = end is End.STOPPED and signals.number == signal.SIGINT and world.size == 1
+    return 128 + signal.SIGINT if interrupted else 0

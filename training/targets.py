@@ -48,7 +48,7 @@ class RenderTargets(nn.Cell):
         gaussians = ops.expand_dims(down, -1) * ops.expand_dims(across, -2)  # (B, M, K, h, w)
         people = ops.amax(gaussians, axis=1)  # (B, K, h, w)
         background = 1.0 - ops.amax(people, axis=1, keepdims=True)
-        return ops.concat((people, background), axis=1)
+        return ops.cat((people, background), axis=1)
 
     def pafs(self, keypoints: ms.Tensor) -> ms.Tensor:
         ax, ay, a_visible = self._split(ops.gather(keypoints, self.starts, 2))  # (B, M, L, 1) each
@@ -70,7 +70,7 @@ class RenderTargets(nn.Cell):
         h, w = self.grid
         batch, people = inside.shape[:2]
         ones = ops.ones_like(ux)
-        weights = ops.transpose(ops.concat((ux, uy, ones), axis=-1), (0, 2, 3, 1))  # (B, L, 3, M)
+        weights = ops.transpose(ops.cat((ux, uy, ones), axis=-1), (0, 2, 3, 1))  # (B, L, 3, M)
         cells = ops.reshape(ops.transpose(inside, (0, 2, 1, 3, 4)), (batch, NUM_LIMBS, people, h * w))
         sums = ops.matmul(weights, cells)  # (B, L, 3, h * w): x, y, count
         pafs = sums[:, :, :2] / ops.maximum(sums[:, :, 2:], ops.ones_like(sums[:, :, 2:]))

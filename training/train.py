@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -15,7 +17,7 @@ from pipeline.quiet import quiet_mindspore
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Training set, made by pipeline.shards.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field: training.lr=2e-4.")
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto", show_default=True)
 @click.option("--nproc", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes, one a device.")
 @reports_input_errors
@@ -26,21 +28,32 @@ def main(
 
     Writes OUT/config.yaml, OUT/metrics.jsonl and OUT/checkpoints/. SIGINT or SIGTERM saves at the next step and ends;
     --resume goes on from there.
+
+    Exit codes: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 2 something given is wrong; 3 the loss or the
+    gradient is not finite. With several processes, that of the one that failed first, 128 + N if signal N killed it.
     """
     quiet_mindspore()
+    from training.callbacks import StopSignal
+
+    signals = StopSignal()  # before NumPy and MindSpore start threads
     from pipeline.manifest import Manifest
     from training.config import load_config
+    from training.folder import check_folder
+    from training.launch import launch, launched
+    from training.plan import plan_run
 
     config = load_config(recipe, overrides)
-    Manifest.load(shards)
-    if nproc > 1:
-        from training.launch import launch, launched
-
-        if not launched():
-            raise SystemExit(launch(nproc, out))
+    if not launched():
+        plan_run(config, Manifest.load(shards).records, nproc)
+        check_folder(out, resume)
+    signals.watch()
+    if nproc > 1 and not launched():
+        raise SystemExit(launch(nproc, out, sys.argv[1:], signals))
     from training.run import train
 
-    raise SystemExit(train(config, shards, out, resume=resume, device=device))
+    again = [*sys.argv[1:], *([] if resume else ["--resume"])]
+    command = shlex.join([sys.executable, "-m", "training.train", *again])
+    raise SystemExit(train(config, shards, out, resume=resume, device=device, signals=signals, resume_command=command))
 
 
 if __name__ == "__main__":

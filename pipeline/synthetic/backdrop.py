@@ -41,7 +41,7 @@ def _base(rng: np.random.Generator, height: int, width: int) -> Image:
     grey, tint = (float(v) for v in rng.random(2))
     blots = rng.normal(0.0, 1.0, (cells, cells, 4))
     # brightness varies more than colour, as in rooms and streets
-    grid = first + (10 + 45 * grey) * blots[..., :1] + (4 + 22 * tint**2) * blots[..., 1:]
+    grid = first + (8 + 24 * grey) * blots[..., :1] + (4 + 12 * tint**2) * blots[..., 1:]
     grid = np.clip(grid, 0, 255).astype(np.uint8)
     image: Image = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.6:
@@ -68,7 +68,7 @@ def _clutter(image: Image, rng: np.random.Generator) -> None:
     """Rectangles, discs and strokes of every size, and sticks that could be mistaken for limbs."""
     height, width = image.shape[:2]
     size = (height * width) ** 0.5
-    for kind, x, y, a, b in rng.random((int(rng.integers(3, 16)), 5)).tolist():
+    for kind, x, y, a, b in rng.random((int(rng.integers(2, 9)), 5)).tolist():
         colour = random_colour(rng)
         cx, cy, w, h = int(x * width), int(y * height), int(size * 0.35 * a) + 2, int(size * 0.35 * b) + 2
         if kind < 0.4:
@@ -107,7 +107,7 @@ def paint_backdrop(rng: np.random.Generator, height: int, width: int) -> Image:
     if rng.random() < 0.35:
         _texture(image, rng)
     _clutter(image, rng)
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.integers(0, 3))):
         x, y, s, k = rng.random(4).tolist()
         size = (0.15 + 0.3 * s) * (height * width) ** 0.5
         paint_thing(image, THINGS[int(k * len(THINGS))](rng, x * width, (0.4 + 0.6 * y) * height, size))
@@ -115,7 +115,7 @@ def paint_backdrop(rng: np.random.Generator, height: int, width: int) -> Image:
         image = cv2.GaussianBlur(image, (0, 0), 0.8 + 1.6 * float(rng.random()))
     strength = float(rng.random())
     if strength > 0.3:
-        image = np.clip(image + _cut(rng, height, width) * np.float32(strength), 0, 255).astype(np.uint8)
+        image = np.clip(image + _cut(rng, height, width) * np.float32(0.6 * strength), 0, 255).astype(np.uint8)
     return image
 
 
@@ -123,15 +123,15 @@ def light(image: Image, rng: np.random.Generator) -> Image:
     """Uneven light, tint, contrast, blur and sensor noise over a whole (H, W, 3) uint8 picture; returns a new one."""
     height, width = image.shape[:2]
     u = rng.random(5).tolist()
-    corners = 1.0 + (rng.random((2, 2, 1)) - 0.5) * 0.5
+    corners = 1.0 + (rng.random((2, 2, 1)) - 0.5) * 0.3
     gain = corners * (0.80 + 0.35 * u[0]) * (1.0 + (rng.random(3) - 0.5) * 0.16)
     lit = image.astype(np.float32)
     lit *= cv2.resize(gain.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     lit += np.float32(24 * (u[1] - 0.5))
-    lit += _cut(rng, height, width) * np.float32(0.05 + 0.45 * u[2] ** 2)
+    lit += _cut(rng, height, width) * np.float32(0.05 + 0.2 * u[2] ** 2)
     out: Image = np.clip(lit, 0, 255).astype(np.uint8)
     if u[3] < 0.25:
         out = cv2.GaussianBlur(out, (0, 0), 0.4 + 0.5 * u[4])
-    if u[3] > 0.97:
+    if u[3] > 0.985:
         out = cv2.cvtColor(cv2.cvtColor(out, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     return out

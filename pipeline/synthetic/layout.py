@@ -11,8 +11,8 @@ from pipeline.synthetic.things import Thing
 
 Actor = Figure | Thing
 
-_PEOPLE = (0.055, 0.365, 0.26, 0.15, 0.09, 0.05, 0.03)  # how often a picture has 0, 1, … 6 people
-_MEDIAN_HEIGHT = (0.0, 0.72, 0.66, 0.58, 0.53, 0.48, 0.46)  # of a person, relative to the picture, by their number
+_PEOPLE = (0.05, 0.50, 0.25, 0.11, 0.05, 0.025, 0.015)  # how often a picture has 0, 1, … 6 people
+_MEDIAN_HEIGHT = (0.0, 0.88, 0.78, 0.68, 0.60, 0.54, 0.50)  # of a person, relative to the picture, by their number
 _TRIES = 5
 
 Box = tuple[float, float, float, float]
@@ -85,7 +85,7 @@ def _figures(rng: np.random.Generator, height: int, width: int) -> list[Figure]:
     number = _count(u[0])
     reference = (height * width) ** 0.5
     heights = [
-        reference * min(1.10, max(0.25, _MEDIAN_HEIGHT[number] * float(np.exp(rng.normal(0.0, 0.32)))))
+        reference * min(1.10, max(0.25, _MEDIAN_HEIGHT[number] * float(np.exp(rng.normal(0.0, 0.22)))))
         for _ in range(number)
     ]
     if u[1] < 0.10:

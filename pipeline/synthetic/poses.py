@@ -22,12 +22,12 @@ LEFT, RIGHT = 0, 1
 """First index of `Skeleton.sides`."""
 
 POSE_KINDS: tuple[tuple[str, float], ...] = (
-    ("standing", 0.34),
-    ("walking", 0.20),
-    ("running", 0.10),
-    ("sitting", 0.16),
-    ("bending", 0.08),
-    ("crouching", 0.05),
+    ("standing", 0.42),
+    ("walking", 0.24),
+    ("running", 0.06),
+    ("sitting", 0.14),
+    ("bending", 0.04),
+    ("crouching", 0.03),
     ("striding", 0.07),
 )
 """What people do and how often, relative to the sum."""
@@ -117,10 +117,10 @@ def _pick(u: float, table: tuple[tuple[str, float], ...]) -> str:
 
 def _yaw(rng: np.random.Generator) -> float:
     u, v = rng.random(2).tolist()
-    if u < 0.50:
-        return float(rng.normal(0.0, 0.45))
-    if u < 0.72:
-        return math.pi + float(rng.normal(0.0, 0.45))
+    if u < 0.70:
+        return float(rng.normal(0.0, 0.35))
+    if u < 0.88:
+        return math.pi + float(rng.normal(0.0, 0.35))
     return float(2 * math.pi * v)
 
 

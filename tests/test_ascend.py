@@ -1,0 +1,42 @@
+"""What runs in the graph runs on Ascend: every MindSpore operator used lists it in its documentation."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+
+IN_THE_GRAPH = ("network", "backbones", "targets", "loss", "step", "parallel")
+NOT_OPERATORS = {"nn.Cell", "nn.CellList", "nn.Optimizer"}
+"""Containers and base classes: their documentation lists no platforms, or none of its own."""
+
+
+def used(module: str) -> set[str]:
+    """Names such as ops.exp or nn.Conv2d that a file of training uses."""
+    tree = ast.parse((ROOT / "training" / f"{module}.py").read_text(encoding="utf-8"))
+    return {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("nn", "ops")
+    }
+
+
+OPERATORS = sorted(set().union(*map(used, IN_THE_GRAPH)) - NOT_OPERATORS)
+
+
+def test_operators_are_found():
+    assert {"nn.Conv2d", "nn.Adam", "ops.exp", "ops.AllReduce"} <= set(OPERATORS)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_it_lists_ascend(name):
+    import mindspore as ms
+
+    documentation = functools.reduce(getattr, name.split("."), ms).__doc__ or ""
+    platforms = re.search(r"Supported Platforms:\s*(.*)", documentation)
+    assert platforms, f"{name}: no platforms in its documentation"
+    assert "Ascend" in platforms[1]

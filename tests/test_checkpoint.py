@@ -1,0 +1,172 @@
+"""Checkpoints and the folder they lie in: whole or not there, the newest ones kept, damage noticed."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn
+
+from pipeline.errors import InputError
+from tests import tiny
+from training.checkpoint import (
+    DamagedCheckpointError,
+    Position,
+    load_checkpoint,
+    newest_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from training.folder import check_folder, checkpoint_path, checkpoints, find_checkpoint, prepare_folder
+
+
+class Cell(nn.Cell):
+    def __init__(self, value=1.0, width=3):
+        super().__init__()
+        self.layer = nn.Dense(width, 4)
+        self.layer.weight.set_data(ms.Tensor(np.full((4, width), value, np.float32)))
+
+
+def save(run, step, cell=None, keep=3):
+    cell = cell or Cell(step)
+    position = Position(step, records=11, shards="abc", processes=2)
+    return save_checkpoint(run, cell.get_parameters(), tiny.recipe(), position, keep=keep)
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    path = save(tmp_path, 7)
+    assert path == tmp_path / "checkpoints" / "step-0000007.ckpt"
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.config == tiny.recipe()
+    assert checkpoint.position == Position(7, records=11, shards="abc", processes=2)
+    assert checkpoint.step == 7
+    cell = Cell(0)
+    restore(cell, checkpoint.tensors, path)
+    assert (cell.layer.weight.asnumpy() == 7).all()
+
+
+def test_nothing_else_is_left_and_the_umask_rules(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = save(tmp_path, 7)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_the_newest_are_kept_by_number(tmp_path):
+    for step in (999_999, 5, 10_000_000, 9_999_999):
+        save(tmp_path, step, keep=9)
+    steps = [5, 999_999, 9_999_999, 10_000_000]
+    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, step) for step in steps]
+    save(tmp_path, 10_000_001, keep=2)
+    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, step) for step in (10_000_000, 10_000_001)]
+    assert find_checkpoint(tmp_path) == checkpoint_path(tmp_path, 10_000_001)
+
+
+def test_saving_again_replaces(tmp_path):
+    save(tmp_path, 3, Cell(1))
+    path = save(tmp_path, 3, Cell(2))
+    assert (load_checkpoint(path).tensors["layer.weight"].asnumpy() == 2).all()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(InputError, match=r"step-0000001\.ckpt: cannot be written: ") as caught:
+        save(tmp_path, 1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9, 0.999])
+def test_truncation_is_noticed(tmp_path, keep):
+    path = save(tmp_path, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole))])
+    with pytest.raises(DamagedCheckpointError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path):
+    path = save(tmp_path, 1)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 40)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(InputError):
+            load_checkpoint(path)
+
+
+def test_the_newest_whole_one_is_found(tmp_path):
+    for step in (1, 2, 3):
+        path = save(tmp_path, step)
+    path.write_bytes(path.read_bytes()[:100])
+    checkpoint, damaged = newest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 2
+    assert [str(error).partition(":")[0] for error in damaged] == [str(path)]
+    for other in checkpoints(tmp_path):
+        other.write_bytes(b"")
+    with pytest.raises(InputError, match="every checkpoint is damaged"):
+        newest_checkpoint(tmp_path)
+    assert newest_checkpoint(tmp_path / "nowhere") == (None, [])
+
+
+def test_what_is_no_checkpoint_of_ours(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load_checkpoint(tmp_path / "absent.ckpt")
+    with pytest.raises(InputError, match=r"no checkpoint here; make one with: make train RUN="):
+        find_checkpoint(tmp_path)
+    (tmp_path / "text.ckpt").write_text("hello")
+    with pytest.raises(InputError, match="damaged or not a MindSpore checkpoint"):
+        load_checkpoint(tmp_path / "text.ckpt")
+    ms.save_checkpoint(Cell(), str(tmp_path / "bare.ckpt"), crc_check=True)
+    with pytest.raises(InputError, match="holds no recipe"):
+        load_checkpoint(tmp_path / "bare.ckpt")
+    state = {"format": 99, "config": {}, "step": 1, "records": 1, "processes": 1}
+    ms.save_checkpoint(
+        Cell(), str(tmp_path / "later.ckpt"), append_dict={"openpose": json.dumps(state)}, crc_check=True
+    )
+    with pytest.raises(InputError, match="checkpoint format 99, this program reads 1"):
+        load_checkpoint(tmp_path / "later.ckpt")
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    path = save(tmp_path, 1)
+    tensors = load_checkpoint(path).tensors
+    with pytest.raises(InputError, match=r"layer\.weight: shape \(4, 3\), expected \(4, 5\)"):
+        restore(Cell(width=5), tensors, path)
+    del tensors["layer.bias"]
+    with pytest.raises(InputError, match=r"has no layer\.bias; expected shape \(4,\)"):
+        restore(Cell(), tensors, path)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    check_folder(tmp_path / "new", resume=False)
+    save(tmp_path, 1)
+    check_folder(tmp_path, resume=True)
+    with pytest.raises(InputError, match="holds a run already; go on with RESUME=1"):
+        check_folder(tmp_path, resume=False)
+    with pytest.raises(InputError, match="is a file; expected a folder"):
+        check_folder(checkpoint_path(tmp_path, 1), resume=True)
+
+
+def test_preparing_forgets_what_came_later(tmp_path):
+    for step in (2, 4, 6):
+        save(tmp_path, step)
+    folder = tmp_path / "checkpoints"
+    (folder / ".step-0000008.ckpt").write_bytes(b"half")
+    (folder / ".step-0000008.tmp").write_bytes(b"half")
+    lines = [json.dumps({"step": step, "loss": 0.5}) + "\n" for step in (2, 4, 5, 6)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 7, "lo')
+    prepare_folder(tmp_path, tiny.recipe(), done=4)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "step-0000002.ckpt",
+        "step-0000004.ckpt",
+        "step-0000006.ckpt.damaged",
+    ]
+    assert [line["step"] for line in tiny.metrics(tmp_path)] == [2, 4]
+    assert "batch_size: 4" in (tmp_path / "config.yaml").read_text()

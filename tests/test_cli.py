@@ -1,0 +1,69 @@
+"""Every command explains itself, at once: without what makes the real work slow to start."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_layering import SOURCES, module_name
+
+COMMANDS = sorted(
+    module_name(path).removesuffix(".__main__") for path in SOURCES if "__main__" in path.read_text(encoding="utf-8")
+)
+HEAVY = ("mindspore", "matplotlib", "joblib", "pycocotools")
+
+_ASK_ALL = """
+import contextlib, io, json, runpy, sys
+answers = {}
+for name in sys.argv[1].split(","):
+    sys.argv = [name, "--help"]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+            code = None
+        except SystemExit as end:
+            code = end.code
+    answers[name] = [code, out.getvalue(), sorted(name for name in sys.modules if "." not in name)]
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """What each command says to --help, its exit code, and what was imported by then, in one process for all."""
+    result = subprocess.run(
+        [sys.executable, "-c", _ASK_ALL, ",".join(COMMANDS)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+def test_the_promised_commands_are_there():
+    promised = {"pipeline.synthetic", "pipeline.shards", "pipeline.stats", "pipeline.verify", "pipeline.preview"}
+    assert promised | {"training.train", "evaluation.evaluate"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(answers, command):
+    code, text, modules = answers[command]
+    assert code == 0
+    assert text.startswith("Usage: ")
+    assert "--help" in text
+    options = [line for line in text.splitlines() if line.startswith("  --")]
+    assert options
+    assert not set(HEAVY) & set(modules)
+
+
+@pytest.mark.parametrize("command", ["training.train"])
+def test_a_missing_or_unknown_option_is_named(command):
+    for arguments, message in (([], "Missing option"), (["--confg", "x"], "Did you mean '--config'")):
+        result = subprocess.run(
+            [sys.executable, "-m", command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 2
+        assert message in result.stderr

@@ -1,0 +1,37 @@
+"""Targets drawn on the device are those drawn in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.targets import TargetConfig, encode_maps
+from tests.people import people
+
+PLACES = 5
+
+
+@pytest.mark.parametrize(
+    ("size", "config"), [((64, 64), TargetConfig()), ((48, 88), TargetConfig(sigma=4.5, limb_width=6))]
+)
+def test_device_draws_what_the_host_draws(size, config):
+    import mindspore as ms
+
+    from training.targets import RenderTargets
+
+    crowd = people(PLACES, size, seed=5)
+    crowd[1, :, :2] = crowd[0, :, :2] + 2.5  # side by side: limbs overlap
+    crowd[2, 3] = crowd[2, 4]  # a limb without length
+    hidden = people(3, size, seed=6)
+    hidden[1, :, 2] = 0
+    batch = [people(0, size), people(1, size, seed=4), crowd, hidden, people(2, size, seed=7)]
+    padded = np.zeros((len(batch), PLACES, 18, 3), np.float32)
+    for place, keypoints in enumerate(batch):
+        padded[place, : len(keypoints)] = keypoints
+    heatmaps, pafs = (maps.asnumpy() for maps in RenderTargets(size, config)(ms.Tensor(padded)))
+    assert heatmaps.dtype == pafs.dtype == np.float32
+    for place, keypoints in enumerate(batch):
+        expected = encode_maps(keypoints, size, config)
+        assert heatmaps[place].shape == expected.heatmaps.shape
+        assert np.abs(heatmaps[place] - expected.heatmaps).max() < 1e-4
+        assert np.abs(pafs[place] - expected.pafs).max() < 1e-4

@@ -1,0 +1,80 @@
+"""Learning rates and the length of a run: arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from pipeline.errors import InputError
+from training.config import Config, TrainingConfig, override_config
+from training.plan import Plan, changes, plan_run
+from training.schedule import group_rates, learning_rate
+
+
+def test_steps_fall_at_their_boundaries():
+    config = TrainingConfig(lr=1.0, lr_steps=(10, 20), lr_decay=0.1)
+    rates = [learning_rate(step, 30, config) for step in (0, 9, 10, 19, 20, 29)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_warm_up_rises_in_equal_steps_and_never_starts_at_nothing():
+    config = TrainingConfig(lr=1.0, warmup_steps=4)
+    assert [learning_rate(step, 9, config) for step in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
+def test_cosine_goes_from_the_rate_to_nothing():
+    config = TrainingConfig(lr=2.0, schedule="cosine", warmup_steps=10)
+    rates = [learning_rate(step, 110, config) for step in range(111)]
+    assert max(rates) == rates[9] == rates[10] == 2.0
+    assert rates[60] == pytest.approx(1.0)
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[10:]))
+    assert rates[110] == pytest.approx(0)
+    assert learning_rate(500, 110, config) == pytest.approx(0)
+
+
+def test_cosine_of_a_run_that_is_all_warm_up():
+    config = TrainingConfig(lr=1.0, schedule="cosine", warmup_steps=10)
+    assert learning_rate(9, 10, config) == 1.0
+
+
+def test_parts_learn_at_their_own_rates_and_the_backbone_waits():
+    config = TrainingConfig(lr=1.0, backbone_lr_factor=0.25, feature_lr_factor=0.5, freeze_backbone_steps=3)
+    assert group_rates(2, 10, config) == (0.0, 0.5, 1.0)
+    assert group_rates(3, 10, config) == (0.25, 0.5, 1.0)
+
+
+def test_a_run_counts_whole_steps_of_all_processes():
+    config = override_config(Config(), ["training.batch_size=4", "training.epochs=3"])
+    assert plan_run(config, records=11, processes=1) == Plan(epoch_steps=2, total=6)
+    assert plan_run(config, records=11, processes=2) == Plan(epoch_steps=1, total=3)
+    assert plan_run(config, records=11, processes=2).epochs == 3
+    short = override_config(config, ["training.max_steps=3"])
+    assert plan_run(short, records=11, processes=1) == Plan(epoch_steps=2, total=3)
+    assert plan_run(short, records=11, processes=1).epochs == 2
+    assert plan_run(override_config(config, ["training.max_steps=99"]), records=11, processes=1).total == 6
+
+
+def test_a_set_too_small_for_one_step():
+    with pytest.raises(InputError, match="10 on 3 processes takes 30 records a step, but the training set has 29"):
+        plan_run(Config(), records=29, processes=3)
+
+
+@pytest.mark.parametrize(
+    "change", ["model.stages=5", "data.size=376", "data.augment.flip=0", "training.seed=1", "training.batch_size=9"]
+)
+def test_what_decides_shapes_and_data_cannot_change_on_the_way(change):
+    field = change.partition("=")[0]
+    with pytest.raises(InputError, match=f"{field}: its checkpoints were made with "):
+        changes(Config(), override_config(Config(), [change]))
+
+
+def test_other_changes_are_told():
+    overrides = ["training.lr=1", "training.epochs=70", "data.threads=3", "data.targets=host", "evaluation.size=400"]
+    assert changes(Config(), override_config(Config(), overrides)) == [
+        "data.threads: None -> 3",
+        "data.targets: auto -> host",
+        "training.epochs: 60 -> 70",
+        "training.lr: 0.0001 -> 1.0",
+    ]
+    assert changes(Config(), Config()) == []

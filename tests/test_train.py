@@ -1,0 +1,193 @@
+"""Real runs of a tiny recipe: the loss falls, and a run goes on exactly where it stopped."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.errors import InputError
+from tests import tiny
+from training.checkpoint import load_checkpoint
+from training.config import load_config, override_config
+from training.folder import checkpoint_path, checkpoints
+from training.run import DIVERGED
+
+
+def test_the_loss_falls(tiny_run):
+    losses = list(tiny.losses(tiny_run).values())
+    assert len(losses) == tiny.STEPS
+    first, last = np.mean(losses[:12]), np.mean(losses[-12:])  # of an epoch: the same pictures
+    assert last < 0.9 * first
+
+
+def test_every_step_is_logged(tiny_run):
+    lines = tiny.metrics(tiny_run)
+    assert [line["step"] for line in lines] == list(range(1, tiny.STEPS + 1))
+    assert [line["epoch"] for line in lines] == [step // 12 for step in range(tiny.STEPS)]
+    for line in lines:
+        assert set(line) == {"step", "epoch", "loss", "lr", "images_per_s", "data_wait"}
+        assert line["images_per_s"] > 0
+        assert 0 <= line["data_wait"] <= 1
+    assert lines[0]["lr"] == 3e-3
+    assert lines[-1]["lr"] < 1e-5
+
+
+def test_what_a_run_leaves(tiny_run):
+    left = {path.name for path in tiny_run.iterdir()} - {"debug"}  # which goes when the process does
+    assert left == {"checkpoints", "config.yaml", "metrics.jsonl"}
+    assert [path.name for path in checkpoints(tiny_run)] == ["step-0000040.ckpt", "step-0000048.ckpt"]
+    assert load_config(tiny_run / "config.yaml") == tiny.recipe()
+    position = load_checkpoint(checkpoints(tiny_run)[-1]).position
+    assert (position.step, position.records, position.processes) == (tiny.STEPS, tiny.RECORDS, 1)
+
+
+def copy(run: Path, out: Path) -> Path:
+    shutil.copytree(run, out)
+    return out
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tiny_run, tiny_shards, tmp_path, capfd):
+    """From step 40: the newest checkpoint is cut short, as a crash of the machine would leave it."""
+    run = copy(tiny_run, tmp_path / "run")
+    newest = checkpoint_path(run, 48)
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert tiny.train_here(tiny.recipe(), tiny_shards, run, resume=True) == 0
+    said = capfd.readouterr().err
+    assert f"Warning: {newest}: damaged" in said
+    assert "Going on after step 40" in said
+    assert tiny.losses(run) == tiny.losses(tiny_run)
+    ours, theirs = load_checkpoint(newest).tensors, load_checkpoint(checkpoint_path(tiny_run, 48)).tensors
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        np.testing.assert_array_equal(tensor.asnumpy(), theirs[name].asnumpy(), err_msg=name)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tiny_run, tiny_shards, tmp_path, capfd):
+    run = copy(tiny_run, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert tiny.train_here(tiny.recipe(), tiny_shards, run, resume=True) == 0
+    assert "finished, all 48 steps are done" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "model.stages=1",
+            r"tiny: model\.stages: its checkpoints were made with 2, the recipe now says 1: resume with",
+        ),
+        ("training.seed=1", r"tiny: training\.seed: its checkpoints were made with 0, the recipe now says 1"),
+    ],
+)
+def test_another_recipe_does_not_go_on(tiny_run, tiny_shards, change, message):
+    with pytest.raises(InputError, match=message):
+        tiny.train_here(override_config(tiny.recipe(), [change]), tiny_shards, tiny_run, resume=True)
+
+
+def test_other_shards_do_not_go_on(tiny_run, coco_shards):
+    with pytest.raises(InputError, match=r"trained on other shards \(48 records, now \d+\)"):
+        tiny.train_here(tiny.recipe(), coco_shards, tiny_run, resume=True)
+
+
+def test_a_run_is_not_overwritten(tiny_run, tiny_shards):
+    with pytest.raises(InputError, match="holds a run already"):
+        tiny.train_here(tiny.recipe(), tiny_shards, tiny_run)
+
+
+def test_a_device_that_is_not_there(tmp_path):
+    from training.parallel import start
+
+    with pytest.raises(InputError, match="--device ascend: MindSpore finds no Ascend here"):
+        start("ascend", tmp_path / "debug")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tiny_shards, tmp_path, capfd):
+    run = tmp_path / "run"
+    config = tiny.recipe(lr=10.0, schedule="steps", checkpoint_every=1)
+    assert tiny.train_here(config, tiny_shards, run) == DIVERGED == 3
+    said = capfd.readouterr().err
+    failed = len(tiny.losses(run)) + 1
+    assert f"Error: step {failed}: the " in said
+    assert "is not finite; image ids " in said
+    ids = [int(i) for i in said.partition("image ids ")[2].partition(";")[0].split(",")]
+    assert len(ids) == 4
+    assert all(math.isfinite(loss) for loss in tiny.losses(run).values())
+    weights = load_checkpoint(checkpoints(run)[-1]).tensors
+    assert load_checkpoint(checkpoints(run)[-1]).step == failed - 1
+    assert all(np.isfinite(tensor.asnumpy()).all() for tensor in weights.values())
+
+
+@pytest.fixture(scope="module")
+def coco_shards(coco_mini, tmp_path_factory):
+    from pipeline.plan import Options
+    from pipeline.shards import build
+
+    out = tmp_path_factory.mktemp("real") / "train"
+    build([(coco_mini, "train2017")], out, Options(), workers=1)
+    return out
+
+
+def test_real_pictures_targets_on_the_device_and_a_stop_before_the_first_step(coco_shards, tmp_path, capfd):
+    """SIGTERM: one step, a checkpoint, exit code 0; and again, from there."""
+    run = tmp_path / "run"
+    config = override_config(tiny.recipe(), ["data.targets=device", "data.max_people=32"])
+    assert tiny.train_here(config, coco_shards, run, resume=True, stop=signal.SIGTERM) == 0
+    said = capfd.readouterr().err
+    assert f"{run}: no checkpoint yet, starting from the beginning" in said
+    assert "Stopped after step 1 of " in said
+    assert "go on with: COMMAND" in said
+    assert [path.name for path in checkpoints(run)] == ["step-0000001.ckpt"]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny_recipe, tiny_shards, tmp_path):
+    run = tmp_path / "run"
+    process = tiny.start(tiny.command(tiny_recipe, tiny_shards, run, "--set", "training.epochs=5000"))
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    steps = len(tiny.losses(run))
+    assert [path.name for path in checkpoints(run)][-1] == f"step-{steps:07d}.ckpt"
+    assert "Stopping after the next step" in err
+    assert f"Stopped after step {steps} of 60000; go on with: " in err
+    assert err.rstrip().endswith("--set training.epochs=5000 --resume")
+    assert "Traceback" not in err
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.yaml", "metrics.jsonl"]
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(tiny_recipe, tiny_shards, tmp_path):
+    from click.testing import CliRunner
+
+    from training.train import main
+
+    def run(*more, recipe=tiny_recipe, shards=tiny_shards, out=tmp_path / "run"):
+        with tiny.kept_signals():
+            return CliRunner().invoke(main, tiny.command(recipe, shards, out, *more)[3:])
+
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"training": {"batch": 3}}))
+    for result, message in (
+        (run(recipe=tmp_path / "no.yaml"), "no.yaml: cannot be read"),
+        (run(recipe=other), "other.yaml: training.batch: unknown key; did you mean batch_size?"),
+        (run("--set", "training.lr=x"), "training.lr: 'x': input should be a valid number"),
+        (run(shards=tmp_path), "make shards"),
+        (run("--set", "training.batch_size=49"), "takes 49 records a step, but the training set has 48"),
+        (run("--nproc", "13"), "4 on 13 processes takes 52 records a step"),
+        (run(out=other), "other.yaml: is a file; expected a folder"),
+    ):
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith("Error: ")
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert not (tmp_path / "run").exists()

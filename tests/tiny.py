@@ -1,0 +1,92 @@
+"""The smallest recipe that is still the real thing, and running it: what the tests of training share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.augment import AugmentConfig
+from training.config import Config, parse_config
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = 48
+RECORDS = 48
+
+RECIPE: dict[str, Any] = {
+    "model": {
+        "backbone": "compact",
+        "feature_widths": [16, 16],
+        "stages": 2,
+        "first_width": 16,
+        "first_depth": 1,
+        "stage_width": 8,
+        "stage_depth": 1,
+        "stage_kernel": 3,
+    },
+    "data": {"size": 64, "max_people": 8, "threads": 1, "augment": AugmentConfig.for_size(64).model_dump()},
+    "training": {
+        "batch_size": 4,
+        "epochs": 4,
+        "lr": 3e-3,
+        "backbone_lr_factor": 1,
+        "feature_lr_factor": 1,
+        "schedule": "cosine",
+        "log_every": 1,
+        "checkpoint_every": 10,
+        "keep": 2,
+    },
+}
+"""No batch normalisation, so that one process and two learn the same."""
+
+
+def recipe(**training: Any) -> Config:
+    """The recipe with other fields in its training section."""
+    return parse_config({**RECIPE, "training": RECIPE["training"] | training}, source="tiny")
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """What a run logged."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Loss of each step that a run logged."""
+    return {line["step"]: line["loss"] for line in metrics(run)}
+
+
+@contextlib.contextmanager
+def kept_signals() -> Iterator[None]:
+    """Let this process hear SIGINT and SIGTERM again, which a run in it blocks."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def train_here(config: Config, shards: Path, out: Path, *, resume: bool = False, stop: int = 0) -> int:
+    """Train in this process; `stop` is a signal that came before the first step. Returns the exit code."""
+    from training.callbacks import StopSignal
+    from training.run import train
+
+    with kept_signals():
+        signals = StopSignal()
+        signals.number = stop
+        return train(config, shards, out, resume=resume, device="cpu", signals=signals, resume_command="COMMAND")
+
+
+def command(recipe_file: Path, shards: Path, out: Path, *more: str) -> list[str]:
+    """The command line of a run."""
+    options = ["--config", str(recipe_file), "--shards", str(shards), "--out", str(out), "--device", "cpu"]
+    return [sys.executable, "-m", "training.train", *options, *more]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    """Start a command from the project's root."""
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,0 +1,69 @@
+"""The folder of a run: what lies in it, and making it ready without losing a run that is in it already.
+
+config.yaml is the resolved recipe, metrics.jsonl has one object a logged step, checkpoints/ the newest checkpoints,
+logs/ what the processes of a distributed run said, debug/ the graphs that MindSpore could not compile. Nothing here
+imports MindSpore.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from pipeline.errors import InputError
+from training.config import Config
+
+_CHECKPOINT = re.compile(r"step-(\d{7,})\.ckpt")
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Name of the checkpoint after `step` updates."""
+    return run / "checkpoints" / f"step-{step:07d}.ckpt"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = [(path, _CHECKPOINT.fullmatch(path.name)) for path in (run / "checkpoints").glob("step-*.ckpt")]
+    return [path for _, path in sorted((int(match[1]), path) for path, match in found if match)]
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file itself, or the newest checkpoint of a run folder; InputError if there is none."""
+    if path.is_file():
+        return path
+    found = checkpoints(path)
+    if not found:
+        raise InputError(f"{path}: no checkpoint here; make one with: make train RUN={path}")
+    return found[-1]
+
+
+def check_folder(run: Path, resume: bool) -> None:
+    """Raise InputError where `run` cannot be a run's folder, or where a new run would overwrite one."""
+    if run.exists() and not run.is_dir():
+        raise InputError(f"{run}: is a file; expected a folder for the run")
+    if not resume and checkpoints(run):
+        raise InputError(f"{run}: holds a run already; go on with RESUME=1, or choose another folder or remove it")
+
+
+def prepare_folder(run: Path, config: Config, done: int) -> None:
+    """Make the folder ready for a run that has done `done` steps: it then holds nothing of later ones."""
+    run.mkdir(parents=True, exist_ok=True)
+    for unfinished in (run / "checkpoints").glob(".step-*"):
+        unfinished.unlink()
+    for path in checkpoints(run):
+        if path > checkpoint_path(run, done):
+            path.replace(path.with_name(f"{path.name}.damaged"))
+    _trim_metrics(run / "metrics.jsonl", done)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    (run / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def _trim_metrics(path: Path, step: int) -> None:
+    """Forget the lines after `step`: a resumed run writes them anew."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        path.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")

@@ -1,0 +1,75 @@
+"""How long a run is, and what a checkpoint fixes of it: checked before anything heavy starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import InputError
+from training.config import Config
+
+FIXED = ("model", "data", "training.seed", "training.batch_size", "training.optimizer")
+"""Sections and fields that a resumed run keeps: they decide the network's shape and which data a step sees."""
+FREE = ("data.threads", "data.targets")
+"""Exceptions from these: where work is done, not what is learnt."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is.
+
+    Attributes:
+        epoch_steps: updates in one epoch.
+        total: updates in the whole run.
+    """
+
+    epoch_steps: int
+    total: int
+
+    @property
+    def epochs(self) -> int:
+        """Epochs begun in the run."""
+        return math.ceil(self.total / self.epoch_steps)
+
+
+def plan_run(config: Config, records: int, processes: int) -> Plan:
+    """Count the updates; InputError if the set does not fill one batch of every process."""
+    step_records = config.training.batch_size * processes
+    epoch_steps = records // step_records
+    if epoch_steps == 0:
+        raise InputError(
+            f"training.batch_size: {config.training.batch_size} on {processes} processes takes {step_records} records "
+            f"a step, but the training set has {records}"
+        )
+    total = config.training.epochs * epoch_steps
+    return Plan(epoch_steps, min(total, config.training.max_steps or total))
+
+
+def changes(before: Config, now: Config) -> list[str]:
+    """What a resumed run does otherwise than before, as `field: old -> new`; evaluation is not part of training.
+
+    Raises:
+        InputError: a field of FIXED has changed.
+    """
+    found = []
+    for name, old, new in _differences(before.model_dump(mode="json"), now.model_dump(mode="json")):
+        if _within(name, FIXED) and not _within(name, FREE):
+            raise InputError(f"{name}: its checkpoints were made with {old}, the recipe now says {new}")
+        if not _within(name, ("evaluation",)):
+            found.append(f"{name}: {old} -> {new}")
+    return found
+
+
+def _within(name: str, places: tuple[str, ...]) -> bool:
+    return any(name == place or name.startswith(f"{place}.") for place in places)
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for key, new in now.items():
+        old, name = before[key], prefix + key
+        if isinstance(new, dict) and isinstance(old, dict):
+            yield from _differences(old, new, f"{name}.")
+        elif old != new:
+            yield name, old, new
