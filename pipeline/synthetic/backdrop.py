@@ -36,12 +36,12 @@ def _cut(rng: np.random.Generator, height: int, width: int) -> NDArray[np.int16]
 
 def _base(rng: np.random.Generator, height: int, width: int) -> Image:
     """A gradient, or clouds of colour, or a wall with floor."""
-    cells = 2 if rng.random() < 0.4 else int(rng.integers(3, 14))
+    cells = 2 if rng.random() < 0.5 else int(rng.integers(3, 10))
     first = np.array(random_colour(rng))
     grey, tint = (float(v) for v in rng.random(2))
     blots = rng.normal(0.0, 1.0, (cells, cells, 4))
     # brightness varies more than colour, as in rooms and streets
-    grid = first + (8 + 24 * grey) * blots[..., :1] + (4 + 12 * tint**2) * blots[..., 1:]
+    grid = first + (6 + 18 * grey) * blots[..., :1] + (4 + 12 * tint**2) * blots[..., 1:]
     grid = np.clip(grid, 0, 255).astype(np.uint8)
     image: Image = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.6:
@@ -104,7 +104,7 @@ def paint_backdrop(rng: np.random.Generator, height: int, width: int) -> Image:
         (height, width, 3) uint8 BGR.
     """
     image = _base(rng, height, width)
-    if rng.random() < 0.35:
+    if rng.random() < 0.25:
         _texture(image, rng)
     _clutter(image, rng)
     for _ in range(int(rng.integers(0, 3))):

@@ -138,7 +138,7 @@ def lay_out(rng: np.random.Generator, height: int, width: int) -> list[Actor]:
         if figure.pose.kind == "sitting" and rng.random() < 0.85:
             actors.append(_seat(figure, rng))
         actors.append(figure)
-        if rng.random() < 0.14:
+        if rng.random() < 0.10:
             actors.append(_obstacle(figure, rng, height, width))
     if rng.random() < (0.10 if figures else 0.6):
         actors.append(_obstacle(None, rng, height, width))

@@ -57,7 +57,7 @@ _TROUSERS: tuple[Colour, ...] = (
     (130, 125, 120),
     (50, 80, 70),
 )
-_PATTERNS = ("plain", "plain", "plain", "stripes", "bars", "checks", "dots", "logo")
+_PATTERNS = ("plain", "plain", "plain", "plain", "plain", "stripes", "bars", "checks", "dots", "logo")
 
 
 @dataclass(frozen=True)
