@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from evaluation.decode import DecodeConfig, decode
 from evaluation.fit import GREY, Fit, Size, cut, fit_size, people_to_picture, place
+from evaluation.flip import Network, flip_averaged
 from evaluation.person import Person
 from pipeline.errors import InputError
 from pipeline.maps import Maps
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from training.config import EvaluationConfig
 
 Picture = NDArray[np.uint8]
-
-Network = Callable[[Picture], tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""(B, H, W, 3) uint8 BGR to part affinity fields (B, 2L, h, w) and heatmaps (B, K + 1, h, w), float32."""
 
 Item = TypeVar("Item")
 Given = TypeVar("Given")
@@ -62,7 +60,7 @@ class Predictor:
     """
 
     def __init__(self, network: Network, config: EvaluationConfig, source: Path | None = None) -> None:
-        self.network = network
+        self.network = flip_averaged(network) if config.flip else network
         self.source = source
         self.config = config
         self.decoder = DecodeConfig(**config.decoder.model_dump())

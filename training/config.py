@@ -133,6 +133,7 @@ class EvaluationConfig(StrictModel):
 
     size: int = Field(default=368, ge=64, le=2048, description="px; shorter side that a picture is scaled to")
     batch_size: int = Field(default=4, ge=1, le=256, description="pictures that go through the network together")
+    flip: bool = Field(default=False, description="average with the mirrored picture's answer; takes twice as long")
     decoder: DecoderConfig = Field(default=DecoderConfig(), description="from maps to people")
 
 

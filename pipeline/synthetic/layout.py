@@ -11,9 +11,9 @@ from pipeline.synthetic.things import Thing
 
 Actor = Figure | Thing
 
-_PEOPLE = (0.05, 0.50, 0.25, 0.11, 0.05, 0.025, 0.015)  # how often a picture has 0, 1, … 6 people
-_MEDIAN_HEIGHT = (0.0, 0.88, 0.78, 0.68, 0.60, 0.54, 0.50)  # of a person, relative to the picture, by their number
-_TRIES = 5
+_PEOPLE = (0.05, 0.60, 0.21, 0.07, 0.035, 0.02, 0.015)  # how often a picture has 0, 1, … 6 people
+_MEDIAN_HEIGHT = (0.0, 0.88, 0.74, 0.62, 0.54, 0.48, 0.45)  # of a person, relative to the picture, by their number
+_TRIES = 8
 
 Box = tuple[float, float, float, float]
 
@@ -46,16 +46,16 @@ def _offset(box: Box, height: int, width: int, u: list[float]) -> tuple[float, f
     """Where to move a figure, from four uniform numbers: usually inside the picture, sometimes partly or mostly out."""
     x0, y0, x1, y1 = box
     room_x, room_y = width - (x1 - x0) - 4, height - (y1 - y0) - 4
-    if u[0] < 0.86 and room_x > 0:
+    if u[0] < 0.95 and room_x > 0:
         dx = 2 + room_x * u[1] - x0
-    elif u[0] < 0.95:
+    elif u[0] < 0.98:
         dx = width * u[1] - 0.5 * (x0 + x1)
     else:  # more outside than inside
         out = 0.40 * (x1 - x0) * abs(2 * u[1] - 1)
         dx = (width + out if u[1] > 0.5 else -out) - 0.5 * (x0 + x1)
-    if u[2] < 0.86 and room_y > 0:
+    if u[2] < 0.95 and room_y > 0:
         dy = height - 2 - y1 - room_y * u[3] ** 1.3
-    elif u[2] < 0.96 or room_y <= 0:
+    elif u[2] < 0.98 or room_y <= 0:
         top = 0.02 + 0.20 * u[3] if room_y <= 0 else 0.30 + 0.45 * u[3]
         dy = height * top - y0
     else:
@@ -66,7 +66,7 @@ def _offset(box: Box, height: int, width: int, u: list[float]) -> tuple[float, f
 def _place(figure: Figure, taken: list[Box], height: int, width: int, rng: np.random.Generator) -> Figure:
     own = _bounds(figure.points)
     u = rng.random((_TRIES, 4)).tolist()
-    tolerated = 0.05 if rng.random() < 0.6 else 0.45
+    tolerated = 0.05 if rng.random() < 0.9 else 0.45
     best, best_cover = (0.0, 0.0), 9.0
     for draw in u:
         dx, dy = _offset(own, height, width, draw)

@@ -117,9 +117,9 @@ def _pick(u: float, table: tuple[tuple[str, float], ...]) -> str:
 
 def _yaw(rng: np.random.Generator) -> float:
     u, v = rng.random(2).tolist()
-    if u < 0.70:
+    if u < 0.76:
         return float(rng.normal(0.0, 0.35))
-    if u < 0.88:
+    if u < 0.91:
         return math.pi + float(rng.normal(0.0, 0.35))
     return float(2 * math.pi * v)
 
@@ -206,7 +206,7 @@ def sample_pose(rng: np.random.Generator) -> Pose:
         kind=kind,
         yaw=_yaw(rng),
         pitch=0.08 + 0.10 * n[1],
-        roll=0.06 * n[2] if u[1] < 0.93 else 0.40 * n[2],
+        roll=0.06 * n[2] if u[1] < 0.97 else 0.30 * n[2],
         bend=bend,
         lean=0.07 * n[3],
         head=(0.35 * n[4], 0.05 + 0.14 * n[5] - 0.4 * max(bend - 0.4, 0.0), 0.10 * n[6]),

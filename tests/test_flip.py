@@ -1,0 +1,39 @@
+"""Flip averaging: left and right by name, x by sign."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evaluation.flip import flip_averaged, flip_heatmaps, flip_pafs
+from pipeline.skeleton import FLIP
+from pipeline.targets import encode_maps
+from tests.people import people as draw_people
+
+HEIGHT, WIDTH = 96, 128
+
+
+def mirrored(keypoints):
+    flipped = keypoints[:, FLIP].copy()
+    flipped[..., 0] = WIDTH - 1 - flipped[..., 0]
+    return flipped
+
+
+def test_flipped_maps_are_the_maps_of_flipped_people():
+    people = draw_people(3, (HEIGHT, WIDTH), seed=3)
+    maps, expected = (encode_maps(each, (HEIGHT, WIDTH)) for each in (people, mirrored(people)))
+    np.testing.assert_allclose(flip_heatmaps(maps.heatmaps[None])[0], expected.heatmaps, atol=1e-4)
+    np.testing.assert_allclose(flip_pafs(maps.pafs[None])[0], expected.pafs, atol=1e-4)
+
+
+def test_a_network_that_sees_mirrored_pictures_as_it_should_gains_nothing_and_loses_nothing():
+    people = draw_people(2, (HEIGHT, WIDTH), seed=4)
+    picture = np.zeros((1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    picture[:, :, 0] = 255
+
+    def network(images):
+        seen = people if images[0, 0, 0, 0] else mirrored(people)
+        maps = encode_maps(seen, (HEIGHT, WIDTH))
+        return maps.pafs[None], maps.heatmaps[None]
+
+    for averaged, plain in zip(flip_averaged(network)(picture), network(picture), strict=True):
+        np.testing.assert_allclose(averaged, plain, atol=1e-4)
