@@ -27,6 +27,15 @@ def test_the_loss_falls(tiny_run):
     assert last < 0.9 * first
 
 
+def test_the_demo_recipes_loss_falls(tiny_shards, tmp_path):
+    settings = ["training.epochs=8", "training.log_every=1", "training.warmup_steps=1"]
+    config = load_config(tiny.ROOT / "configs" / "demo.yaml", settings)
+    assert tiny.train_here(config, tiny_shards, tmp_path / "run") == 0
+    losses = list(tiny.losses(tmp_path / "run").values())
+    epoch = tiny.RECORDS // config.training.batch_size
+    assert np.mean(losses[-epoch:]) < 0.9 * np.mean(losses[epoch : 2 * epoch])
+
+
 def test_every_step_is_logged(tiny_run):
     lines = tiny.metrics(tiny_run)
     assert [line["step"] for line in lines] == list(range(1, tiny.STEPS + 1))
