@@ -247,7 +247,7 @@ def _run(
     outputs.check()
     number = min(limit or manifest.records, manifest.records)
     records = itertools.islice(read_records(shards), number)
-    with tqdm(total=number, unit="picture", desc="evaluate", smoothing=0.1) as progress:
+    with tqdm(total=number, unit="picture", desc="evaluate", smoothing=0.1, disable=None) as progress:
         evaluation = evaluate(predictor, records, progress.update)
     summary = summarise(evaluation, predictor, shards=str(shards), keep_empty=manifest.options.get("keep_empty"))
     click.echo(format_table(evaluation.ap))
