@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,11 +12,15 @@ import pytest
 from tests.conftest import ROOT
 
 TARGETS = ("demo", "shards", "train", "eval", "stats", "test", "check", "help")
-VARIABLES = ("DATA", "SHARDS", "CONFIG", "NPROC", "RUN", "CKPT", "WORKERS")
+VARIABLES = ("DATA", "SHARDS", "CONFIG", "NPROC", "RUN", "CKPT", "WORKERS", "DEVICE", "RESUME", "ARGS")
+INHERITED = {"MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", *VARIABLES}
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    # `make test` hands its own variables down to every make below it
+    environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
+    command = ["make", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

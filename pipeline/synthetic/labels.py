@@ -113,9 +113,11 @@ def label_person(figure: Figure, number: int, owners: Owners) -> dict[str, Any] 
     polygons = outline(mask, x0, y0)
     if not polygons:
         return None
-    area = int(coco_mask.area(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))))
-    left, right = min(min(p[::2]) for p in polygons), max(max(p[::2]) for p in polygons)
-    top, bottom = min(min(p[1::2]) for p in polygons), max(max(p[1::2]) for p in polygons)
+    # area and box of what the polygons cover, not of their corners: a thin spike of an outline covers no pixel
+    covered = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    area = int(coco_mask.area(covered))
+    if not area:
+        return None
     keypoints = label_keypoints(figure, number, owners)
     if area <= _LEAST_LABELLED_AREA or sum(v == VISIBLE for *_, v in keypoints) < _LEAST_VISIBLE:
         keypoints = [[0, 0, 0]] * len(keypoints)
@@ -125,7 +127,7 @@ def label_person(figure: Figure, number: int, owners: Owners) -> dict[str, Any] 
         "area": area,
         "iscrowd": 0,
         "keypoints": [number for keypoint in keypoints for number in keypoint],
-        "bbox": [left, top, right - left, bottom - top],
+        "bbox": coco_mask.toBbox(covered).astype(int).tolist(),
     }
 
 
