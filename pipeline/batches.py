@@ -240,6 +240,20 @@ class Batches(Iterable[Batch]):
         return draw(sample_rng(self.seed, self.epoch, image_id), keypoints, image_size, self.augment)
 
 
+def _check_request(folder: Path, manifest: Manifest, size: Size, max_people: int, batch_size: int, ranks: int) -> None:
+    """Raise InputError if a set cannot be batched as asked."""
+    height, width = size
+    if height < STRIDE or width < STRIDE or height % STRIDE or width % STRIDE:
+        raise InputError(f"size {height}x{width}: expected height and width in multiples of {STRIDE} px")
+    if max_people < manifest.max_people:
+        raise InputError(f"{folder}: max_people is {max_people}, but a picture has {manifest.max_people} people")
+    step = batch_size * ranks
+    if manifest.records < step:
+        raise InputError(
+            f"{folder}: {manifest.records} records, but a step takes {step}: batch size {batch_size} on {ranks} ranks"
+        )
+
+
 def create_batches(
     folder: Path,
     *,
@@ -276,16 +290,8 @@ def create_batches(
             max_people, or the size is not on the grid; while iterating, a picture that cannot be decoded.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    if height < STRIDE or width < STRIDE or height % STRIDE or width % STRIDE:
-        raise InputError(f"size {height}x{width}: expected height and width in multiples of {STRIDE} px")
     manifest = Manifest.load(folder)
-    if max_people < manifest.max_people:
-        raise InputError(f"{folder}: max_people is {max_people}, but a picture has {manifest.max_people} people")
-    step = batch_size * ranks
-    if manifest.records < step:
-        raise InputError(
-            f"{folder}: {manifest.records} records, but a step takes {step}: batch size {batch_size} on {ranks} ranks"
-        )
+    _check_request(folder, manifest, (height, width), max_people, batch_size, ranks)
     order = epoch_order(manifest.records, batch_size=batch_size, seed=seed, epoch=epoch, rank=rank, ranks=ranks)
     return Batches(
         folder=folder,
