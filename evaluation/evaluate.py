@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.errors import InputError, reports_input_errors
+from training.options import device_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,7 +205,7 @@ def _write_json(path: Path, content: Any, indent: int | None) -> None:
 @click.option("--pictures", type=click.Path(path_type=Path), help="Folder for drawn pictures.  [default: OUT/pictures]")
 @click.option("--num-pictures", type=click.IntRange(0), default=24, show_default=True, help="Pictures to draw.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first pictures of the set.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto", show_default=True)
+@device_option
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override: evaluation.size=432.")
 @reports_input_errors
 def main(

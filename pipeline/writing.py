@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.coco import Picture, picture_path
 from pipeline.errors import InputError
+from pipeline.files import give_usual_mode
 from pipeline.manifest import Shard, Skipped, file_problem, file_sha256, write_atomically
 from pipeline.pictures import check
 from pipeline.plan import MAX_FILE_BYTES, Layout, Task
@@ -184,10 +185,8 @@ def _measure(path: Path, tally: Tally) -> Shard:
         (rows,) = database.execute("SELECT COUNT(*) FROM INDEXES").fetchone()
     if rows != tally.records:
         raise InputError(f"{path.name}: MindRecord kept {rows} of {tally.records} records")
-    usual = path.with_name("mode")
-    usual.touch()
     for file in (path, index):
-        file.chmod(usual.stat().st_mode & 0o777)
+        give_usual_mode(file)
     return Shard(
         file=path.name,
         records=tally.records,

@@ -13,6 +13,7 @@ import mindspore as ms
 from mindspore import nn
 
 from pipeline.errors import InputError
+from pipeline.files import give_usual_mode
 from training.config import Config, parse_config
 from training.folder import checkpoint_path, checkpoints
 
@@ -97,9 +98,7 @@ def save_checkpoint(
 
 def _settle(path: Path) -> None:
     """Give the file the permissions that any new file has, and wait until it is on the disk."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    give_usual_mode(path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

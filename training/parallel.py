@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from training.launch import launched
 
-DEVICES = ("auto", "cpu", "ascend")
-
 
 @dataclass(frozen=True)
 class World:

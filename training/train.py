@@ -10,6 +10,7 @@ import click
 
 from pipeline.errors import reports_input_errors
 from pipeline.quiet import quiet_mindspore
+from training.options import device_option
 
 
 @click.command()
@@ -18,7 +19,7 @@ from pipeline.quiet import quiet_mindspore
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field: training.lr=2e-4.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto", show_default=True)
+@device_option
 @click.option("--nproc", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes, one a device.")
 @reports_input_errors
 def main(
