@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pipeline.augment import AugmentConfig, fit
-from pipeline.batches import create_batches, default_threads, read_records, read_rows, sample_rng, unpack_sample
+from pipeline.batches import create_batches, default_threads, read_records, read_rows
 from pipeline.errors import InputError
+from pipeline.filling import sample_rng, unpack_sample
 from pipeline.manifest import Manifest
 from pipeline.plan import Options
 from pipeline.records import TRAIN_COLUMNS

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import mindspore as ms
 import numpy as np
 
-from pipeline.batches import Batch, create_batches
+from pipeline.batches import create_batches
 from pipeline.errors import InputError
+from pipeline.filling import Batch
 from pipeline.manifest import Manifest
 from training.callbacks import Reporter, StopSignal
 from training.checkpoint import Checkpoint, Position, newest_checkpoint, restore, save_checkpoint
