@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from pipeline.records import EVAL_COLUMNS, TRAIN_COLUMNS, unpack
 from pipeline.sample import Annotation
 from pipeline.skeleton import NUM_KEYPOINTS
+from pipeline.spare import Returned
 from pipeline.targets import TargetConfig
-
 
 _BURST = 16
 """Rows that are taken from MindDataset at once, as many as it keeps ready: taken one by one, each costs its reader and
@@ -126,7 +127,7 @@ class Batches(Iterable[Batch]):
         batches, batch_size = self.indices.shape
         return fill_ahead(
             self._indexed_rows(order),
-            self._allocate,
+            partial(self._allocate, Returned()),
             self._fill,
             batches=batches,
             batch_size=batch_size,
@@ -141,19 +142,19 @@ class Batches(Iterable[Batch]):
         finally:
             rows.close()
 
-    def _allocate(self) -> Batch:
+    def _allocate(self, memory: Returned) -> Batch:
         batch_size = self.indices.shape[1]
         height, width = self.filler.size
         grid = (height // STRIDE, width // STRIDE)
         batch: Batch = {
             "image_id": np.empty(batch_size, dtype=np.int64),
-            "image": np.empty((batch_size, height, width, 3), dtype=np.uint8),
+            "image": memory.array((batch_size, height, width, 3), np.uint8),
             "keypoints": np.zeros((batch_size, self.max_people, NUM_KEYPOINTS, 3), dtype=np.float32),
             "mask": np.empty((batch_size, *grid), dtype=np.uint8),
         }
         if self.filler.targets is not None:
-            batch["heatmaps"] = np.empty((batch_size, NUM_HEATMAPS, *grid), dtype=np.float32)
-            batch["pafs"] = np.empty((batch_size, NUM_PAFS, *grid), dtype=np.float32)
+            batch["heatmaps"] = memory.array((batch_size, NUM_HEATMAPS, *grid), np.float32)
+            batch["pafs"] = memory.array((batch_size, NUM_PAFS, *grid), np.float32)
         return batch
 
     def _fill(self, indexed: tuple[int, Row], batch: Batch, place: int) -> None:
