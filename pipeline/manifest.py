@@ -260,7 +260,7 @@ def file_problem(path: Path, size: int, sha256: str | None) -> str | None:
 def file_sha256(path: Path) -> str:
     """Hash of a file's content, as hexadecimal digits; the file is streamed."""
     digest = hashlib.sha256()
-    buffer = bytearray(1 << 20)
+    buffer = bytearray(1 << 16)  # stays in the cache between reading and hashing
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):

@@ -22,7 +22,6 @@ from pipeline.coco import Rules, annotation_file
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.manifest import FILE_NAME, Manifest, Skipped, file_sha256
 from pipeline.plan import Options, Plan, make_plan
-from pipeline.quiet import quiet_mindspore
 from pipeline.tally import Tally
 from pipeline.writing import BUILDING, Receipt, write_shard
 
@@ -246,7 +245,6 @@ def main(
     force: bool,
 ) -> None:
     """Pack pictures and annotations of COCO folders into MindRecord shards."""
-    quiet_mindspore()
     if keep_empty is None:
         keep_empty = not all(name.startswith("train") for name in split)
     options = Options(Rules(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip")
