@@ -16,7 +16,7 @@ import json
 import os
 import reprlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -93,6 +93,13 @@ class Picture:
         """(H, W) uint8 of the ignore region, or None where there is none."""
         ignored = [(person.region, person.truth["bbox"]) for person in self.people if not person.trains]
         return ignore_mask(ignored, self.height, self.width) if ignored else None
+
+    def with_id(self, image_id: int) -> Picture:
+        """The same picture under another id."""
+        if image_id == self.image_id:
+            return self
+        people = tuple(replace(person, truth={**person.truth, "image_id": image_id}) for person in self.people)
+        return replace(self, image_id=image_id, people=people)
 
     def annotation(self) -> Annotation:
         """The picture's annotation, its ignore region drawn."""
