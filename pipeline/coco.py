@@ -16,7 +16,7 @@ import json
 import os
 import reprlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +28,7 @@ from pipeline.ignore import Region, ignore_mask, parse_region
 from pipeline.pictures import MAX_PIXELS
 from pipeline.records import mask_to_rle
 from pipeline.sample import Annotation
-from pipeline.skeleton import COCO_KEYPOINTS, from_coco
+from pipeline.skeleton import COCO_KEYPOINTS, NUM_KEYPOINTS, from_coco
 
 NUMBERS = 3 * len(COCO_KEYPOINTS)
 LIMIT = 100_000
@@ -85,12 +85,21 @@ class Picture:
     def keypoints(self) -> NDArray[np.float32]:
         """(P, K, 3) float32 of the trainable people in OpenPose-18 order."""
         rows = [person.truth["keypoints"] for person in self.people if person.trains]
+        if not rows:
+            return np.zeros((0, NUM_KEYPOINTS, 3), dtype=np.float32)
         return from_coco(np.array(rows, dtype=np.float32).reshape(-1, len(COCO_KEYPOINTS), 3))
 
     def ignore_mask(self) -> NDArray[np.uint8] | None:
         """(H, W) uint8 of the ignore region, or None where there is none."""
         ignored = [(person.region, person.truth["bbox"]) for person in self.people if not person.trains]
         return ignore_mask(ignored, self.height, self.width) if ignored else None
+
+    def with_id(self, image_id: int) -> Picture:
+        """The same picture under another id."""
+        if image_id == self.image_id:
+            return self
+        people = tuple(replace(person, truth={**person.truth, "image_id": image_id}) for person in self.people)
+        return replace(self, image_id=image_id, people=people)
 
     def annotation(self) -> Annotation:
         """The picture's annotation, its ignore region drawn."""
@@ -157,12 +166,15 @@ def read_pictures(path: Path, rules: Rules) -> tuple[list[Picture], str]:
     return pictures, sha256
 
 
-def picture_path(root: Path, file_name: str) -> Path:
+def picture_path(root: Path, file_name: str) -> str:
     """Path of a picture within its split's folder; raises InputError where a link leads out of it."""
-    path = os.path.realpath(root / file_name)
-    if not path.startswith(os.path.realpath(root) + os.sep):
-        raise InputError("a link leads out of the picture folder")
-    return Path(path)
+    path = os.path.join(root, file_name)  # noqa: PTH118 (a Path costs as much as reading the file)
+    part = str(root)
+    for name in PurePosixPath(file_name).parts:
+        part = f"{part}{os.sep}{name}"
+        if os.path.islink(part) and not os.path.realpath(path).startswith(os.path.realpath(root) + os.sep):  # noqa: PTH114
+            raise InputError("a link leads out of the picture folder")
+    return path
 
 
 def _load(path: Path) -> tuple[Any, str]:

@@ -12,17 +12,18 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
-from pipeline.coco import Rules, annotation_file
+from pipeline.coco import Rules
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.manifest import FILE_NAME, Manifest, Skipped, file_sha256
+from pipeline.manifest import FILE_NAME, Manifest, Skipped, Source, file_sha256
 from pipeline.plan import Options, Plan, make_plan
-from pipeline.quiet import quiet_mindspore
+from pipeline.sources import Folder, Split, named_splits
 from pipeline.tally import Tally
 from pipeline.writing import BUILDING, Receipt, write_shard
 
@@ -41,7 +42,7 @@ class Built:
 
 
 def build(
-    folders: Sequence[tuple[Path, str]],
+    folders: Sequence[Folder],
     out: Path,
     options: Options,
     *,
@@ -51,7 +52,7 @@ def build(
     """Write the shards of one or more COCO splits into one set.
 
     Args:
-        folders: COCO folders, each with the split to read.
+        folders: what to read: COCO folder, split and, where it is not COCO's own, annotation file.
         out: the set's folder.
         options: what to keep and how to cut it.
         workers: processes; None leaves it to joblib's `parallel_config`.
@@ -84,17 +85,17 @@ def build(
     return Built(manifest, written, time.monotonic() - start)
 
 
-def _unchanged(folders: Sequence[tuple[Path, str]], out: Path, options: Options) -> Manifest | None:
+def _unchanged(folders: Sequence[Folder], out: Path, options: Options) -> Manifest | None:
     """The set's manifest, if it was built from the same annotations with the same options and every file is sound."""
     try:
         manifest = Manifest.read(out)
-        hashes = [(split, file_sha256(annotation_file(folder, split))) for folder, split in folders]
+        given = [(split.split, file_sha256(split.file)) for split in (Split(*folder) for folder in folders)]
     except (InputError, OSError):
         return None
     same = (
         manifest.options == options.to_json()
         and not manifest.skipped
-        and [(source.split, source.json_sha256) for source in manifest.sources] == hashes
+        and [(source.split, source.json_sha256) for source in manifest.sources] == given
         and not manifest.verify(out, hashes=True)
     )
     return manifest if same else None
@@ -150,11 +151,24 @@ def _manifest(plan: Plan, options: Options, receipts: Sequence[Receipt]) -> Mani
     for receipt in receipts:
         tally.merge(receipt.tally)
     return Manifest(
-        sources=plan.sources,
+        sources=_counted(plan, receipts),
         options=options.to_json(),
         tally=tally,
         skipped=tuple(picture for receipt in receipts for picture in receipt.bad),
         shards=tuple(receipt.shard for receipt in receipts if receipt.shard),
+    )
+
+
+def _counted(plan: Plan, receipts: Sequence[Receipt]) -> tuple[Source, ...]:
+    """The plan's sources, with what each of them gave to the set."""
+    bad = {(picture.source, picture.file_name) for receipt in receipts for picture in receipt.bad}
+    records, people = Counter[int](), Counter[int]()
+    for source, picture in (pair for task in plan.tasks for pair in task.pictures):
+        if (source, picture.file_name) not in bad:
+            records[source] += 1
+            people[source] += sum(person.trains for person in picture.people)
+    return tuple(
+        replace(source, records=records[index], people=people[index]) for index, source in enumerate(plan.sources)
     )
 
 
@@ -190,34 +204,33 @@ def _lock(out: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _pairs(coco: Sequence[Path], split: Sequence[str]) -> list[tuple[Path, str]]:
-    """Each folder with its split; a single one of either goes with all of the other."""
-    if len(coco) == 1:
-        coco = list(coco) * len(split)
-    if len(split) == 1:
-        split = list(split) * len(coco)
-    if len(coco) != len(split):
-        raise InputError(f"--coco is given {len(coco)} times and --split {len(split)} times; give both equally often")
-    return list(zip(coco, split, strict=True))
-
-
 def _summary(out: Path, built: Built) -> str:
     manifest, seconds = built.manifest, built.seconds
     megabytes = sum(shard.bytes + shard.index_bytes for shard in manifest.shards) / 1e6
     content = (
         f"{manifest.records} pictures, {manifest.people} people, {len(manifest.shards)} shards, {megabytes:.1f} MB"
     )
-    skipped = f", {len(manifest.skipped)} bad pictures skipped" if manifest.skipped else ""
+    repeated, renumbered = (
+        sum(getattr(source, name) for source in manifest.sources) for name in ("repeated", "renumbered")
+    )
+    notes = [
+        (repeated, "repeated left out"),
+        (renumbered, "renumbered"),
+        (len(manifest.skipped), "bad pictures skipped"),
+    ]
+    content += "".join(f", {count} {note}" for count, note in notes if count)
     if not built.written:
-        return f"{out}: complete and unchanged: {content}{skipped}"
+        return f"{out}: complete and unchanged: {content}"
     kept = len(manifest.shards) - built.written
     reused = f", {kept} shards kept" if kept > 0 else ""
-    return f"{out}: {content}{skipped}{reused}, {seconds:.1f} s, {manifest.records / seconds:.0f} pictures/s"
+    return f"{out}: {content}{reused}, {seconds:.1f} s, {manifest.records / seconds:.0f} pictures/s"
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--coco", type=click.Path(path_type=Path), required=True, multiple=True, help="COCO folder; repeatable.")
-@click.option("--split", required=True, multiple=True, help="Split, such as train2017; repeatable.")
+@click.option("--coco", type=click.Path(path_type=Path), multiple=True, help="COCO folder; repeatable.")
+@click.option("--split", multiple=True, help="Split of it, such as train2017; repeatable.")
+@click.option("--annotations", type=click.Path(path_type=Path), multiple=True, help="Own COCO json; repeatable.")
+@click.option("--pictures", type=click.Path(path_type=Path), multiple=True, help="Folder of its pictures; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the set.")
 @click.option("--workers", type=click.IntRange(1), show_default="all cores", help="Processes.")
 @click.option("--records-per-shard", type=click.IntRange(1, 100_000), default=256, help="Pictures a file, at most.")
@@ -226,7 +239,7 @@ def _summary(out: Path, built: Built) -> str:
 @click.option(
     "--keep-empty/--trainable-only",
     default=None,
-    show_default="trainable only for splits named train…",
+    show_default="trainable only for --annotations and splits named train…",
     help="Keep pictures without a trainable person.",
 )
 @click.option("--on-bad-image", type=click.Choice(["fail", "skip"]), default="fail", help="Corrupt or missing picture.")
@@ -236,6 +249,8 @@ def main(
     *,
     coco: tuple[Path, ...],
     split: tuple[str, ...],
+    annotations: tuple[Path, ...],
+    pictures: tuple[Path, ...],
     out: Path,
     workers: int | None,
     records_per_shard: int,
@@ -245,13 +260,17 @@ def main(
     on_bad_image: str,
     force: bool,
 ) -> None:
-    """Pack pictures and annotations of COCO folders into MindRecord shards."""
-    quiet_mindspore()
+    """Pack pictures and annotations into MindRecord shards.
+
+    Several sources make one set: every --coco with its --split, and every --annotations file with its --pictures
+    folder. A picture that comes again is left out; another one under a taken image id gets a new id.
+    """
+    sources = named_splits(coco, split, annotations, pictures)
     if keep_empty is None:
-        keep_empty = not all(name.startswith("train") for name in split)
+        keep_empty = not all(source.annotations or source.split.startswith("train") for source in sources)
     options = Options(Rules(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip")
     try:
-        built = build(_pairs(coco, split), out, options, workers=workers or len(os.sched_getaffinity(0)), force=force)
+        built = build(sources, out, options, workers=workers or len(os.sched_getaffinity(0)), force=force)
     except OSError as error:
         raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
     click.echo(_summary(out, built))

@@ -76,7 +76,7 @@ def test_only_two_modules_of_evaluation_know_training():
 def test_mindspores_readers_are_used_in_one_place_and_its_networks_not_in_the_pipeline():
     assert users("mindspore.dataset") == {"pipeline.batches"}
     assert not users("mindspore.nn") & inside("pipeline")
-    assert users("mindspore") & inside("pipeline") <= {"pipeline.batches", "pipeline.writing"}
+    assert users("mindspore") & inside("pipeline") <= {"pipeline.batches"}
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
