@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evaluation.person import Person
-    from evaluation.predict import Predictor
+    from evaluation.predictor import Predictor
     from pipeline.sample import Annotation
 
     Record = tuple[Annotation, NDArray[np.uint8]]
@@ -239,7 +239,7 @@ def _run(
     from tqdm import tqdm
 
     from evaluation.metrics import format_table
-    from evaluation.predict import Predictor
+    from evaluation.predictor import Predictor
     from pipeline.batches import read_records
     from pipeline.manifest import Manifest
 

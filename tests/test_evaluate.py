@@ -14,7 +14,7 @@ from evaluation.evaluate import evaluate, load_picture, main, summarise
 from evaluation.gallery import MANY, choose, true_keypoints, write_pictures
 from evaluation.metrics import AP_KEYS
 from evaluation.person import Person
-from evaluation.predict import Predictor
+from evaluation.predictor import Predictor
 from pipeline.coco import Rules
 from pipeline.errors import InputError
 from pipeline.plan import Options

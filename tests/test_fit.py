@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from evaluation.decode import DecodeConfig
 from evaluation.fit import BLOCK, GREY, LONGEST, cut, fit_size, people_to_picture, place
 from evaluation.person import Person
-from evaluation.predict import read_people
+from evaluation.predictor import read_people
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
 from pipeline.targets import encode_maps
 from tests.oracle import figure

@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.decode import DecodeConfig
 from evaluation.fit import fit_size, place
-from evaluation.predict import Predictor, read_people
+from evaluation.predictor import Predictor, read_people
 from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
 from tests.oracle import Oracle, figure, picture
