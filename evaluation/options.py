@@ -7,24 +7,18 @@ from collections.abc import Sequence
 import click
 
 
-class _Scales(click.ParamType):
-    """Numbers with commas between; their range is the recipe's concern."""
-
-    name = "NUMBER,…"
-
-    def convert(
-        self, value: str | tuple[float, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r}: expected numbers with commas between, as in 0.5,1,1.5,2", param, ctx)
+def _parse_scales(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if value is None else tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected numbers with commas between, as in 0.5,1,1.5,2") from None
 
 
 scales_option = click.option(
-    "--scales", type=_Scales(), help="Average over these factors on the recipe's size: 0.5,1,1.5,2."
+    "--scales",
+    metavar="NUMBER,…",
+    callback=_parse_scales,
+    help="Average over these factors on the recipe's size: 0.5,1,1.5,2.",
 )
 """`scales`: a tuple of floats, or None for the recipe's own."""
 

@@ -58,6 +58,16 @@ def test_sizes_of_the_reference(picture, scaled, canvas):
     assert (fit.scaled, fit.canvas) == (scaled, canvas)
 
 
+@pytest.mark.parametrize(
+    ("picture", "scaled"), [((480, 640), (368, 491)), ((640, 480), (368, 276)), ((100, 900), (55, 496))]
+)
+def test_on_the_only_canvas_that_there_is_pictures_are_smaller_where_they_must(picture, scaled):
+    canvas = (368, 496)
+    fit = fit_size(picture, 368, canvas)
+    assert (fit.scaled, fit.canvas) == (scaled, canvas)
+    assert fit_size(picture, 64, canvas).scaled == fit_size(picture, 64).scaled
+
+
 def test_ordinary_pictures_share_few_canvases():
     canvases = {fit_size((side, 640), 368).canvas for side in range(320, 641)}
     assert len(canvases) <= 7
