@@ -169,7 +169,7 @@ class VideoWriter:
             self._writer.release()
             if kind is None:
                 self._unfinished.replace(self.path)
-        self._unfinished.unlink(missing_ok=True)
+            self._unfinished.unlink(missing_ok=True)
 
 
 def write_openpose(folder: Path, name: str, people: Sequence[Person]) -> None:
