@@ -22,6 +22,9 @@ WITHOUT_MINDSPORE = (
     "pipeline.coco",
     "pipeline.targets",
     "evaluation.decode",
+    "evaluation.outputs",
+    "evaluation.analysis.diagnosis",
+    "evaluation.report.page",
 )
 
 
