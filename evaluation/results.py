@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.person import Person
+from pipeline.coco import LIMIT
 from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS, from_coco, to_coco
 
@@ -104,8 +105,8 @@ def _keypoint_problem(keypoints: Any) -> str | None:
     if not isinstance(keypoints, list) or len(keypoints) != numbers:
         size = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else reprlib.repr(keypoints)
         return f"keypoints has {size}, expected {numbers}"
-    wrong = [value for value in keypoints if not _is_finite(value)]
-    return f"keypoints holds {reprlib.repr(wrong[0])}, expected numbers" if wrong else None
+    wrong = [value for value in keypoints if not _is_finite(value) or abs(value) > LIMIT]
+    return f"keypoints holds {reprlib.repr(wrong[0])}, expected numbers of at most {LIMIT}" if wrong else None
 
 
 def _is_finite(value: Any) -> bool:

@@ -85,6 +85,7 @@ def test_results_are_read_as_they_were_written(tmp_path):
         ([good() | {"keypoints": "no"}], "keypoints has 'no', expected 51"),
         ([good() | {"keypoints": [*range(50), "x"]}], "keypoints holds 'x', expected numbers"),
         ([good() | {"keypoints": [*range(50), float("nan")]}], "keypoints holds nan, expected numbers"),
+        ([good() | {"keypoints": [*range(50), -1e300]}], "keypoints holds -1e.300, expected numbers of at most 100000"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(tmp_path, content, said):
