@@ -15,6 +15,7 @@ from evaluation.fit import fit_size
 from evaluation.outputs import score_findings
 from evaluation.predictor import Predictor
 from evaluation.sets import PictureSet, ShardSet
+from pipeline.quiet import quiet_mindspore
 from training.config import load_config
 
 RECIPE = Path(__file__).resolve().parent.parent.parent / "configs" / "demo.yaml"
@@ -37,6 +38,7 @@ def measure_evaluation(
         nothing left to compile), `score_s` (s from people to numbers and the cost of errors), `images_per_s` (images
         over the sum of the last two) and `network` (its file, or what stands for it).
     """
+    quiet_mindspore()
     pictures = ShardSet(shards)
     number = min(limit or len(pictures), len(pictures))
     with ExitStack() as stack:
