@@ -41,7 +41,7 @@ help: ## print this
 	@echo '  SHARDS      folder of the MindRecord sets train/ and val/  [$(SHARDS)]'
 	@echo '  RUN         folder of the training run  [$(RUN)]'
 	@echo '  CONFIG      recipe  [$(CONFIG)]'
-	@echo '  NPROC       training processes, one a device  [$(NPROC)]'
+	@echo '  NPROC       processes that train or evaluate, one a device  [$(NPROC)]'
 	@echo '  CKPT        checkpoint to evaluate, or a run: its newest  [$(CKPT)]'
 	@echo '  WORKERS     processes that write shards  [$(or $(WORKERS),one a core)]'
 	@echo '  DEVICE      auto, cpu or ascend  [$(DEVICE)]'
@@ -70,6 +70,7 @@ where:
 	@echo 'Shards      $(SHARDS)'
 	@echo 'Run         $(RUN)'
 	@echo 'AP          $(RUN)/eval.json'
+	@echo 'Report      $(RUN)/report/index.html'
 	@echo 'Pictures    $(RUN)/pictures'
 
 data: $(READY) ## make the embedded dataset in data/demo
@@ -84,8 +85,9 @@ train: $(READY) ## train CONFIG on SHARDS/train into RUN
 	@$(BIN)/python -m training.train --config '$(CONFIG)' --shards '$(SHARDS)'/train --out '$(RUN)' \
 		--nproc $(NPROC) --device $(DEVICE) $(if $(RESUME),--resume) $(ARGS)
 
-eval: $(READY) ## COCO keypoint AP of CKPT on SHARDS/val, pictures into RUN/pictures
-	@$(BIN)/python -m evaluation.evaluate --ckpt '$(CKPT)' --shards '$(SHARDS)'/val --out '$(RUN)' --device $(DEVICE) $(ARGS)
+eval: $(READY) ## COCO keypoint AP of CKPT on SHARDS/val; RUN/report explains it, RUN/pictures shows it
+	@$(BIN)/python -m evaluation.evaluate --ckpt '$(CKPT)' --shards '$(SHARDS)'/val --out '$(RUN)' \
+		--nproc $(NPROC) --device $(DEVICE) $(ARGS)
 
 stats: $(READY) ## what is in SHARDS/train and SHARDS/val
 	@$(BIN)/python -m pipeline.stats $(wildcard $(SHARDS)/train $(SHARDS)/val) $(ARGS)

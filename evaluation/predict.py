@@ -1,227 +1,311 @@
-"""From pictures to people: batches of canvases through a network, maps through the decoder, coordinates back.
-
-A network is any function from pictures to maps, so that another back end is another function.
-"""
+"""Find people in pictures, videos and camera frames: python -m evaluation.predict SOURCES --ckpt F --out DIR."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+import click
 
-from evaluation.decode import DecodeConfig, decode
-from evaluation.fit import GREY, Fit, Size, cut, fit_size, people_to_picture, place
-from evaluation.flip import Network, flip_averaged
-from evaluation.person import Person
-from pipeline.errors import InputError
-from pipeline.maps import Maps
-from pipeline.quiet import quiet_mindspore
+from evaluation.options import flip_option, recipe_overrides, scales_option
+from pipeline.errors import InputError, reports_input_errors
+from pipeline.quiet import quiet_opencv
+from training.options import device_option
 
 if TYPE_CHECKING:
-    from training.checkpoint import Checkpoint
-    from training.config import EvaluationConfig
+    from collections.abc import Iterable, Sequence
 
-Picture = NDArray[np.uint8]
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from evaluation.person import Person
+    from evaluation.predictor import Predictor
+    from evaluation.sources import PictureFile, Sources, Video, VideoReader
+    from evaluation.writers import CocoWriter
+
+    Picture = NDArray[np.uint8]
 
 Item = TypeVar("Item")
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 
-_THREADS = 2
-"""That prepare pictures and decode maps while the network works; together they take a few ms a picture."""
+OUTPUTS = ("overlay", "openpose", "coco")
 
-
-@dataclass(frozen=True)
-class _Placed(Generic[Item]):
-    """A picture on its canvas, and whatever the caller calls it by."""
-
-    item: Item
-    fit: Fit
-    canvas: Picture
+_AHEAD = 8
+"""Pictures drawn, and frames read, ahead of what is written."""
 
 
-class Predictor:
-    """A network with the recipe's way of feeding it and of reading its maps.
+@dataclass
+class Problems:
+    """Sources that could not be used, each said in one line when it is met.
 
     Attributes:
-        network: pictures to maps.
-        config: the recipe.
-        source: what the network was read from.
-        canvases: the sizes that pictures were put on so far; each compiled a graph.
+        lines: that were said.
     """
 
-    def __init__(self, network: Network, config: EvaluationConfig, source: Path | None = None) -> None:
-        self.network = flip_averaged(network) if config.flip else network
-        self.source = source
-        self.config = config
-        self.decoder = DecodeConfig(**config.decoder.model_dump())
-        self.canvases: set[Size] = set()
+    lines: list[str] = field(default_factory=list)
 
-    @classmethod
-    def load(cls, path: Path, device: str = "auto", overrides: Sequence[str] = ()) -> Predictor:
-        """Set up the device and read a checkpoint; comes before anything else makes a tensor.
+    def report(self, source: object, problem: object) -> None:
+        """Say what is wrong with a source, above any progress; from any thread."""
+        from tqdm import tqdm
+
+        from evaluation.sources import printable
+
+        line = f"Skipped {printable(source)}: {printable(problem)}"
+        self.lines.append(line)
+        tqdm.write(line, file=sys.stderr)
+
+
+@dataclass
+class Prediction:
+    """One run of the command: what finds people, and where they go.
+
+    Attributes:
+        predictor: network and recipe.
+        out: folder of all outputs.
+        outputs: of OUTPUTS, those to write.
+        coco: the lists of pictures and results, None without that output.
+        stopped: whether the user asked to stop; what has been read is still finished.
+        problems: that were met.
+        written: pictures and frames done.
+    """
+
+    predictor: Predictor
+    out: Path
+    outputs: frozenset[str]
+    coco: CocoWriter | None
+    stopped: Callable[[], bool]
+    problems: Problems = field(default_factory=Problems)
+    written: int = 0
+
+    @property
+    def overlays(self) -> Path:
+        """Folder of pictures and videos with skeletons."""
+        return self.out / "overlays"
+
+    @property
+    def openpose(self) -> Path:
+        """Folder of the OpenPose authors' json files."""
+        return self.out / "openpose"
+
+    def pictures(self, pictures: Sequence[PictureFile]) -> None:
+        """Find and write the people of picture files."""
+        from tqdm import tqdm
+
+        from evaluation.sources import read_picture
+        from evaluation.threads import host_threads, map_ahead
+
+        progress = tqdm(total=len(pictures), unit="picture", desc="pictures", disable=None)
+        sizes: dict[int, tuple[int, int]] = {}
+
+        def load(picture: PictureFile) -> Picture | None:
+            try:
+                image = read_picture(picture.path)
+            except InputError as error:
+                self.problems.report(picture.path, error)
+                progress.update()
+                return None
+            sizes[picture.image_id] = (image.shape[0], image.shape[1])
+            return image
+
+        def write(found: tuple[PictureFile, list[Person]]) -> tuple[PictureFile, list[Person]]:
+            self._write_files(*found)
+            return found
+
+        with progress, host_threads() as pool:
+            people_found = self.predictor.stream(self._until_stopped(pictures), load)
+            for picture, people in map_ahead(pool, write, people_found, _AHEAD):
+                self._list(picture.image_id, sizes.pop(picture.image_id), people, file_name=str(picture.path))
+                progress.update()
+
+    def _write_files(self, picture: PictureFile, people: list[Person]) -> None:
+        """The files of one picture; it is read again, for to keep it would take the memory of many large pictures."""
+        from evaluation.overlay import draw_people
+        from evaluation.sources import read_picture
+        from evaluation.writers import write_openpose, write_picture
+
+        if "openpose" in self.outputs:
+            write_openpose(self.openpose, picture.name, people)
+        if "overlay" in self.outputs:
+            try:
+                image = read_picture(picture.path)
+            except InputError as error:
+                self.problems.report(picture.path, f"has changed: {error}")
+                return
+            lossless = picture.path.suffix.lower() == ".png"
+            write_picture(self.overlays, picture.name, draw_people(image, people), lossless=lossless)
+
+    def video(self, video: Video, first_id: int) -> int:
+        """Find and write the people of a video's frames, in order; returns how many frames there were.
 
         Args:
-            path: a checkpoint, or a run folder, of which the newest is taken.
-            device: auto (Ascend where MindSpore loads it, else CPU), cpu or ascend.
-            overrides: `evaluation.field=value`, on the recipe that the checkpoint carries.
-
-        Raises:
-            InputError: no checkpoint, a damaged one, an unknown or impossible override, or no such device.
+            video: file or camera.
+            first_id: image id of the first frame.
         """
-        checkpoint, config = read_checkpoint(path, device, overrides)
-        return cls(mindspore_network(checkpoint), config, checkpoint.path)
+        from evaluation.sources import VideoReader
 
-    def maps(self, images: Iterable[Picture]) -> list[Maps]:
-        """Each picture's maps, in the order given, on the part of the grid that the picture covers.
+        try:
+            reader = VideoReader(video.source)
+        except InputError as error:
+            self.problems.report(video.source, error)
+            return 0
+        with contextlib.closing(reader):
+            frames = self._frames(video, reader, first_id)
+        if self.stopped():
+            return frames
+        if not frames:
+            self.problems.report(video.source, "no frame of it can be read")
+        elif reader.frames and frames < 0.9 * reader.frames:  # some formats only estimate how many there are
+            self.problems.report(video.source, f"the rest of it, damaged after {frames} of {reader.frames} frames")
+        return frames
 
-        Args:
-            images: (H, W, 3) uint8 BGR each, of any sizes.
-        """
-        with _host_threads() as pool:
-            found = [(i, maps) for (i, _), _, maps in self._answers(pool, enumerate(images), lambda item: item[1])]
-        return [maps for _, maps in sorted(found, key=lambda pair: pair[0])]
+    def _frames(self, video: Video, reader: VideoReader, first_id: int) -> int:
+        """Write frame by frame; returns how many there were."""
+        from tqdm import tqdm
 
-    def people(self, images: Iterable[Picture]) -> list[list[Person]]:
-        """The people in each picture, in the order given, the surest first, in pixels of that picture.
+        from evaluation.overlay import draw_people
+        from evaluation.sources import printable
+        from evaluation.threads import host_threads, map_ahead, read_ahead
+        from evaluation.writers import VIDEO_SUFFIX, VideoWriter, write_openpose
 
-        Args:
-            images: (H, W, 3) uint8 BGR each, of any sizes.
-        """
-        found = [(i, people) for (i, _), people in self.stream(enumerate(images), lambda item: item[1])]
-        return [people for _, people in sorted(found, key=lambda pair: pair[0])]
+        overlay = "overlay" in self.outputs
 
-    def stream(self, items: Iterable[Item], load: Callable[[Item], Picture]) -> Iterator[tuple[Item, list[Person]]]:
-        """Find people in any number of pictures with bounded memory.
+        def write(found: tuple[tuple[int, Picture], list[Person]]) -> tuple[int, list[Person], Picture]:
+            (index, image), people = found
+            if "openpose" in self.outputs:
+                write_openpose(self.openpose, video.frame_name(index), people)
+            return index, people, draw_people(image, people) if overlay else image
 
-        Held at a time are a few items, less than a batch of pictures a canvas, and the people of a few batches.
+        frames = enumerate(read_ahead(self._until_stopped(reader), _AHEAD))
+        path = self.overlays / f"{video.name}{VIDEO_SUFFIX}"
+        progress = tqdm(total=reader.frames, unit="frame", desc=printable(video.source), disable=None)
+        count = 0
+        with progress, host_threads() as pool, VideoWriter(path, reader.fps) as writer:
+            people_found = self.predictor.stream(frames, lambda item: item[1])
+            for index, people, drawn in map_ahead(pool, write, people_found, _AHEAD):
+                if overlay:
+                    writer.write(drawn)
+                size = drawn.shape[0], drawn.shape[1]
+                self._list(first_id + index, size, people, file_name=str(video.source), frame=index)
+                progress.update()
+                count += 1
+        return count
 
-        Args:
-            items: whatever stands for a picture; read in the calling thread.
-            load: gives an item's picture, (H, W, 3) uint8 BGR; called in other threads, with each item once.
+    def _list(self, image_id: int, size: tuple[int, int], people: Sequence[Person], **about: object) -> None:
+        self.written += 1
+        if self.coco:
+            self.coco.add(image_id, size, people, **about)
 
-        Yields:
-            Each item once, with its people in pixels of its picture; in an order that depends on the pictures' shapes.
+    def _until_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
+        return itertools.takewhile(lambda _: not self.stopped(), items)
 
-        Raises:
-            InputError: the network's answer is not finite; and whatever `load` raises.
-        """
-        with _host_threads() as pool:
-            answers = self._answers(pool, items, load)
-            yield from _ahead(pool, self._decode, answers, depth=2 * self.config.batch_size)
-
-    def _decode(self, answer: tuple[Item, Fit, Maps]) -> tuple[Item, list[Person]]:
-        item, fit, maps = answer
-        return item, read_people(maps, fit, self.decoder)
-
-    def _answers(
-        self, pool: Executor, items: Iterable[Item], load: Callable[[Item], Picture]
-    ) -> Iterator[tuple[Item, Fit, Maps]]:
-        """Each item with its fit and its maps, canvas by canvas as batches fill."""
-
-        def prepare(item: Item) -> _Placed[Item]:
-            image = load(item)
-            height, width = image.shape[:2]
-            fit = fit_size((height, width), self.config.size)
-            return _Placed(item, fit, place(image, fit))
-
-        waiting: dict[Size, list[_Placed[Item]]] = {}
-        for placed in _ahead(pool, prepare, items, depth=2 * self.config.batch_size):
-            group = waiting.setdefault(placed.fit.canvas, [])
-            group.append(placed)
-            if len(group) == self.config.batch_size:
-                yield from self._run(waiting.pop(placed.fit.canvas))
-        for group in waiting.values():
-            yield from self._run(group)
-
-    def _run(self, group: Sequence[_Placed[Item]]) -> Iterator[tuple[Item, Fit, Maps]]:
-        """One batch through the network; grey pictures fill it up, for a graph is compiled for one batch size."""
-        canvas = group[0].fit.canvas
-        self.canvases.add(canvas)
-        batch = np.full((self.config.batch_size, *canvas, 3), GREY, dtype=np.uint8)
-        for place_in_batch, placed in enumerate(group):
-            batch[place_in_batch] = placed.canvas
-        pafs, heatmaps = self.network(batch)
-        for i, placed in enumerate(group):
-            yield placed.item, placed.fit, cut(Maps(heatmaps[i], pafs[i]), placed.fit)
+    def summary(self) -> Iterator[str]:
+        """A line for each kind of output."""
+        if "overlay" in self.outputs:
+            yield f"{self.overlays}/: what was found, drawn on pictures and videos"
+        if "openpose" in self.outputs:
+            yield f"{self.openpose}/: {self.written} files, in the json of the OpenPose authors"
+        if self.coco:
+            people = f"{self.coco.people} people on {self.written} pictures"
+            yield f"{self.out / 'results.json'}: {people}, as COCO keypoint results; images.json says which is which"
 
 
-def read_people(maps: Maps, fit: Fit, config: DecodeConfig) -> list[Person]:
-    """Decode a picture's maps and bring the people back to its pixels; InputError if the maps are not finite."""
-    try:
-        people = decode(maps, config)
-    except ValueError as error:
-        raise InputError(f"the network's answer is no use, take an earlier checkpoint: {error}") from error
-    return people_to_picture(people, fit)
+def predict(prediction: Prediction, sources: Sources) -> None:
+    """Find the people of all sources, pictures first."""
+    for stranger in sources.strangers:
+        prediction.problems.report(stranger, "its name ends like that of no picture or video")
+    if sources.pictures:
+        prediction.pictures(sources.pictures)
+    image_id = sources.first_free_id
+    for video in sources.videos:
+        if not prediction.stopped():
+            image_id += prediction.video(video, image_id)
 
 
-def read_checkpoint(path: Path, device: str, overrides: Sequence[str]) -> tuple[Checkpoint, EvaluationConfig]:
-    """Set up the device, read the newest checkpoint of `path` and apply the overrides; errors as `Predictor.load`."""
-    quiet_mindspore()
-    from training.checkpoint import load_checkpoint
-    from training.config import override_config
-    from training.folder import find_checkpoint
-    from training.parallel import start
-
-    for override in overrides:
-        if not override.strip().startswith("evaluation."):
-            raise InputError(f"--set {override}: a trained network takes evaluation.… only, as in evaluation.size=432")
-    start(device, debug_folder=_debug_folder())
-    checkpoint = load_checkpoint(find_checkpoint(path))
-    return checkpoint, override_config(checkpoint.config, overrides).evaluation
+def _parse_outputs(_context: click.Context, _option: click.Parameter, value: str) -> frozenset[str]:
+    outputs = frozenset(part.strip() for part in value.split(","))
+    if not outputs <= frozenset(OUTPUTS):
+        raise click.BadParameter(f"{value!r}: expected some of {','.join(OUTPUTS)}")
+    return outputs
 
 
-def _debug_folder() -> Path:
-    """A folder for what MindSpore leaves of graphs that do not compile: it makes one at once, and it goes at exit."""
-    folder = Path(tempfile.mkdtemp(prefix="openpose-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option(
+    "--ckpt",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Checkpoint, run folder (its newest is taken), or graph of training.export.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for what is found.")
+@click.option(
+    "--write",
+    "outputs",
+    metavar="KIND,…",
+    default=",".join(OUTPUTS),
+    show_default=True,
+    callback=_parse_outputs,
+    help="Which of these to write.",
+)
+@scales_option
+@flip_option
+@device_option
+@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override: evaluation.size=432.")
+@reports_input_errors
+def main(
+    sources: tuple[str, ...],
+    ckpt: Path,
+    out: Path,
+    outputs: frozenset[str],
+    scales: tuple[float, ...] | None,
+    flip: bool | None,
+    device: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Find the people in SOURCES: pictures, videos, folders of them with all their folders, and numbers of cameras.
+
+    \b
+    OUT/overlays/   NAME.jpg, NAME.png or NAME.mp4: skeletons drawn on pictures and videos
+    OUT/openpose/   NAME_keypoints.json, for a video's frames NAME_000000000012_keypoints.json:
+                    the OpenPose authors' json, 18 keypoints x, y in px and score
+    OUT/results.json, OUT/images.json
+                    COCO keypoint results, and which picture each image id is
+
+    NAME is a file's name below the folder that was given, numbered where two would be one. A picture whose name is a
+    number, as in COCO, has it as its image id.
+
+    Ctrl-C ends a video or a camera; what was read until then is finished. What cannot be read is skipped.
+
+    Exit codes: 0 all done; 1 something was skipped; 2 something given is wrong; 130 stopped by Ctrl-C.
+    """  # noqa: D301
+    quiet_opencv()
+    from training.callbacks import StopSignal
+
+    signals = StopSignal()  # before NumPy and MindSpore start threads
+    signals.watch("Stopping; what has been read is finished")
+    from evaluation.predictor import Predictor
+    from evaluation.sources import find_sources
+    from evaluation.writers import CocoWriter
+
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; expected a folder")
+    found = find_sources(sources, out)
+    predictor = Predictor.load(ckpt, device, recipe_overrides(overrides, scales, flip))
+    with contextlib.ExitStack() as stack:
+        coco = stack.enter_context(CocoWriter(out)) if "coco" in outputs else None
+        prediction = Prediction(predictor, out, outputs, coco, stopped=lambda: signals.number != 0)
+        predict(prediction, found)
+    for line in prediction.summary():
+        click.echo(line)
+    if signals.number:
+        raise SystemExit(128 + signals.number)
+    if prediction.problems.lines:
+        click.echo(f"{len(prediction.problems.lines)} skipped", err=True)
+        raise SystemExit(1)
 
 
-def mindspore_network(checkpoint: Checkpoint) -> Network:
-    """The checkpoint's network on MindSpore's device; a new canvas or batch size compiles a graph, once."""
-    import mindspore as ms
-
-    from training.checkpoint import restore
-    from training.network import OpenPose
-
-    network = OpenPose(checkpoint.config.model)
-    network.set_train(False)
-    restore(network, checkpoint.tensors, checkpoint.path)
-
-    def run(images: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        pafs, heatmaps = network(ms.Tensor(images))
-        return pafs[-1].asnumpy(), heatmaps[-1].asnumpy()
-
-    return run
-
-
-def _host_threads() -> ThreadPoolExecutor:
-    import cv2
-
-    cv2.setNumThreads(0)  # the threads are here; OpenCV's own would compete with them
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures")
-
-
-def _ahead(pool: Executor, function: Callable[[Given], Made], given: Iterable[Given], depth: int) -> Iterator[Made]:
-    """map() in the pool's threads, in order, at most `depth` results ahead of what is taken."""
-    running: deque[Future[Made]] = deque()
-    try:
-        for one in given:
-            running.append(pool.submit(function, one))
-            if len(running) > depth:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        for future in running:
-            future.cancel()
+if __name__ == "__main__":
+    main()

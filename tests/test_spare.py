@@ -26,7 +26,7 @@ def test_an_array_comes_back_once_it_is_dropped():
         lambda array: array,
         lambda array: array[1:, ::2],
         lambda array: array.reshape(-1)[5:].view(np.int8)[3:],
-        lambda array: memoryview(array),
+        memoryview,
         lambda array: {"batch": [array]},
     ],
     ids=["itself", "a part", "a view of a view", "its buffer", "a container"],
