@@ -12,7 +12,9 @@ from tests.conftest import ROOT
 from tests.test_layering import SOURCES, module_name
 
 COMMANDS = sorted(
-    module_name(path).removesuffix(".__main__") for path in SOURCES if "__main__" in path.read_text(encoding="utf-8")
+    module_name(path).removesuffix(".__main__")
+    for path in SOURCES
+    if path.name == "__main__.py" or '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
 HEAVY = ("mindspore", "matplotlib", "joblib", "pycocotools")
 
