@@ -7,7 +7,6 @@ and makes the order independent of threads and ranks.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.augment import Augmentation, AugmentConfig, Size, affine, draw, fit, move_keypoints
+from pipeline.cores import default_threads
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE
@@ -31,12 +31,6 @@ Batch = dict[str, NDArray[Any]]
 """Arrays by name, see `Batches`; B samples, M people at most, input H×W, grid h×w = H/8 × W/8."""
 
 Row = dict[str, NDArray[Any]]
-
-
-def default_threads(ranks: int) -> int:
-    """Cores that this process may use, shared out among the ranks; at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // ranks)
 
 
 class _Chance(threading.local):
