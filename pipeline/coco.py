@@ -14,6 +14,7 @@ import gc
 import hashlib
 import json
 import os
+import re
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.ignore import Region, ignore_mask, parse_region
+from pipeline.ignore import Region, are_numbers, ignore_mask, parse_region
 from pipeline.pictures import MAX_PIXELS
 from pipeline.records import mask_to_rle
 from pipeline.sample import Annotation
@@ -36,6 +37,7 @@ LIMIT = 100_000
 
 _TRUTH = ("id", "image_id", "category_id", "iscrowd", "area", "bbox", "num_keypoints", "keypoints")
 _INT64 = 2**63
+_PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -322,7 +324,7 @@ def _keypoint_problems(item: dict[str, Any]) -> Iterator[str]:
     if len(keypoints) != NUMBERS:
         yield f"keypoints has {len(keypoints)} numbers, expected {NUMBERS}"
         return
-    if not set(map(type, keypoints)) <= {int, float} or not all(-LIMIT <= value <= LIMIT for value in keypoints):
+    if not are_numbers(keypoints, LIMIT):
         wrong = next(value for value in keypoints if not _is_number(value, -LIMIT, LIMIT))
         yield f"keypoints holds {_short(wrong)}, expected numbers of at most {LIMIT}"
         return
@@ -338,9 +340,9 @@ def _keypoint_problems(item: dict[str, Any]) -> Iterator[str]:
 
 def _person(item: dict[str, Any], image: dict[str, Any], rules: Rules) -> Person:
     truth = {name: item[name] for name in _TRUTH}
-    region = parse_region(item.get("segmentation"), image["height"], image["width"], LIMIT)
     trains = rules.trains(truth)
-    return Person(truth, trains, None if trains else region)
+    region = parse_region(item.get("segmentation"), image["height"], image["width"], LIMIT, keep=not trains)
+    return Person(truth, trains, region)
 
 
 def _is_id(value: Any) -> bool:
@@ -354,6 +356,8 @@ def _is_number(value: Any, low: float, high: float) -> bool:
 def _is_safe(name: Any) -> bool:
     if not isinstance(name, str) or not 0 < len(name) <= 1024 or "\\" in name or not name.isprintable():
         return False
+    if _PLAIN.fullmatch(name):
+        return True
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and path.name != "" and ":" not in path.parts[0]
 

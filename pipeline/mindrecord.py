@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from pathlib import Path
@@ -19,22 +20,24 @@ from typing import Any
 from pipeline.quiet import quiet_mindspore
 
 _EXTENSION = "mindspore._c_mindrecord"
+_lock = threading.Lock()
 
 
-def _extension() -> ModuleType:
+def load_extension() -> ModuleType:
     """MindSpore's extension module, which `import mindspore` finds and uses later on."""
-    loaded = sys.modules.get(_EXTENSION)
-    if loaded:
-        return loaded
-    quiet_mindspore()
-    package = importlib.util.find_spec("mindspore")
-    if package is None or package.origin is None:
-        raise ImportError("MindSpore is not installed: run make setup")
-    (path,) = Path(package.origin).parent.glob("_c_mindrecord.*.so")
-    loader = ExtensionFileLoader(_EXTENSION, str(path))
-    module = importlib.util.module_from_spec(ModuleSpec(_EXTENSION, loader, origin=str(path)))
-    loader.exec_module(module)
-    return sys.modules.setdefault(_EXTENSION, module)
+    with _lock:
+        loaded = sys.modules.get(_EXTENSION)
+        if loaded:
+            return loaded
+        quiet_mindspore()
+        package = importlib.util.find_spec("mindspore")
+        if package is None or package.origin is None:
+            raise ImportError("MindSpore is not installed: run make setup")
+        (path,) = Path(package.origin).parent.glob("_c_mindrecord.*.so")
+        loader = ExtensionFileLoader(_EXTENSION, str(path))
+        module = importlib.util.module_from_spec(ModuleSpec(_EXTENSION, loader, origin=str(path)))
+        loader.exec_module(module)
+        return sys.modules.setdefault(_EXTENSION, module)
 
 
 class Writer:
@@ -51,7 +54,7 @@ class Writer:
     """
 
     def __init__(self, path: Path, schema: Mapping[str, Mapping[str, str]], *, page: int, header: int) -> None:
-        self._c = _extension()
+        self._c = load_extension()
         self._path = path
         self._header = self._c.ShardHeader()
         self._header.add_schema(self._c.Schema.build("OpenPose", {name: dict(kind) for name, kind in schema.items()}))

@@ -13,15 +13,17 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
+from pipeline.backend import dask_cluster, explained_deaths, stall_seconds
 from pipeline.coco import Rules
+from pipeline.cores import default_workers
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.manifest import FILE_NAME, Manifest, Skipped, Source, file_sha256
+from pipeline.manifest import FILE_NAME, Manifest, Skipped, Source, file_problem, file_sha256
 from pipeline.plan import Options, Plan, make_plan
 from pipeline.sources import Folder, Split, named_splits
 from pipeline.tally import Tally
@@ -48,6 +50,7 @@ def build(
     *,
     workers: int | None = None,
     force: bool = False,
+    announce: Callable[[str], None] | None = None,
 ) -> Built:
     """Write the shards of one or more COCO splits into one set.
 
@@ -57,6 +60,7 @@ def build(
         options: what to keep and how to cut it.
         workers: processes; None leaves it to joblib's `parallel_config`.
         force: build again even where the set is complete and unchanged.
+        announce: is told once, before the work starts, what is going to be done by how many.
 
     Raises:
         InputError: the source is wrong, pictures are bad, or the set cannot be written; no manifest is left then.
@@ -70,6 +74,8 @@ def build(
         plan = make_plan(folders, options)
         _clear(out, plan, everything=force)
         _check_space(out, plan)
+        if announce:
+            announce(_intention(out, plan, workers))
         try:
             receipts = _run(plan, out, workers)
         finally:
@@ -119,10 +125,17 @@ def _check_space(out: Path, plan: Plan) -> None:
         raise InputError(f"{out}: {free >> 20} MB free, the pictures need {plan.picture_bytes >> 20} MB")
 
 
+def _intention(out: Path, plan: Plan, workers: int | None) -> str:
+    from joblib import effective_n_jobs
+
+    pictures, tasks = sum(len(task.pictures) for task in plan.tasks), len(plan.tasks)
+    at_once = min(effective_n_jobs(workers), tasks)
+    return f"{out}: {pictures} pictures to check and pack into {tasks} shards, {at_once} at once"
+
+
 def _run(plan: Plan, out: Path, workers: int | None) -> list[Receipt]:
     """Run all tasks; returns their receipts in the plan's order."""
     from joblib import Parallel, delayed
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
     from tqdm import tqdm
 
     place = {task.key: index for index, task in enumerate(plan.tasks)}
@@ -130,20 +143,25 @@ def _run(plan: Plan, out: Path, workers: int | None) -> list[Receipt]:
     total = sum(len(task.pictures) for task in plan.tasks)
     if workers:
         workers = min(workers, len(plan.tasks))
-    parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1, timeout=stall_seconds())
     done = parallel(delayed(write_shard)(task, out.absolute()) for task in plan.tasks)
     try:
-        with tqdm(total=total, unit=" pictures", disable=None, desc=str(out)) as bar:
+        with explained_deaths(out), tqdm(total=total, unit=" pictures", disable=None, desc=str(out)) as bar:
             for receipt in done:
                 receipts.append(receipt)
                 bar.update(len(plan.tasks[place[receipt.key]].pictures))
-    except TerminatedWorkerError:
-        raise InputError(
-            f"{out}: a worker was killed (out of memory?): the same command continues with the missing shards"
-        ) from None
     finally:
         done.close()
+    _check_written(out, receipts)
     return sorted(receipts, key=lambda receipt: place[receipt.key])
+
+
+def _check_written(out: Path, receipts: Sequence[Receipt]) -> None:
+    """What a worker on another machine has written must be here."""
+    for shard in (receipt.shard for receipt in receipts if receipt.shard):
+        problem = file_problem(out / shard.file, shard.bytes, None)
+        if problem:
+            raise InputError(f"{out / shard.file}: {problem}: do all workers share this file system?")
 
 
 def _manifest(plan: Plan, options: Options, receipts: Sequence[Receipt]) -> Manifest:
@@ -226,13 +244,24 @@ def _summary(out: Path, built: Built) -> str:
     return f"{out}: {content}{reused}, {seconds:.1f} s, {manifest.records / seconds:.0f} pictures/s"
 
 
+def _announce(line: str) -> None:
+    click.echo(line, err=True)
+
+
 @click.command(context_settings={"show_default": True})
 @click.option("--coco", type=click.Path(path_type=Path), multiple=True, help="COCO folder; repeatable.")
 @click.option("--split", multiple=True, help="Split of it, such as train2017; repeatable.")
 @click.option("--annotations", type=click.Path(path_type=Path), multiple=True, help="Own COCO json; repeatable.")
 @click.option("--pictures", type=click.Path(path_type=Path), multiple=True, help="Folder of its pictures; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the set.")
-@click.option("--workers", type=click.IntRange(1), show_default="all cores", help="Processes.")
+@click.option("--workers", type=click.IntRange(1), show_default="one a core, at most 32", help="Processes.")
+@click.option("--backend", type=click.Choice(["processes", "dask"]), default="processes", help="What runs the tasks.")
+@click.option(
+    "--scheduler",
+    metavar="HOST:PORT",
+    help="Of the Dask cluster. Its workers read the pictures and write the shards: sources and --out have to be on a "
+    "file system that all of them mount at the same path.",
+)
 @click.option("--records-per-shard", type=click.IntRange(1, 100_000), default=256, help="Pictures a file, at most.")
 @click.option("--min-keypoints", type=click.IntRange(1, 17), default=5, help="Labelled keypoints to train on a person.")
 @click.option("--min-area", type=click.FloatRange(0), default=1024.0, help="px; a larger area to train on a person.")
@@ -253,6 +282,8 @@ def main(
     pictures: tuple[Path, ...],
     out: Path,
     workers: int | None,
+    backend: str,
+    scheduler: str | None,
     records_per_shard: int,
     min_keypoints: int,
     min_area: float,
@@ -269,10 +300,21 @@ def main(
     if keep_empty is None:
         keep_empty = not all(source.annotations or source.split.startswith("train") for source in sources)
     options = Options(Rules(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip")
-    try:
-        built = build(sources, out, options, workers=workers or len(os.sched_getaffinity(0)), force=force)
-    except OSError as error:
-        raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
+    if (backend == "dask") != bool(scheduler):
+        raise InputError("--backend dask and --scheduler HOST:PORT go together")
+    if scheduler and workers:
+        raise InputError("--workers: a cluster has the workers that it has")
+    with contextlib.ExitStack() as stack:
+        if scheduler:
+            stack.enter_context(
+                dask_cluster(scheduler, [source.pictures.absolute() for source in sources], out.absolute())
+            )
+        else:
+            workers = workers or default_workers()
+        try:
+            built = build(sources, out, options, workers=workers, force=force, announce=_announce)
+        except OSError as error:
+            raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
     click.echo(_summary(out, built))
 
 

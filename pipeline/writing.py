@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import sqlite3
 import stat
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.backend import check_visible
 from pipeline.coco import Picture, picture_path
 from pipeline.errors import InputError
 from pipeline.files import give_usual_mode
@@ -74,18 +76,19 @@ def write_shard(task: Task, out: Path) -> Receipt:
         The receipt. With bad pictures and not `task.skip_bad`, nothing is written and `shard` is None.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or the sources or `out` are not there.
     """
     import cv2
 
+    check_visible([out, *task.roots])
     finished = _finished(task, out)
     if finished:
         return finished
     cv2.setNumThreads(0)
     receipt = receipt_path(out, task.file)
     receipt.unlink(missing_ok=True)
-    folder = out / BUILDING / Path(task.file).stem
-    shutil.rmtree(folder, ignore_errors=True)
+    # a cluster may take a slow worker for dead and start the task again elsewhere: neither may write into the other
+    folder = out / BUILDING / f"{Path(task.file).stem}-{secrets.token_hex(8)}"
     folder.mkdir(parents=True)
     try:
         result = _write(task, folder / task.file)

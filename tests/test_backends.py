@@ -15,7 +15,7 @@ from evaluation.predictor import Predictor
 from pipeline.errors import InputError
 from pipeline.skeleton import KEYPOINTS, LIMBS
 from tests import tiny
-from tests.conftest import ROOT
+from tests.coco_folder import ROOT
 from training.config import parse_config
 from training.export import Shape, choose_shape, main
 from training.exported import ExportedGraph, description_path

@@ -31,7 +31,7 @@ from pipeline.plan import Options
 from pipeline.shards import build
 from pipeline.skeleton import to_coco
 from tests import coco_folder
-from tests.conftest import ROOT
+from tests.coco_folder import ROOT
 from tests.oracle import Oracle, figure, picture
 from training.config import Config, EvaluationConfig, ModelConfig
 

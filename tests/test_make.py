@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.coco_folder import mixed, write
-from tests.conftest import ROOT
+from tests.coco_folder import ROOT, mixed, write
 
 TARGETS = ("demo", "shards", "train", "eval", "export", "stats", "test", "check", "help")
 VARIABLES = ("DATA", "SHARDS", "CONFIG", "NPROC", "RUN", "CKPT", "FORMAT", "WORKERS", "DEVICE", "RESUME", "ARGS")

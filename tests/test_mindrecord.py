@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.mindrecord import Writer
 from pipeline.records import SCHEMA
-from tests.conftest import ROOT
+from tests.coco_folder import ROOT
 
 LAYOUT = {"page": 1 << 20, "header": 1 << 16}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.conftest import ROOT
+from tests.coco_folder import ROOT
 
 
 def measure_backends(ckpt: Path | None, *, rounds: int = 7, batches: int = 4, device: str = "cpu") -> dict[str, Any]:
