@@ -137,7 +137,7 @@ class CocoWriter:
 class VideoWriter:
     """A video that grows frame by frame and gets its name at the end.
 
-    MPEG-4 has even sides: an odd last row or column is left out. A frame of another size than the first is scaled to it.
+    MPEG-4 has even sides: an odd last row or column is left out. Frames that differ from the first in size are scaled.
 
     Attributes:
         path: the file.
