@@ -59,6 +59,11 @@ class Video:
     source: Path | int
     name: str
 
+    @property
+    def title(self) -> str:
+        """What it is called where people read it."""
+        return f"camera {self.source}" if isinstance(self.source, int) else str(self.source)
+
     def frame_name(self, index: int) -> str:
         """Name of a frame's outputs, in the form of the OpenPose authors' library."""
         return f"{self.name}_{index:012d}"

@@ -30,6 +30,12 @@ CODEC = "mp4v"
 
 VIDEO_SUFFIX = ".mp4"
 
+NOT_SOUGHT = (
+    *("face_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d"),
+    *("pose_keypoints_3d", "face_keypoints_3d", "hand_left_keypoints_3d", "hand_right_keypoints_3d"),
+)
+"""Keys of the OpenPose authors' json for what this program does not look for."""
+
 
 def to_openpose(people: Sequence[Person]) -> dict[str, Any]:
     """A picture's people as the OpenPose authors' library writes them, version 1.3 of its json.
@@ -38,12 +44,11 @@ def to_openpose(people: Sequence[Person]) -> dict[str, Any]:
     model (`pipeline.skeleton.KEYPOINTS`), zeros where not found. The keys of what is not sought (faces, hands, three
     dimensions) are there and empty, and `person_id` is [-1], as without tracking.
     """
-    empty = ("face_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d", "pose_keypoints_3d",
-             "face_keypoints_3d", "hand_left_keypoints_3d", "hand_right_keypoints_3d")  # fmt: skip
     listed = []
     for person in people:
         numbers = [round(value, 4) for value in person.keypoints.reshape(-1).tolist()]
-        listed.append({"person_id": [-1], "pose_keypoints_2d": numbers, **{key: [] for key in empty}})
+        empty: dict[str, list[float]] = {key: [] for key in NOT_SOUGHT}
+        listed.append({"person_id": [-1], "pose_keypoints_2d": numbers, **empty})
     return {"version": 1.3, "people": listed}
 
 
@@ -130,9 +135,9 @@ class CocoWriter:
 
 
 class VideoWriter:
-    """A video that grows frame by frame and gets its name at the end; all frames have the size of the first.
+    """A video that grows frame by frame and gets its name at the end.
 
-    MPEG-4 has even sides: an odd last row or column is left out.
+    MPEG-4 has even sides: an odd last row or column is left out. Frames that differ from the first in size are scaled.
 
     Attributes:
         path: the file.
@@ -158,7 +163,11 @@ class VideoWriter:
                 self._writer = cv2.VideoWriter(str(self._unfinished), cv2.CAP_FFMPEG, codec, self._fps, self._size)
             if not self._writer.isOpened():
                 raise InputError(f"{self.path}: OpenCV cannot write a video of {self._size[0]}x{self._size[1]} px")
-        self._writer.write(np.ascontiguousarray(image[: self._size[1], : self._size[0]]))
+        width, height = self._size
+        frame = np.ascontiguousarray(image[:height, :width])
+        if frame.shape[:2] != (height, width):  # OpenCV would drop it without a word
+            frame = cv2.resize(image, self._size)
+        self._writer.write(frame)
         self.frames += 1
 
     def __enter__(self) -> VideoWriter:

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from evaluation.fit import GREY
-from evaluation.predict import OUTPUTS, Prediction, main, predict
+from evaluation.predict import OUTPUTS, main
+from evaluation.prediction import Prediction, predict
 from evaluation.predictor import Predictor
 from evaluation.sources import VideoReader, find_sources
 from evaluation.writers import CocoWriter
@@ -103,6 +104,26 @@ def test_a_video_comes_out_frame_by_frame_in_order(tmp_path, film):
         assert (len(seen) > 0) == (len(moving(i)) > 0)
         if len(seen):
             assert abs(seen[:, 1].mean() - moving(i)[0, :, 0].mean()) < 3
+
+
+def test_a_camera_is_a_video(tmp_path, film, monkeypatch):
+    write_video(tmp_path / "film.avi", [picture(colour(i), FRAME) for i in range(6)], codec="MJPG")
+    open_file = cv2.VideoCapture
+    monkeypatch.setattr(
+        cv2, "VideoCapture", lambda number: open_file(str(tmp_path / "film.avi")) if number == 3 else None
+    )
+    out = tmp_path / "out"
+    with CocoWriter(out) as coco:
+        predict(at_work(out, film, coco=coco), find_sources(["3"], out))
+    assert len(list((out / "openpose").glob("camera3_00000000000?_keypoints.json"))) == 6
+    assert (out / "overlays" / "camera3.mp4").exists()
+    assert listed(out)[0][1]["file_name"] == "camera 3"
+
+
+def test_a_camera_that_is_not_there_is_skipped(tmp_path):
+    prediction = at_work(tmp_path / "out", {})
+    predict(prediction, find_sources(["9999"], tmp_path))
+    assert prediction.problems.lines == ["Skipped camera 9999: no such camera"]
 
 
 def test_pictures_of_many_shapes_go_to_their_own_names(tmp_path):

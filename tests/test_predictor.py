@@ -91,6 +91,12 @@ def test_stream_holds_few_pictures_at_a_time():
     assert done == 200
 
 
+def test_what_loads_to_nothing_is_left_out():
+    predictor = Predictor(Oracle({50: ((64, 64), figure(32, 32, 50)[None])}, 64), EvaluationConfig(size=64))
+    found = list(predictor.stream(range(9), lambda item: None if item % 3 else picture(50, (64, 64))))
+    assert [(item, len(people)) for item, people in found] == [(0, 1), (3, 1), (6, 1)]
+
+
 def test_a_picture_that_cannot_be_loaded_is_reported():
     predictor = Predictor(Oracle({}, 64), EvaluationConfig(size=64))
 

@@ -20,8 +20,9 @@ SHAPES = [(200, 300), (300, 200), (90, 120), (601, 907), (199, 200)]
 
 @pytest.mark.parametrize("scales", SCALES, ids=str)
 def test_people_come_back_to_a_fraction_of_a_pixel(scales):
-    known = {10 + 12 * i: (size, figure(0.45 * size[1], 0.5 * size[0], 0.8 * size[0])[None])
-             for i, size in enumerate(SHAPES)}  # fmt: skip
+    known = {
+        10 + 12 * i: (size, figure(0.45 * size[1], 0.5 * size[0], 0.8 * size[0])[None]) for i, size in enumerate(SHAPES)
+    }
     oracle = Oracle(known, SIZE, scales)
     predictor = Predictor(oracle, EvaluationConfig(size=SIZE, batch_size=2, scales=scales))
     found = predictor.people([picture(colour, size) for colour, (size, _) in known.items()])
@@ -45,8 +46,10 @@ def test_canvases_are_those_of_every_scale_and_each_takes_whole_batches():
 
 def constant(fit, value):
     height, width = (side // 8 for side in fit.canvas)
-    return Maps(np.full((NUM_HEATMAPS, height, width), value, np.float32),
-                np.full((NUM_PAFS, height, width), -value, np.float32))  # fmt: skip
+    return Maps(
+        np.full((NUM_HEATMAPS, height, width), value, np.float32),
+        np.full((NUM_PAFS, height, width), -value, np.float32),
+    )
 
 
 def test_every_scale_counts_alike_on_the_grid_of_the_largest():

@@ -121,6 +121,13 @@ def test_videos_keep_speed_size_and_frames(size, fps, tmp_path):
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
+def test_a_frame_of_another_size_is_scaled(tmp_path):
+    with VideoWriter(tmp_path / "x.mp4", 25) as video:
+        for size in ((48, 64), (24, 32), (480, 64)):
+            video.write(picture(100, size))
+    assert [frame.shape for frame in VideoReader(tmp_path / "x.mp4")] == [(48, 64, 3)] * 3
+
+
 def test_a_video_without_frames_is_not_written(tmp_path):
     with VideoWriter(tmp_path / "new" / "x.mp4", 25):
         pass

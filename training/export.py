@@ -253,7 +253,7 @@ def main(
 
     The graph takes pictures as they are, uint8 BGR, normalises them itself, and gives pafs and heatmaps. The json says
     the rest: input size, stride, names of the channels, and the recipe by which people are found. evaluation.evaluate
-    and evaluation.predict take the graph wherever they take a checkpoint; ONNX needs no MindSpore there.
+    and evaluation.predict take the graph wherever they take a checkpoint; with ONNX, predict needs no MindSpore.
     """
     from pipeline.quiet import quiet_mindspore
 
