@@ -30,7 +30,7 @@ SOURCES = $(foreach folder,$(DATA),$(foreach split,$(1),$(if $(call ANNOTATED,$(
 ANNOTATED = $(shell test -f '$(1)/annotations/person_keypoints_$(2).json' && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data shards train eval export stats verify preview test check clean
+.PHONY: help setup demo data shards train eval export stats verify preview test bench check clean
 
 help: ## print this
 	@echo 'Targets'
@@ -105,6 +105,9 @@ preview: $(READY) ## a contact sheet of augmented samples with their targets, SH
 
 test: $(READY) ## the whole test suite
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY) ## what the decoder allows and what each part reaches, in about three minutes, into bench.json
+	@$(BIN)/python -m tests.benchmarks $(if $(IS_DEMO),,--coco '$(firstword $(DATA))' --split '$(firstword $(TRAIN))') $(ARGS)
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
