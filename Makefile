@@ -6,6 +6,7 @@ RUN ?= runs/$(NAME)
 NPROC ?= 1
 CONFIG ?= configs/$(RECIPE).yaml
 CKPT ?= $(RUN)
+FORMAT ?= onnx
 WORKERS ?=
 DEVICE ?= auto
 RESUME ?=
@@ -23,7 +24,7 @@ READY = .venv/ready
 ANNOTATIONS = $(DATA)/annotations/person_keypoints_
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data shards train eval stats verify preview test check clean
+.PHONY: help setup demo data shards train eval export stats verify preview test check clean
 
 help: ## print this
 	@echo 'Targets'
@@ -35,7 +36,8 @@ help: ## print this
 	@echo '  RUN         folder of the training run  [$(RUN)]'
 	@echo '  CONFIG      recipe  [$(CONFIG)]'
 	@echo '  NPROC       processes that train or evaluate, one a device  [$(NPROC)]'
-	@echo '  CKPT        checkpoint to evaluate, or a run: its newest  [$(CKPT)]'
+	@echo '  CKPT        checkpoint to evaluate or export, or a run: its newest  [$(CKPT)]'
+	@echo '  FORMAT      of the exported graph: onnx, mindir or air  [$(FORMAT)]'
 	@echo '  WORKERS     processes that write shards  [$(or $(WORKERS),one a core)]'
 	@echo '  DEVICE      auto, cpu or ascend  [$(DEVICE)]'
 	@echo '  RESUME      1 goes on from the newest checkpoint in RUN  [$(RESUME)]'
@@ -86,6 +88,9 @@ train: $(READY) ## train CONFIG on SHARDS/train into RUN
 eval: $(READY) ## COCO keypoint AP of CKPT on SHARDS/val; RUN/report explains it, RUN/pictures shows it
 	@$(BIN)/python -m evaluation.evaluate --ckpt '$(CKPT)' --shards '$(SHARDS)'/val --out '$(RUN)' \
 		--nproc $(NPROC) --device $(DEVICE) $(ARGS)
+
+export: $(READY) ## CKPT as a graph of FORMAT, beside the checkpoint
+	@$(BIN)/python -m training.export --ckpt '$(CKPT)' --format $(FORMAT) --device $(DEVICE) $(ARGS)
 
 stats: $(READY) ## what is in SHARDS/train and SHARDS/val
 	@$(BIN)/python -m pipeline.stats $(wildcard $(SHARDS)/train $(SHARDS)/val) $(ARGS)

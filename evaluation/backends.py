@@ -62,7 +62,7 @@ def load_backend(path: Path, device: str, overrides: Sequence[str] = ()) -> Back
 
 
 def _load_checkpoint(path: Path, device: str, overrides: Sequence[str]) -> Backend:
-    quiet_mindspore()
+    _need_mindspore(path)
     from training.checkpoint import load_checkpoint
     from training.config import override_evaluation
     from training.folder import find_checkpoint
@@ -112,7 +112,7 @@ def checkpoint_network(checkpoint: Checkpoint) -> Network:
 
 def mindir_network(path: Path, device: str, exported: ExportedGraph) -> Network:
     """A MindIR graph on MindSpore's device; InputError if MindSpore cannot read it."""
-    quiet_mindspore()
+    _need_mindspore(path)
     import mindspore as ms
 
     from training.parallel import make_debug_folder, start
@@ -161,6 +161,14 @@ _GRAPHS: dict[str, Callable[[Path, str, ExportedGraph], Network]] = {".mindir": 
 
 def _pafs_and_heatmaps(outputs: Sequence[Any], exported: ExportedGraph) -> tuple[Floats, Floats]:
     return outputs[exported.outputs.index("pafs")], outputs[exported.outputs.index("heatmaps")]
+
+
+def _need_mindspore(path: Path) -> None:
+    quiet_mindspore()
+    try:
+        import mindspore  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{path}: needs MindSpore, which is not installed here; export it as ONNX") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -11,8 +11,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-TARGETS = ("demo", "shards", "train", "eval", "stats", "test", "check", "help")
-VARIABLES = ("DATA", "SHARDS", "CONFIG", "NPROC", "RUN", "CKPT", "WORKERS", "DEVICE", "RESUME", "ARGS")
+TARGETS = ("demo", "shards", "train", "eval", "export", "stats", "test", "check", "help")
+VARIABLES = ("DATA", "SHARDS", "CONFIG", "NPROC", "RUN", "CKPT", "FORMAT", "WORKERS", "DEVICE", "RESUME", "ARGS")
 INHERITED = {"MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", *VARIABLES}
 
 
@@ -73,7 +73,8 @@ def test_a_missing_coco_folder_is_one_clear_line(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize(
-    ("target", "command"), [("train", "make shards"), ("eval", "make shards"), ("stats", "make shards")]
+    ("target", "command"),
+    [("train", "make shards"), ("eval", "make shards"), ("export", "make train"), ("stats", "make shards")],
 )
 def test_a_missing_earlier_step_names_the_command(target: str, command: str, tmp_path: Path) -> None:
     result = make(target, f"SHARDS={tmp_path / 'shards'}", f"RUN={tmp_path / 'run'}")

@@ -53,7 +53,7 @@ def evaluation(folder, pictures):
 
 @pytest.fixture(scope="module")
 def page(evaluation, pictures):
-    return render(evaluation, pictures, {"results": HOSTILE}, command=f"python {HOSTILE}")
+    return render(evaluation, pictures, {"results": HOSTILE, "command": f"python {HOSTILE}"})
 
 
 class Outline(html.parser.HTMLParser):
@@ -110,14 +110,14 @@ def test_names_are_escaped(page, pictures):
 
 
 def test_it_is_the_same_every_time(page, evaluation, pictures):
-    assert render(evaluation, pictures, {"results": HOSTILE}, command=f"python {HOSTILE}") == page
+    assert render(evaluation, pictures, {"results": HOSTILE, "command": f"python {HOSTILE}"}) == page
 
 
 @pytest.mark.parametrize("results", [[], [result(points(person(100)))]])
 def test_it_says_so_where_there_is_nobody(results, tmp_path):
     content = {"images": [coco_folder.image(1, 300, 420)], "annotations": [], "categories": [coco_folder.CATEGORY]}
     pictures = CocoSet(coco_folder.write(tmp_path, content, "val"), "val")
-    page = render(score_results(pictures.truth(), results), pictures, {}, command="")
+    page = render(score_results(pictures.truth(), results), pictures, {})
     assert "nobody to find" in page
     assert ("People seen where nobody is" in page) == bool(results)
     outline(page)

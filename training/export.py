@@ -62,7 +62,7 @@ def choose_shape(
             that averages over scales.
     """
     if dynamic:
-        if batch or height or width:
+        if (batch, height, width) != (None, None, None):
             raise InputError("--dynamic: takes any size; leave out --batch, --height and --width")
         return Shape(None, None, None)
     if evaluation.scales != (1.0,):
@@ -70,11 +70,12 @@ def choose_shape(
             f"evaluation.scales: {list(evaluation.scales)}, and a graph of one size serves one scale; "
             'add --set "evaluation.scales=[1]", or export with --format mindir --dynamic'
         )
-    sides = height or _cells(evaluation.size), width or _cells(evaluation.size * ASPECT)
-    for name, side in zip(("height", "width"), sides, strict=True):
+    height = _cells(evaluation.size) if height is None else height
+    width = _cells(evaluation.size * ASPECT) if width is None else width
+    for name, side in (("height", height), ("width", width)):
         if side % STRIDE or not STRIDE <= side <= LARGEST:
             raise InputError(f"--{name} {side}: expected a multiple of {STRIDE} from {STRIDE} to {LARGEST}")
-    return Shape(batch or evaluation.batch_size, *sides)
+    return Shape(batch or evaluation.batch_size, height, width)
 
 
 def _cells(side: float) -> int:
