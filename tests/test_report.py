@@ -96,6 +96,8 @@ def test_it_holds_everything_and_refers_to_nothing_outside(page, evaluation):
     for word in (*AP_KEYS, *ERRORS, *(name.replace("_", " ") for name in COCO_KEYPOINTS), "Worst", "Best", "Python"):
         assert word in parsed.text, word
     assert f"{evaluation.ap['AP']:.3f}" in parsed.text
+    right, false, missed = (getattr(evaluation.diagnosis, name)[0] for name in ("right", "false", "missed"))
+    assert f"at OKS 0.50, {right} people are right, {false} false and {missed} missed;" in parsed.text
     assert parsed.tags.count("img") >= 12
     assert "NaN" not in page
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page)

@@ -54,6 +54,7 @@ def render(evaluation: Evaluation, pictures: PictureSet, about: dict[str, Any]) 
         headline=_headline(evaluation),
         table=parts.ap_table(evaluation.protocols),
         cost_bars=parts.cost_bars(diagnosis),
+        people_counts=parts.people_counts(diagnosis),
         cost_table=parts.cost_table(diagnosis),
         curves=draw_curves(diagnosis.curves, diagnosis.thresholds),
         legend=parts.legend(KINDS),

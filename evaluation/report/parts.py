@@ -19,8 +19,8 @@ SAYINGS: dict[str, str] = {
     "swap": "a keypoint on another person",
     "inversion": "left and right of one person mistaken for each other",
     "jitter": "a keypoint in about the right place",
-    "scoring": "a better match with a lower score than a worse one",
-    "false people": "found where nobody is, or a second time",
+    "scoring": "a better match with a lower score than a worse one or than a false person",
+    "false people": "found where nobody is, or a second time; with scores put right they come last",
     "missed people": "not found, or not well enough for this OKS",
 }
 """What AP and each of ERRORS is, for readers."""
@@ -104,6 +104,16 @@ def cost_table(diagnosis: Diagnosis) -> str:
         shown = (number(_value(values, at)) for at in columns.values())
         rows.append([f"{swatch(name)}<small>{SAYINGS[name]}</small>", *shown])
     return table(list(columns), rows)
+
+
+def people_counts(diagnosis: Diagnosis) -> str:
+    """A sentence: how many people were found right, falsely and not at all, at each OKS of SHOWN."""
+    told = []
+    for at in SHOWN:
+        i = int(np.abs(diagnosis.thresholds - at).argmin())
+        counts = (diagnosis.right[i], diagnosis.false[i], diagnosis.missed[i])
+        told.append("at OKS {:.2f}, {:,} people are right, {:,} false and {:,} missed".format(at, *counts))
+    return f'<p class="quiet">As found: {"; ".join(told)}.</p>'
 
 
 def _columns(diagnosis: Diagnosis) -> dict[str, int | None]:
