@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +143,7 @@ def _run(
 
     outputs.check()
     number = min(limit or len(pictures), len(pictures))
-    about: dict[str, Any] = {"set": pictures.name, "limit": limit}
+    about: dict[str, Any] = {"command": _command(), "set": pictures.name, "limit": limit}
     if results:
         evaluation = score_file(results, pictures, number)
         about["results"] = str(results)
@@ -158,6 +160,10 @@ def _run(
     click.echo(format_table(evaluation.protocols))
     for line in outputs.write(evaluation, pictures, about):
         click.echo(line)
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "evaluation.evaluate", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def evaluation(folder, pictures):
 
 @pytest.fixture(scope="module")
 def page(evaluation, pictures):
-    return render(evaluation, pictures, {"results": HOSTILE}, command=f"python {HOSTILE}")
+    return render(evaluation, pictures, {"results": HOSTILE, "command": f"python {HOSTILE}"})
 
 
 class Outline(html.parser.HTMLParser):
@@ -96,6 +96,8 @@ def test_it_holds_everything_and_refers_to_nothing_outside(page, evaluation):
     for word in (*AP_KEYS, *ERRORS, *(name.replace("_", " ") for name in COCO_KEYPOINTS), "Worst", "Best", "Python"):
         assert word in parsed.text, word
     assert f"{evaluation.ap['AP']:.3f}" in parsed.text
+    right, false, missed = (getattr(evaluation.diagnosis, name)[0] for name in ("right", "false", "missed"))
+    assert f"at OKS 0.50, {right} people are right, {false} false and {missed} missed;" in parsed.text
     assert parsed.tags.count("img") >= 12
     assert "NaN" not in page
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
@@ -110,14 +112,14 @@ def test_names_are_escaped(page, pictures):
 
 
 def test_it_is_the_same_every_time(page, evaluation, pictures):
-    assert render(evaluation, pictures, {"results": HOSTILE}, command=f"python {HOSTILE}") == page
+    assert render(evaluation, pictures, {"results": HOSTILE, "command": f"python {HOSTILE}"}) == page
 
 
 @pytest.mark.parametrize("results", [[], [result(points(person(100)))]])
 def test_it_says_so_where_there_is_nobody(results, tmp_path):
     content = {"images": [coco_folder.image(1, 300, 420)], "annotations": [], "categories": [coco_folder.CATEGORY]}
     pictures = CocoSet(coco_folder.write(tmp_path, content, "val"), "val")
-    page = render(score_results(pictures.truth(), results), pictures, {}, command="")
+    page = render(score_results(pictures.truth(), results), pictures, {})
     assert "nobody to find" in page
     assert ("People seen where nobody is" in page) == bool(results)
     outline(page)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import shlex
 import string
-import sys
 from html import escape
 from importlib import metadata, resources
 from pathlib import Path
@@ -39,15 +37,14 @@ def write_report(folder: Path, evaluation: Evaluation, pictures: PictureSet, abo
     from pipeline.manifest import write_atomically
 
     path = folder / FILE
-    page = render(evaluation, pictures, about, command=shlex.join(["python", *_arguments()]))
     try:
-        write_atomically(path, page)
+        write_atomically(path, render(evaluation, pictures, about))
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     return path
 
 
-def render(evaluation: Evaluation, pictures: PictureSet, about: dict[str, Any], command: str) -> str:
+def render(evaluation: Evaluation, pictures: PictureSet, about: dict[str, Any]) -> str:
     """The page's HTML."""
     diagnosis = evaluation.diagnosis
     source = evaluation.findings.source if evaluation.findings else str(about.get("results", ""))
@@ -57,12 +54,13 @@ def render(evaluation: Evaluation, pictures: PictureSet, about: dict[str, Any], 
         headline=_headline(evaluation),
         table=parts.ap_table(evaluation.protocols),
         cost_bars=parts.cost_bars(diagnosis),
+        people_counts=parts.people_counts(diagnosis),
         cost_table=parts.cost_table(diagnosis),
         curves=draw_curves(diagnosis.curves, diagnosis.thresholds),
         legend=parts.legend(KINDS),
         keypoints=parts.keypoint_rows(diagnosis),
         examples=gallery(evaluation, pictures),
-        facts=parts.facts(_facts(evaluation, about, command)),
+        facts=parts.facts(_facts(evaluation, about)),
         recipe=_recipe(evaluation),
     )
 
@@ -78,14 +76,13 @@ def _headline(evaluation: Evaluation) -> str:
     return f'<div class="headline">{big}{rest}</div>'
 
 
-def _facts(evaluation: Evaluation, about: dict[str, Any], command: str) -> dict[str, str]:
-    facts = {"command": command}
+def _facts(evaluation: Evaluation, about: dict[str, Any]) -> dict[str, str]:
+    facts = {name.replace("_", " "): str(value) for name, value in about.items() if value is not None}
     if evaluation.findings:
         facts["checkpoint"] = evaluation.findings.source
         shapes = sorted(evaluation.findings.canvases)
         facts["network input"] = ", ".join(f"{width}x{height}" for height, width in shapes) + " px"
         facts["time"] = f"{evaluation.findings.seconds:.1f} s, compilation of {len(shapes)} graphs included"
-    facts |= {name.replace("_", " "): str(value) for name, value in about.items() if value is not None}
     facts["versions"] = ", ".join([f"Python {platform.python_version()}", *_versions()])
     return facts
 
@@ -102,12 +99,6 @@ def _recipe(evaluation: Evaluation) -> str:
         return ""
     text = yaml.safe_dump({"evaluation": evaluation.findings.config}, sort_keys=False)
     return f"<h3>Recipe</h3><pre>{escape(text)}</pre>"
-
-
-def _arguments() -> list[str]:
-    """What Python was called with."""
-    main = getattr(sys.modules["__main__"], "__spec__", None)
-    return ["-m", main.name, *sys.argv[1:]] if main else sys.argv
 
 
 def _text(name: str) -> str:

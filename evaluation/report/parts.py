@@ -14,15 +14,16 @@ from evaluation.metrics import AP_KEYS, Protocol
 from pipeline.skeleton import COCO_KEYPOINTS
 
 SAYINGS: dict[str, str] = {
+    "AP": "of what was found",
     "miss": "a keypoint that was not found, or is near nothing of its kind",
     "swap": "a keypoint on another person",
     "inversion": "left and right of one person mistaken for each other",
     "jitter": "a keypoint in about the right place",
-    "scoring": "a better match with a lower score than a worse one",
-    "false people": "found where nobody is, or a second time",
+    "scoring": "a better match with a lower score than a worse one or than a false person",
+    "false people": "found where nobody is, or a second time; with scores put right they come last",
     "missed people": "not found, or not well enough for this OKS",
 }
-"""What each of ERRORS is, for readers."""
+"""What AP and each of ERRORS is, for readers."""
 
 COLOURS: dict[str, str] = {
     "AP": "ap",
@@ -67,23 +68,20 @@ def stack(shares: Mapping[str, float], title: str) -> str:
     return f'<div class="stack" role="img" aria-label="{escape(title)}">{"".join(parts)}</div>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], classes: Sequence[str] = ()) -> str:
-    """A table of cells that are HTML already; `classes` is a class a column."""
-    names = [f' class="{name}"' if name else "" for name in classes] or [""] * len(head)
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join(
-        f"<tr>{''.join(f'<td{name}>{cell}</td>' for name, cell in zip(names, row, strict=True))}</tr>" for row in rows
-    )
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of rows of HTML cells: a name, then a cell a column."""
+    top = "".join(f"<th>{cell}</th>" for cell in ("", *columns))
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def ap_table(protocols: Mapping[str, Protocol]) -> str:
     """COCO's ten numbers, a row a protocol."""
-    rows = [
-        [escape(name), f"{one.images:,}", f"{one.people:,}", *(number(one.ap[key]) for key in AP_KEYS)]
-        for name, one in protocols.items()
-    ]
-    return table(["", "pictures", "people", *AP_KEYS], rows, ["", "", "", "main", *[""] * (len(AP_KEYS) - 1)])
+    rows = []
+    for name, one in protocols.items():
+        counts = f"<small>{one.images:,} pictures, {one.people:,} people</small>"
+        rows.append([escape(name) + counts, *(number(one.ap[key]) for key in AP_KEYS)])
+    return table(AP_KEYS, rows)
 
 
 def cost_bars(diagnosis: Diagnosis) -> str:
@@ -101,11 +99,21 @@ def cost_bars(diagnosis: Diagnosis) -> str:
 def cost_table(diagnosis: Diagnosis) -> str:
     """AP and the cost of each error, averaged over OKS and at SHOWN."""
     columns = _columns(diagnosis)
-    rows = [[swatch("AP"), "of what was found", *(number(_value(diagnosis.ap, at)) for at in columns.values())]]
-    for error in ERRORS:
-        values = [number(_value(diagnosis.cost[error], at)) for at in columns.values()]
-        rows.append([swatch(error), SAYINGS[error], *values])
-    return table(["", "", *columns], rows, ["", "say", "main", *[""] * (len(columns) - 1)])
+    rows = []
+    for name, values in {"AP": diagnosis.ap, **diagnosis.cost}.items():
+        shown = (number(_value(values, at)) for at in columns.values())
+        rows.append([f"{swatch(name)}<small>{SAYINGS[name]}</small>", *shown])
+    return table(list(columns), rows)
+
+
+def people_counts(diagnosis: Diagnosis) -> str:
+    """A sentence: how many people were found right, falsely and not at all, at each OKS of SHOWN."""
+    told = []
+    for at in SHOWN:
+        i = int(np.abs(diagnosis.thresholds - at).argmin())
+        counts = (diagnosis.right[i], diagnosis.false[i], diagnosis.missed[i])
+        told.append("at OKS {:.2f}, {:,} people are right, {:,} false and {:,} missed".format(at, *counts))
+    return f'<p class="quiet">As found: {"; ".join(told)}.</p>'
 
 
 def _columns(diagnosis: Diagnosis) -> dict[str, int | None]:
