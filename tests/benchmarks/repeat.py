@@ -12,7 +12,9 @@ from typing import Any
 from pipeline.coco import Rules, annotation_file
 
 
-def repeat_coco(coco: Path, split: str, records: int, out: Path, *, trainable_only: bool = False) -> Path:
+def repeat_coco(
+    coco: Path, split: str, records: int, out: Path, *, trainable_only: bool = False, pictures: bool = True
+) -> Path:
     """Repeat the pictures of a split, in turn, under new names and ids.
 
     Pictures are hard links where the file system allows it, so they cost no space; they stay in the page cache.
@@ -23,6 +25,7 @@ def repeat_coco(coco: Path, split: str, records: int, out: Path, *, trainable_on
         records: pictures to make.
         out: the new COCO folder; must not hold the split yet.
         trainable_only: repeat only pictures with a trainable person.
+        pictures: without, the picture files are empty.
 
     Returns:
         `out`, with `records` pictures in `SPLIT/` and their annotations.
@@ -42,12 +45,15 @@ def repeat_coco(coco: Path, split: str, records: int, out: Path, *, trainable_on
         image = images[number % len(images)]
         suffix = Path(image["file_name"]).suffix
         copy = {**image, "id": number + 1, "file_name": f"{number + 1:012d}{suffix}"}
-        _link(coco / split / image["file_name"], out / split / copy["file_name"])
+        if pictures:
+            _link(coco / split / image["file_name"], out / split / copy["file_name"])
+        else:
+            (out / split / copy["file_name"]).touch()
         content["images"].append(copy)
         for person in people[image["id"]]:
             content["annotations"].append({**person, "id": len(content["annotations"]) + 1, "image_id": copy["id"]})
     annotation_file(out, split).parent.mkdir(exist_ok=True)
-    annotation_file(out, split).write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+    annotation_file(out, split).write_text(json.dumps(content), encoding="utf-8")
     return out
 
 
