@@ -80,7 +80,7 @@ class ShardSet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = Manifest.load(folder)
+        self.manifest = Manifest.load(folder, newer=True)
 
     @property
     def name(self) -> str:

@@ -2,7 +2,8 @@
 
 The manifest is written last and removed first: a folder with a manifest is complete, and one without is not a set.
 MindRecord itself notices neither flipped bits nor a file of another set, and crashes on a damaged index; sizes are
-therefore checked whenever a set is opened, and hashes by `verify`.
+therefore checked whenever a set is opened. Commands that read records also hash what changed since the manifest was
+written, before they begin; `verify` hashes everything.
 """
 
 from __future__ import annotations
@@ -162,15 +163,20 @@ class Manifest:
         write_atomically(folder / FILE_NAME, json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
+    def load(cls, folder: Path, *, hashes: bool = False, newer: bool = False) -> Manifest:
         """Read a set's manifest and check that its files are there with the sizes they had.
 
+        Args:
+            folder: the set.
+            hashes: also hash every file.
+            newer: also hash files that were modified after the manifest was written.
+
         Raises:
-            InputError: no manifest, one of another format or damaged, or a file that is missing or changed its size;
-                the message names the file and the command that mends it.
+            InputError: no manifest, one of another format or damaged, or a file that is missing or changed; the message
+                names the file and the command that mends it.
         """
         manifest = cls.read(folder)
-        damage = manifest.verify(folder, hashes=False)
+        damage = manifest.verify(folder, hashes=hashes, newer=newer)
         if damage:
             first = damage[0]
             more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
@@ -228,12 +234,13 @@ class Manifest:
                     kind = "shards hold" if parts is self.shards else "sources gave"
                     raise InputError(f"{name}: {str(data.get(name))[:20]}, but the {kind} {total}")
 
-    def verify(self, folder: Path, *, hashes: bool) -> list[Damage]:
+    def verify(self, folder: Path, *, hashes: bool, newer: bool = False) -> list[Damage]:
         """Compare the files of a set with the manifest.
 
         Args:
             folder: the set.
             hashes: also read every file and compare its hash.
+            newer: do so for files that were modified after the manifest was written.
 
         Returns:
             What is missing, changed, or there without being named by the manifest; empty for a sound set.
@@ -243,13 +250,23 @@ class Manifest:
         for shard in self.shards:
             expected[shard.file] = (shard.bytes, shard.sha256)
             expected[shard.index] = (shard.index_bytes, shard.index_sha256)
+        written = _modified(folder / FILE_NAME) if newer else None
         for name, (size, sha256) in expected.items():
-            problem = file_problem(folder / name, size, sha256 if hashes else None)
+            suspect = hashes or (written is not None and _modified(folder / name) > written)
+            problem = file_problem(folder / name, size, sha256 if suspect else None)
             if problem:
                 damage.append(Damage(name, problem))
         strangers = sorted(path.name for path in folder.iterdir() if _SET_FILE.fullmatch(path.name))
         damage.extend(Damage(name, "is not in the manifest") for name in strangers if name not in expected)
         return damage
+
+
+def _modified(path: Path) -> int:
+    """When a file was last modified, ns; 0 where it cannot be asked."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def file_problem(path: Path, size: int, sha256: str | None) -> str | None:

@@ -240,7 +240,7 @@ def main(
 
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: expected a name that ends in .png")
-    manifest = Manifest.load(shards)
+    manifest = Manifest.load(shards, newer=True)
     if not manifest.records:
         raise InputError(f"{shards}: holds no pictures to show")
     batches = create_batches(

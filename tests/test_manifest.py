@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -125,6 +126,26 @@ def test_a_hundred_flipped_bits_are_found(folder: Path) -> None:
             data[at] ^= bit
             path.write_bytes(data)
             assert [damage.file for damage in manifest.verify(folder, hashes=True)] == expected
+
+
+def _damage_at(path: Path, when: int) -> None:
+    _flip(path)
+    os.utime(path, ns=(when, when))
+
+
+def test_what_changed_after_the_manifest_is_hashed_before_use(folder: Path) -> None:
+    written = (folder / "manifest.json").stat().st_mtime_ns
+    path = folder / "shard-00001.mindrecord"
+    _damage_at(path, written)
+    Manifest.load(folder, newer=True)
+    with pytest.raises(InputError, match=r"shard-00001\.mindrecord: content changed"):
+        Manifest.load(folder, hashes=True)
+    os.utime(path, ns=(written + 1, written + 1))
+    Manifest.load(folder)
+    with pytest.raises(InputError, match=r"shard-00001\.mindrecord: content changed"):
+        Manifest.load(folder, newer=True)
+    _flip(path)
+    Manifest.load(folder, newer=True)
 
 
 def test_files_of_another_set_and_renamed_ones(folder: Path) -> None:

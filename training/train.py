@@ -19,11 +19,19 @@ from training.options import device_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field: training.lr=2e-4.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
+@click.option("--verify", is_flag=True, help="Hash every shard before anything starts, not only those that changed.")
 @device_option
 @click.option("--nproc", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes, one a device.")
 @reports_input_errors
 def main(
-    recipe: Path, shards: Path, out: Path, overrides: tuple[str, ...], resume: bool, device: str, nproc: int
+    recipe: Path,
+    shards: Path,
+    out: Path,
+    overrides: tuple[str, ...],
+    resume: bool,
+    verify: bool,
+    device: str,
+    nproc: int,
 ) -> None:
     """Train the network of a recipe on a set of shards.
 
@@ -45,7 +53,7 @@ def main(
 
     config = load_config(recipe, overrides)
     if not launched():
-        plan_run(config, Manifest.load(shards).records, nproc)
+        plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, nproc)
         check_folder(out, resume)
     signals.watch()
     if nproc > 1 and not launched():
