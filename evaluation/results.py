@@ -6,8 +6,8 @@ This module needs NumPy only.
 from __future__ import annotations
 
 import json
-import math
 import reprlib
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def _keypoint_problem(keypoints: Any) -> str | None:
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def to_people(results: Sequence[dict[str, Any]]) -> list[Person]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import json
 import os
 import stat
@@ -10,6 +11,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
+from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from pipeline.errors import InputError
 from tests import tiny
@@ -132,6 +134,59 @@ def test_what_is_no_checkpoint_of_ours(tmp_path):
     )
     with pytest.raises(InputError, match="checkpoint format 99, this program reads 1"):
         load_checkpoint(tmp_path / "later.ckpt")
+
+
+def forge(path, change, tag="layer.weight"):
+    """Change one entry of a checkpoint's message and give the file the checksum that it then should have."""
+    message = Checkpoint()
+    message.ParseFromString(path.read_bytes()[:-17])
+    (entry,) = (entry for entry in message.value if entry.tag == tag)
+    change(entry.tensor)
+    body = message.SerializeToString()
+    path.write_bytes(body + b"crc_num" + binascii.crc32(body).to_bytes(10, "big"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: setattr(tensor, "tensor_content", tensor.tensor_content * 10),  # MindSpore 2.8.0 aborts here
+        lambda tensor: setattr(tensor, "tensor_content", b""),
+        lambda tensor: tensor.dims.extend([1000, 1000]),
+        lambda tensor: tensor.dims.__setitem__(0, -4),
+        lambda tensor: tensor.dims.__setitem__(0, 2**40),
+        lambda tensor: setattr(tensor, "tensor_type", "Float128"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_its_shape_is_damage_though_its_checksum_is_right(tmp_path, change):
+    path = save(tmp_path, 1)
+    forge(path, lambda tensor: None)
+    load_checkpoint(path)
+    forge(path, change)
+    with pytest.raises(DamagedCheckpointError):
+        load_checkpoint(path)
+
+
+def test_a_large_tensor_may_come_in_pieces(tmp_path):
+    path = save(tmp_path, 1, Cell(3))
+    message = Checkpoint()
+    message.ParseFromString(path.read_bytes()[:-17])
+    pieces = Checkpoint()
+    for entry in message.value:
+        data = entry.tensor.tensor_content
+        for piece in (data[:4], data[4:]):
+            pieces.value.add().CopyFrom(entry)
+            pieces.value[-1].tensor.tensor_content = piece
+    body = pieces.SerializeToString()
+    path.write_bytes(body + b"crc_num" + binascii.crc32(body).to_bytes(10, "big"))
+    assert (load_checkpoint(path).tensors["layer.weight"].asnumpy() == 3).all()
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "7", None, True, 2**64])
+def test_a_position_that_is_none_is_one_line(tmp_path, value):
+    state = {"format": 1, "config": {}, "step": value, "records": 1, "processes": 1}
+    ms.save_checkpoint(Cell(), str(tmp_path / "a.ckpt"), append_dict={"openpose": json.dumps(state)}, crc_check=True)
+    with pytest.raises(InputError, match=r"a\.ckpt: step is .*, expected a whole number"):
+        load_checkpoint(tmp_path / "a.ckpt")
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):

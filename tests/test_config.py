@@ -138,3 +138,22 @@ def test_a_recipe_that_cannot_be_read(tmp_path):
 def test_a_resolved_recipe_reads_back_the_same():
     config = override_config(Config(), ["training.lr_steps=[1, 2]", "training.clip_norm=2", "data.threads=3"])
     assert parse_config(config.model_dump(mode="json"), source="itself") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 5000, "not YAML: nested too deep"),
+        ("model: 2001-99-99", "not YAML: month must be in 1..12"),
+        ("model: !!python/object/apply:os.system [true]", "not YAML: could not determine a constructor"),
+        ("model:\n  stages: " + "x" * 100_000, r"model\.stages: 'xxx.*\.\.\..*': input should be a valid integer"),
+        ("a: &a [*a]\nmodel: *a", r"model: \[+\.\.\.\]+: input should be a valid dictionary"),
+    ],
+)
+def test_hostile_recipes_are_one_short_line(tmp_path, text, said):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said) as caught:
+        load_config(path)
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)

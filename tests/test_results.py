@@ -80,6 +80,7 @@ def test_results_are_read_as_they_were_written(tmp_path):
         ([good() | {"image_id": [7]}], r"image_id is \[7\], expected"),
         ([good() | {"category_id": 3}], "category_id is 3, expected 1"),
         ([good() | {"score": None}], "score is None, expected a number"),
+        ([good() | {"score": 10**400}], r"score is 1000.*000, expected a number"),
         ([good() | {"score": True}], "score is True, expected a number"),
         ([good() | {"keypoints": [1, 2]}], "keypoints has 2 numbers, expected 51"),
         ([good() | {"keypoints": "no"}], "keypoints has 'no', expected 51"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 from mindspore import nn
@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.files import give_usual_mode
 from training.config import Config, parse_config
 from training.folder import checkpoint_path, checkpoints
+from training.tensors import read_tensors
 
 FORMAT = 1
 _STATE = "openpose"
@@ -113,33 +114,31 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a checkpoint such as runs/demo/checkpoints/step-0003000.ckpt")
     try:
-        tensors = ms.load_checkpoint(str(path), crc_check=True)
-    except (ValueError, RuntimeError, TypeError) as error:
+        values = read_tensors(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
         raise DamagedCheckpointError(f"{path}: damaged or not a MindSpore checkpoint; use an older one") from error
-    state = _parse_state(tensors.pop(_STATE, None), path)
-    return Checkpoint(
-        path=path,
-        tensors=tensors,
-        config=parse_config(state["config"], source=f"{path}: its recipe"),
-        position=Position(
-            step=int(state["step"]),
-            records=int(state["records"]),
-            shards=str(state.get("shards", "")),
-            processes=int(state["processes"]),
-        ),
-    )
+    config, position = _parse_state(values.pop(_STATE, None), path)
+    tensors = {name: value for name, value in values.items() if not isinstance(value, str)}
+    return Checkpoint(path=path, tensors=tensors, config=config, position=position)
 
 
-def _parse_state(text: Any, path: Path) -> dict[str, Any]:
+def _parse_state(text: object, path: Path) -> tuple[Config, Position]:
     try:
         state = json.loads(str(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         state = None
     if not isinstance(state, dict) or not {"format", "config", "step", "records", "processes"} <= state.keys():
         raise InputError(f"{path}: holds no recipe, so it is not a checkpoint of this trainer")
     if state["format"] != FORMAT:
-        raise InputError(f"{path}: checkpoint format {state['format']}, this program reads {FORMAT}")
-    return state
+        raise InputError(f"{path}: checkpoint format {str(state['format'])[:20]}, this program reads {FORMAT}")
+    counts = {name: state[name] for name in ("step", "records", "processes")}
+    for name, value in counts.items():
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise InputError(f"{path}: {name} is {reprlib.repr(value)}, expected a whole number")
+    config = parse_config(state["config"], source=f"{path}: its recipe")
+    return config, Position(**counts, shards=str(state.get("shards", "")))
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[DamagedCheckpointError]]:

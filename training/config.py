@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -183,13 +184,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         InputError: no such file, no YAML, or a field that is unknown, of the wrong type or out of range.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        tree = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); expected a recipe such as configs/demo.yaml"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -227,14 +228,24 @@ def parse_config(tree: Mapping[str, Any], source: str) -> Config:
         raise InputError(f"{source}: {_explain(faults[0])}{more}") from error
 
 
+def _parse_yaml(text: str) -> Any:
+    """The content of a YAML document; ValueError where it is none. It makes plain data only."""
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
         raise InputError(f"--set {override}: expected SECTION.FIELD=VALUE, as in training.lr=2e-4")
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        value = _parse_yaml(text)
+    except ValueError as error:
         raise InputError(f"--set {override}: the value is not YAML") from error
     for key in keys[:-1]:
         branch = tree.setdefault(key, {})
@@ -254,7 +265,7 @@ def _explain(fault: ErrorDetails) -> str:
     message = message[:1].lower() + message[1:]
     if fault["type"] == "value_error" and not fault["loc"]:
         return message
-    return f"{place}: {fault['input']!r}: {message}"
+    return f"{place}: {reprlib.repr(fault['input'])}: {message}"
 
 
 def _siblings(location: tuple[int | str, ...]) -> Iterator[str]:
