@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import re
 import secrets
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from pipeline.errors import InputError
 
 _CONTINUES = "the same command continues with the missing shards"
 _ADDRESS = re.compile(r"(\w+://)?[^\s:/]+:\d+")
+
+_WATCH = "end with the build"
 
 ANSWER_SECONDS = 10
 """How long a scheduler may take to answer, and after that a first worker to be there."""
@@ -94,6 +99,29 @@ def explained_deaths(out: Path) -> Iterator[None]:
         raise InputError(f"{out}: a worker was killed (out of memory?): {_CONTINUES}") from None
     except gone:
         raise InputError(f"{out}: the scheduler or all workers are gone: {_CONTINUES}") from None
+
+
+def end_with(build: int) -> None:
+    """Let this worker end soon after the build that it works for, were that killed.
+
+    joblib's worker processes would go on for minutes, and into the folder of the next build. Elsewhere, as in threads
+    and on a cluster, nothing happens.
+
+    Args:
+        build: process id of the build.
+    """
+    if not multiprocessing.current_process().name.startswith("LokyProcess"):
+        return
+    if os.getppid() != build:
+        os._exit(1)
+    if _WATCH not in {thread.name for thread in threading.enumerate()}:
+        threading.Thread(target=_wait_for_orphanhood, args=(build,), name=_WATCH, daemon=True).start()
+
+
+def _wait_for_orphanhood(build: int) -> None:
+    while os.getppid() == build:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 def check_visible(folders: Sequence[Path]) -> None:

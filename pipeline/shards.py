@@ -144,7 +144,7 @@ def _run(plan: Plan, out: Path, workers: int | None) -> list[Receipt]:
     if workers:
         workers = min(workers, len(plan.tasks))
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1, timeout=stall_seconds())
-    done = parallel(delayed(write_shard)(task, out.absolute()) for task in plan.tasks)
+    done = parallel(delayed(write_shard)(task, out.absolute(), os.getpid()) for task in plan.tasks)
     try:
         with explained_deaths(out), tqdm(total=total, unit=" pictures", disable=None, desc=str(out)) as bar:
             for receipt in done:
