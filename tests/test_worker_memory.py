@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.coco_folder import CATEGORY, image, jpeg, person, write
-from tests.conftest import ROOT
+from tests.coco_folder import CATEGORY, ROOT, image, jpeg, person, write
 
 PICTURES = 128
 PICTURE_BYTES = 2 << 20

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.repeat import repeat_coco
-from tests.conftest import ROOT
+from tests.coco_folder import ROOT
 
 _BUILD = """
 import json, sys, time
