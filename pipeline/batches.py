@@ -7,6 +7,7 @@ and makes the order independent of threads and ranks.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.augment import AugmentConfig, Size
+from pipeline.augment import Augmentation, AugmentConfig, Size
 from pipeline.cores import default_threads
 from pipeline.errors import InputError
 from pipeline.filling import Batch, Filler, Row
 from pipeline.manifest import Manifest
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE
+from pipeline.prefetch import Fill, fill_ahead
 from pipeline.records import EVAL_COLUMNS, TRAIN_COLUMNS, unpack
 from pipeline.sample import Annotation
 from pipeline.skeleton import NUM_KEYPOINTS
@@ -114,15 +116,12 @@ class Batches(Iterable[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         import cv2
 
-        from pipeline.prefetch import fill_ahead
-
         cv2.setNumThreads(0)  # the threads are here; OpenCV's own would compete with them
         order = self.indices.ravel().tolist()
         batches, batch_size = self.indices.shape
         return fill_ahead(
             self._indexed_rows(order),
-            partial(self._allocate, Returned()),
-            self._fill,
+            partial(self._begin, Returned()),
             batches=batches,
             batch_size=batch_size,
             threads=self.threads,
@@ -151,10 +150,25 @@ class Batches(Iterable[Batch]):
             batch["pafs"] = memory.array((batch_size, NUM_PAFS, *grid), np.float32)
         return batch
 
-    def _fill(self, indexed: tuple[int, Row], batch: Batch, place: int) -> None:
-        index, row = indexed
+    def _begin(self, memory: Returned, rows: list[tuple[int, Row]]) -> tuple[Batch, list[Fill]]:
+        """A batch with everything but its pictures, and what paints each of them."""
+        batch = self._allocate(memory)
+        fills: list[Fill] = []
+        for place, (index, row) in enumerate(rows):
+            with self._naming(index, row):
+                augmentation = self.filler.label(row, batch, place)
+            fills.append(partial(self._paint, index, row, augmentation, batch, place))
+        return batch, fills
+
+    def _paint(self, index: int, row: Row, augmentation: Augmentation, batch: Batch, place: int) -> None:
+        with self._naming(index, row):
+            self.filler.paint(row, augmentation, batch, place)
+
+    @contextlib.contextmanager
+    def _naming(self, index: int, row: Row) -> Iterator[None]:
+        """Errors in a record say which it is."""
         try:
-            self.filler.fill(row, batch, place)
+            yield
         except InputError as error:
             file = self.folder / self._shard_of(index)
             raise InputError(f"{file}: image {int(row['image_id'])}: {error}: run make shards again") from error

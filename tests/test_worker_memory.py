@@ -7,26 +7,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.coco_folder import CATEGORY, image, jpeg, person, write
-from tests.conftest import ROOT
+from tests.coco_folder import CATEGORY, ROOT, image, jpeg, person, write
 
 PICTURES = 128
 PICTURE_BYTES = 2 << 20
 
 _PEAKS = """
-import resource, sys
+import sys
 from pathlib import Path
 from pipeline.plan import Options, make_plan
 from pipeline.writing import write_shard
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+from tests.benchmarks.shards import peak_mb
 tasks = make_plan([(Path(sys.argv[1]), "train")], Options(records_per_shard=16)).tasks
 whole = make_plan([(Path(sys.argv[1]), "train")], Options(records_per_shard=128)).tasks
 for name, planned in (("first", tasks[:1]), ("all", tasks), ("large", whole)):
     out = Path(sys.argv[2]) / name
     out.mkdir()
     receipts = [write_shard(task, out) for task in planned]
-    print(sum(receipt.tally.picture_bytes for receipt in receipts) >> 20, peak())
+    print(sum(receipt.tally.picture_bytes for receipt in receipts) >> 20, round(peak_mb()))
 """
 
 
