@@ -12,6 +12,7 @@ FORMAT ?= onnx
 WORKERS ?=
 DEVICE ?= auto
 RESUME ?=
+SEED ?= 0
 ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c '$(SUPPORTED)' 2> /dev/null && echo $$python && break; done)
@@ -30,7 +31,7 @@ SOURCES = $(foreach folder,$(DATA),$(foreach split,$(1),$(if $(call ANNOTATED,$(
 ANNOTATED = $(shell test -f '$(1)/annotations/person_keypoints_$(2).json' && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data shards train eval export stats verify preview test bench check clean
+.PHONY: help setup demo data shards train eval export stats verify preview test bench faults check clean
 
 help: ## print this
 	@echo 'Targets'
@@ -48,6 +49,7 @@ help: ## print this
 	@echo '  WORKERS     processes that write shards  [$(or $(WORKERS),one a core)]'
 	@echo '  DEVICE      auto, cpu or ascend  [$(DEVICE)]'
 	@echo '  RESUME      1 goes on from the newest checkpoint in RUN  [$(RESUME)]'
+	@echo '  SEED        of the faults that are tried  [$(SEED)]'
 	@echo '  ARGS        more options for the command behind the target  [$(ARGS)]'
 	@echo '  PYTHON      Python 3.10 to 3.12 for .venv  [$(PYTHON)]'
 
@@ -108,6 +110,9 @@ test: $(READY) ## the whole test suite
 
 bench: $(READY) ## what the decoder allows and what each part reaches, in about three minutes, into bench.json
 	@$(BIN)/python -m tests.benchmarks $(if $(IS_DEMO),,--coco '$(firstword $(DATA))' --split '$(firstword $(TRAIN))') $(ARGS)
+
+faults: $(READY) ## break, kill, fill up and fuzz everything, drawn by SEED: what holds, as a table; half an hour
+	@$(BIN)/python -m tests.faults --seed $(SEED) $(ARGS)
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
