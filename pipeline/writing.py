@@ -25,6 +25,7 @@ from pipeline.backend import check_visible, end_with
 from pipeline.coco import Picture, picture_path
 from pipeline.errors import InputError
 from pipeline.files import give_usual_mode
+from pipeline.heap import keep_freed_memory
 from pipeline.manifest import Shard, Skipped, file_problem, file_sha256, write_atomically
 from pipeline.pictures import check
 from pipeline.plan import MAX_FILE_BYTES, Layout, Task
@@ -88,6 +89,7 @@ def write_shard(task: Task, out: Path, build: int | None = None) -> Receipt:
     if finished:
         return finished
     cv2.setNumThreads(0)
+    keep_freed_memory()
     receipt = receipt_path(out, task.file)
     receipt.unlink(missing_ok=True)
     # a cluster may take a slow worker for dead and start the task again elsewhere: neither may write into the other

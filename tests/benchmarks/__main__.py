@@ -93,7 +93,7 @@ class Bench:
 
         numbers: dict[str, Any] = {ABOUT: self._about()}
         numbers |= _say("decoder and pipeline", lambda: measure_online(self.shards, rounds=rounds, records=self.online))
-        numbers |= _ratios(numbers)
+        numbers |= ratios(numbers)
         numbers["stages_ms"] = _say("stages of a sample", lambda: measure_stages(self.shards, records=300))
         numbers |= _say("targets", measure_targets)
         if self.coco:
@@ -164,7 +164,7 @@ def _say(what: str, measure: Callable[[], Any]) -> Any:
     return measure()
 
 
-def _ratios(numbers: dict[str, Any]) -> dict[str, Any]:
+def ratios(numbers: dict[str, Any]) -> dict[str, Any]:
     """What the rates say about each other, and what eight devices ask of a host."""
     bound, reached = numbers["decode_only_2_threads"], numbers["pipeline_2_threads"]
     budget = {}

@@ -1,0 +1,90 @@
+"""The benchmark measures what it says; how fast anything is, no test asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.benchmarks.__main__ import main, ratios
+from tests.benchmarks.online import STAGES, measure_online, measure_stages
+from tests.benchmarks.table import flat, format_table
+from tests.benchmarks.targets import PEOPLE, measure_targets
+
+
+def test_nested_numbers_get_names_and_words_are_left_out():
+    numbers = {"a": 1, "b": {"c": 2.5, "d": {"e": 3}}, "word": "x", "yes": True}
+    assert dict(flat(numbers)) == {"a": 1, "b.c": 2.5, "b.d.e": 3}
+
+
+def test_a_table_beside_an_earlier_one_shows_ratios():
+    now = {"machine": {"cores": 2}, "fast": 30.0, "ms": {"new": 1.5, "old": 4.0}}
+    old = {"machine": {"cores": 9}, "fast": 20.0, "ms": {"old": 8.0}}
+    lines = [line.split() for line in format_table(now, old).splitlines()]
+    assert lines == [
+        ["now", "before", "ratio"],
+        ["fast", "30", "20", "1.50"],
+        ["ms.new", "1.5", "-", "-"],
+        ["ms.old", "4", "8", "0.50"],
+    ]
+    assert [line.split() for line in format_table(now).splitlines()] == [
+        ["fast", "30"],
+        ["ms.new", "1.5"],
+        ["ms.old", "4"],
+    ]
+
+
+def test_ratios_and_the_budget_of_a_host():
+    rates = {"decode_only_2_threads": 1000.0, "pipeline_2_threads": 560.0, "pipeline_targets_2_threads": 500.0}
+    assert ratios(rates) == {
+        "pipeline_of_decode_only": 0.56,
+        "pipeline_targets_of_decode_only": 0.5,
+        "host_budget": {
+            "samples_per_s_for_8_devices_at_35": 280,
+            "cores_for_8_devices_at_35": 1.0,
+            "samples_per_s_for_8_devices_at_250": 2000,
+            "cores_for_8_devices_at_250": 7.1,
+        },
+    }
+
+
+def test_the_pipeline_is_measured_whole_and_in_stages(tiny_shards: Path):
+    online = measure_online(tiny_shards, rounds=1, records=20)
+    rates = {name for name in online if "thread" in name}
+    assert rates == {
+        "decode_only_1_thread",
+        "decode_only_2_threads",
+        "decode_only_turbojpeg_2_threads",
+        "pipeline_1_thread",
+        "pipeline_2_threads",
+        "pipeline_4_threads",
+        "pipeline_targets_2_threads",
+    }
+    assert all(online[name] > 0 for name in rates)
+    image, keypoints, mask = 368 * 368 * 3, 32 * 18 * 3 * 4, 46 * 46
+    assert online["bytes_per_sample"] == image + keypoints + mask
+    assert online["bytes_per_sample_with_targets"] == image + keypoints + mask + 57 * 46 * 46 * 4
+    stages = measure_stages(tiny_shards, records=20)
+    assert set(stages) == {"reading", "between"} | {label for _, _, label in STAGES}
+    assert stages["decode"] > 0
+    assert stages["targets"] > 0
+
+
+def test_targets_are_measured_on_host_and_device():
+    found = measure_targets(repeats=2, batch=2)
+    assert set(found["targets_numpy_ms_by_people"]) == {str(number) for number in PEOPLE}
+    assert found["targets_numpy_ms"] == found["targets_numpy_ms_by_people"]["4"] > 0
+    assert found["targets_device_ms"] > 0
+
+
+@pytest.mark.parametrize("content", [None, "nonsense", "[1]"])
+def test_a_file_that_cannot_be_compared_with_is_one_line(tmp_path: Path, content: str | None):
+    old = tmp_path / "old.json"
+    if content is not None:
+        old.write_text(content)
+    result = CliRunner().invoke(main, ["--compare", str(old), "--out", str(tmp_path / "bench.json")])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {old}: ")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "bench.json").exists()
