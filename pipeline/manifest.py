@@ -135,9 +135,9 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """sha256 of what the set contains; the same set built from another place has the same."""
-        content = self.to_json()
+        content = self._content()
         content["sources"] = [{**source, "coco": ""} for source in content["sources"]]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_sha256(content)
 
     def files(self, folder: Path) -> list[Path]:
         """Paths of the data files, in order."""
@@ -145,6 +145,9 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as it is written."""
+        return {**self._content(), "fingerprint": self.fingerprint}
+
+    def _content(self) -> dict[str, Any]:
         return {
             "format": VERSION,
             "records": self.records,
@@ -217,6 +220,8 @@ class Manifest:
             shards=tuple(_parsed(Shard, item, "shards") for item in _items(data, "shards")),
         )
         manifest._check_sums(data)
+        if data.get("fingerprint", manifest.fingerprint) != manifest.fingerprint:
+            raise InputError("content changed, its fingerprint is another")
         return manifest
 
     def _check_sums(self, data: dict[str, Any]) -> None:
@@ -295,6 +300,11 @@ def file_sha256(path: Path) -> str:
         while count := file.readinto(buffer):
             digest.update(view[:count])
     return digest.hexdigest()
+
+
+def json_sha256(content: object) -> str:
+    """Hash of what a json file holds, whatever the order of its keys, as hexadecimal digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -26,7 +26,7 @@ from pipeline.coco import Picture, picture_path
 from pipeline.errors import InputError
 from pipeline.files import give_usual_mode
 from pipeline.heap import keep_freed_memory
-from pipeline.manifest import Shard, Skipped, file_problem, file_sha256, write_atomically
+from pipeline.manifest import Shard, Skipped, file_problem, file_sha256, json_sha256, write_atomically
 from pipeline.pictures import check
 from pipeline.plan import MAX_FILE_BYTES, Layout, Task
 from pipeline.records import SCHEMA, encode_runs, pack
@@ -215,10 +215,12 @@ def _finished(task: Task, out: Path) -> Receipt | None:
     """The receipt of an earlier run, if it is for the same task and its files are sound."""
     try:
         data = json.loads(receipt_path(out, task.file).read_bytes())
+        if data.pop("sha256") != json_sha256(data):
+            return None
         shard = data["shard"] and Shard(**data["shard"])
         bad = [Skipped(**item) for item in data["bad"]]
         result = Receipt(data["key"], Tally.from_json(data["tally"]), bad, shard, reused=True)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if result.key != task.key or (bad and not task.skip_bad):
         return None
@@ -232,9 +234,10 @@ def _finished(task: Task, out: Path) -> Receipt | None:
 
 
 def _to_json(receipt: Receipt) -> dict[str, Any]:
-    return {
+    content = {
         "key": receipt.key,
         "shard": asdict(receipt.shard) if receipt.shard else None,
         "bad": [asdict(picture) for picture in receipt.bad],
         "tally": receipt.tally.to_json(),
     }
+    return {**content, "sha256": json_sha256(content)}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,28 @@ def test_the_fingerprint_follows_the_content_alone(folder: Path) -> None:
     text = (folder / "manifest.json").read_text()
     (folder / "manifest.json").write_text(text.replace(manifest.sources[0].coco, "elsewhere"))
     assert Manifest.load(folder).fingerprint == manifest.fingerprint
-    (folder / "manifest.json").write_text(text.replace(manifest.shards[0].sha256, "0" * 64))
-    assert Manifest.load(folder).fingerprint != manifest.fingerprint
+    changed = replace(manifest, shards=(replace(manifest.shards[0], sha256="0" * 64), *manifest.shards[1:]))
+    assert changed.fingerprint != manifest.fingerprint
+
+
+def test_any_other_number_in_a_manifest_is_damage(folder: Path) -> None:
+    path = folder / "manifest.json"
+    text = path.read_text()
+    for at in [match.start() for match in re.finditer(r"\b\d+\b", text)][::7]:
+        path.write_text(f"{text[:at]}{(int(text[at]) + 1) % 10}{text[at + 1 :]}")
+        with pytest.raises(InputError, match=r"manifest\.json"):
+            Manifest.load(folder)
+
+
+def test_a_damaged_receipt_is_no_receipt(folder: Path, original: Path) -> None:
+    path, sound = folder / "shard-00001.json", (folder / "shard-00001.json").read_text()
+    for damaged in (sound.replace('"records": 4', '"records": 5'), sound[:-9], "[]", "{}", '{"sha256": 3}', "\0"):
+        assert damaged != sound
+        path.write_text(damaged)
+        (folder / "manifest.json").unlink()
+        build([(original.parent / "coco", "train")], folder, Options(records_per_shard=4), workers=1)
+        assert path.read_text() == sound
+        assert (folder / "manifest.json").read_bytes() == (original / "manifest.json").read_bytes()
 
 
 def test_a_missing_manifest_names_the_step(tmp_path: Path) -> None:
