@@ -54,7 +54,7 @@ def coco_ap(
     wanted = set(ids)
     _check(truth, results, wanted)
     annotations = _annotations({i: truth[i] for i in ids})
-    found = [dict(result) for result in results if result["image_id"] in wanted]
+    found = [_bare(result) for result in results if result["image_id"] in wanted]
     if not found:
         return _without_results(annotations)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -148,6 +148,11 @@ def _annotations(truth: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[dict[
         annotation["category_id"] = PERSON_CATEGORY
         annotation.setdefault("iscrowd", 0)
     return flat
+
+
+def _bare(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result with what COCO's code has to see, for it takes one with a box or a caption for another kind."""
+    return {name: result[name] for name in ("image_id", "keypoints", "score")} | {"category_id": PERSON_CATEGORY}
 
 
 def _without_results(annotations: list[dict[str, Any]]) -> dict[str, float]:

@@ -58,6 +58,14 @@ def test_everybody_found_exactly_is_one_everywhere(truth: Truth) -> None:
     assert ap == pytest.approx(dict.fromkeys(AP_KEYS, 1.0))
 
 
+@pytest.mark.parametrize("more", [{}, {"bbox": "none"}, {"caption": 3}, {"segmentation": {}}])
+def test_other_fields_of_results_count_for_nothing(truth: Truth, more: dict[str, Any]) -> None:
+    bare = [{**one, **more} for one in all_found(truth)]
+    for one in bare:
+        del one["category_id"]
+    assert coco_ap(truth, bare) == coco_ap(truth, all_found(truth))
+
+
 def test_somebody_missed_costs_recall(truth: Truth) -> None:
     ap = coco_ap(truth, all_found(truth)[1:])
     assert ap["AR"] == pytest.approx(2 / 3)

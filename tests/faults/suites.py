@@ -61,4 +61,11 @@ SUITES = (
     Suite("build", "killing:two_builds", 10),
     Suite("build", "killing:changing_sources", 20),
     Suite("read", "damage:damage_sets", 260),
+    Suite("input", "inputs:annotations", 3000, memory=1000),
+    Suite("input", "inputs:pictures", 2000, memory=1000),
+    Suite("input", "inputs:recipes", 1500, memory=1000),
+    Suite("input", "inputs:manifests", 1500, memory=1000),
+    Suite("input", "inputs:results", 1500, memory=1000),
+    Suite("input", "checkpoints:checkpoints", 1500, memory=1000),
+    Suite("input", "checkpoints:descriptions", 500, memory=1000),
 )

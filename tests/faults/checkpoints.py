@@ -1,0 +1,111 @@
+"""Input: checkpoints and descriptions of exported graphs that are damaged, or made to do damage."""
+
+from __future__ import annotations
+
+import binascii
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.quiet import quiet_mindspore
+from tests import tiny
+from tests.faults.findings import Findings
+from tests.faults.mutate import Chance, as_json, changed, damaged, json_variant
+from tests.faults.trial import Trial
+
+_MARK = b"crc_num"
+_TAIL = len(_MARK) + 10
+
+
+def checkpoints(seed: int, cases: int, folder: Path) -> Findings:
+    """Checkpoints: damaged with and without the checksum made good, and with entries that lie; put into a network."""
+    quiet_mindspore()
+    from training.checkpoint import Position, load_checkpoint, restore, save_checkpoint
+    from training.network import OpenPose
+
+    trial = Trial()
+    network = OpenPose(tiny.recipe().model)
+    position = Position(step=3, records=48, shards="", processes=1)
+    path = save_checkpoint(folder, network.get_parameters(), tiny.recipe(), position, keep=1)
+    whole = path.read_bytes()
+
+    def load() -> None:
+        checkpoint = load_checkpoint(path)
+        restore(
+            OpenPose(checkpoint.config.model) if checkpoint.config != tiny.recipe() else network,
+            checkpoint.tensors,
+            path,
+        )
+
+    for case in range(cases):
+        chance = np.random.default_rng((seed, case))
+        path.unlink()
+        path.write_bytes(_forged(whole, chance) if case else whole)
+        trial.run(f"checkpoint (case {case})", load)
+    return trial.result()
+
+
+def _forged(whole: bytes, chance: Chance) -> bytes:
+    kind = int(chance.integers(4))
+    if kind == 0:
+        return damaged(whole, chance)
+    body = damaged(whole[:-_TAIL], chance) if kind == 1 else _lying(whole[:-_TAIL], chance)
+    return body + _MARK + binascii.crc32(body).to_bytes(10, "big")
+
+
+def _lying(body: bytes, chance: Chance) -> bytes:
+    """The message with one entry, or what it says of the run, changed."""
+    from mindspore.train.checkpoint_pb2 import Checkpoint
+
+    message: Any = Checkpoint()
+    message.ParseFromString(body)
+    if chance.random() < 1 / 2:
+        entry = next(entry for entry in message.value if entry.tag == "openpose")
+        state = changed(json.loads(entry.tensor.tensor_content.decode("utf-32-le")), chance)
+        entry.tensor.tensor_content = as_json(state, chance).decode("latin-1").encode("utf-32-le")
+        return bytes(message.SerializeToString())
+    entry = message.value[int(chance.integers(len(message.value)))]
+    kind = int(chance.integers(6))
+    if kind == 0:
+        entry.tensor.dims[:] = chance.choice([-1, 0, 1, 7, 2**31, 2**62], int(chance.integers(0, 12))).tolist()
+    elif kind == 1:
+        entry.tensor.tensor_content = damaged(entry.tensor.tensor_content, chance)
+    elif kind == 2:
+        entry.tensor.tensor_content *= 50
+    elif kind == 3:
+        entry.tensor.tensor_type = str(chance.choice(["Float64", "Int8", "str", "BFloat16", "", "x" * 1000]))
+    elif kind == 4:
+        entry.tag = str(chance.choice(["", "openpose", message.value[0].tag, "x" * 100_000]))
+    else:
+        message.value.remove(entry)
+    return bytes(message.SerializeToString())
+
+
+def descriptions(seed: int, cases: int, folder: Path) -> Findings:
+    """What lies beside an exported graph."""
+    from pipeline.manifest import file_sha256
+    from training.config import EvaluationConfig
+    from training.exported import ExportedGraph, description_path
+
+    trial = Trial()
+    graph = folder / "graph.onnx"
+    graph.write_bytes(b"graph")
+    sound = ExportedGraph(
+        sha256=file_sha256(graph),
+        checkpoint="step-0000003.ckpt",
+        step=3,
+        batch=4,
+        height=None,
+        width=None,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        outputs=("pafs", "heatmaps"),
+        evaluation=EvaluationConfig(),
+    )
+    content = sound.model_dump(mode="json")
+    for case in range(cases):
+        description_path(graph).write_bytes(json_variant(content, case, seed))
+        trial.run(f"description (case {case})", lambda: ExportedGraph.load(graph))
+    return trial.result()
