@@ -120,7 +120,7 @@ class DecoderConfig(StrictModel):
     limb_samples: int = Field(default=10, ge=2, le=100, description="fewest points looked at along a candidate limb")
     limb_threshold: float = Field(default=0.05, ge=0, le=1, description="agreement above which a point supports a limb")
     limb_fraction: float = Field(default=0.8, ge=0, le=1, description="part of a limb's points that must support it")
-    near: float = Field(default=1.0, ge=0, le=10, description="cells; closer candidates may join without support")
+    near: float = Field(default=0.6, ge=0, le=10, description="cells; closer candidates may join without support")
     peak_weight: float = Field(default=0.1, ge=0, le=10, description="share of the peaks' heights in a limb's rank")
     gap: float = Field(default=2.0, ge=0, le=10, description="longest limbs; pieces closer than this may be joined")
     min_keypoints: int = Field(
