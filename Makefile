@@ -1,11 +1,14 @@
 # OpenPose on MindSpore. `make` prints what there is; every variable can be set on the command line.
 
 DATA ?= data/demo
+TRAIN ?= train2017
+VAL ?= val2017
 SHARDS ?= shards/$(NAME)
 RUN ?= runs/$(NAME)
 NPROC ?= 1
 CONFIG ?= configs/$(RECIPE).yaml
 CKPT ?= $(RUN)
+FORMAT ?= onnx
 WORKERS ?=
 DEVICE ?= auto
 RESUME ?=
@@ -13,29 +16,35 @@ ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c '$(SUPPORTED)' 2> /dev/null && echo $$python && break; done)
 
-# SHARDS and RUN are named after the data folder; the recipe follows from the data and the number of processes
-NAME = $(notdir $(abspath $(DATA)))
+# SHARDS and RUN are named after the data folders; the recipe follows from the data and the number of processes
+NAME = $(subst $(SPACE),+,$(notdir $(abspath $(DATA))))
+SPACE = $(subst ,, )
 IS_DEMO = $(filter $(abspath data/demo),$(abspath $(DATA)))
 RECIPE = $(if $(IS_DEMO),demo,$(if $(filter 1,$(NPROC)),openpose,openpose_8p))
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 BIN = .venv/bin
 READY = .venv/ready
-ANNOTATIONS = $(DATA)/annotations/person_keypoints_
+BUILD = $(BIN)/python -m pipeline.shards $(WORKERS:%=--workers %)
+# every split of $(1) in every folder of DATA that holds it, as options of pipeline.shards
+SOURCES = $(foreach folder,$(DATA),$(foreach split,$(1),$(if $(call ANNOTATED,$(folder),$(split)),--coco '$(folder)' --split '$(split)')))
+ANNOTATED = $(shell test -f '$(1)/annotations/person_keypoints_$(2).json' && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data shards train eval stats verify preview test check clean
+.PHONY: help setup demo data shards train eval export stats verify preview test bench check clean
 
 help: ## print this
 	@echo 'Targets'
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-11s %s\n", $$1, $$2 }'
 	@echo
 	@echo 'Variables, with their values here'
-	@echo '  DATA        COCO folder with annotations/, train2017/, val2017/  [$(DATA)]'
+	@echo '  DATA        COCO folder with annotations/, train2017/, val2017/, or several of them  [$(DATA)]'
+	@echo '  TRAIN, VAL  splits for SHARDS/train and SHARDS/val, each one or several  [$(TRAIN), $(VAL)]'
 	@echo '  SHARDS      folder of the MindRecord sets train/ and val/  [$(SHARDS)]'
 	@echo '  RUN         folder of the training run  [$(RUN)]'
 	@echo '  CONFIG      recipe  [$(CONFIG)]'
-	@echo '  NPROC       training processes, one a device  [$(NPROC)]'
-	@echo '  CKPT        checkpoint to evaluate, or a run: its newest  [$(CKPT)]'
+	@echo '  NPROC       processes that train or evaluate, one a device  [$(NPROC)]'
+	@echo '  CKPT        checkpoint to evaluate or export, or a run: its newest  [$(CKPT)]'
+	@echo '  FORMAT      of the exported graph: onnx, mindir or air  [$(FORMAT)]'
 	@echo '  WORKERS     processes that write shards  [$(or $(WORKERS),one a core)]'
 	@echo '  DEVICE      auto, cpu or ascend  [$(DEVICE)]'
 	@echo '  RESUME      1 goes on from the newest checkpoint in RUN  [$(RESUME)]'
@@ -63,27 +72,27 @@ where:
 	@echo 'Shards      $(SHARDS)'
 	@echo 'Run         $(RUN)'
 	@echo 'AP          $(RUN)/eval.json'
+	@echo 'Report      $(RUN)/report/index.html'
 	@echo 'Pictures    $(RUN)/pictures'
 
 data: $(READY) ## make the embedded dataset in data/demo
 	@$(BIN)/python -m pipeline.synthetic --out data/demo $(WORKERS:%=--workers %)
 
 shards: $(READY) $(if $(IS_DEMO),data) ## DATA -> SHARDS/train and SHARDS/val
-	@ls '$(ANNOTATIONS)'train2017.json '$(ANNOTATIONS)'val2017.json 2> /dev/null | grep -q . || \
-	{ echo 'Error: $(ANNOTATIONS)train2017.json and …val2017.json: neither is there; DATA has to be a COCO folder' >&2; exit 2; }
-	@for part in train val; do \
-		if [ -f '$(ANNOTATIONS)'$${part}2017.json ]; then \
-			$(BIN)/python -m pipeline.shards --coco '$(DATA)' --split $${part}2017 --out '$(SHARDS)'/$$part \
-				$(WORKERS:%=--workers %) $(ARGS) || exit; \
-		fi; \
-	done
+	@$(if $(strip $(call SOURCES,$(TRAIN) $(VAL))),,echo 'Error: DATA=$(DATA): no annotations/person_keypoints_SPLIT.json with SPLIT one of: $(TRAIN) $(VAL); DATA has to be COCO folders, TRAIN and VAL splits in them' >&2; exit 2)
+	@$(if $(strip $(call SOURCES,$(TRAIN))),$(BUILD) $(call SOURCES,$(TRAIN)) --out '$(SHARDS)'/train $(ARGS))
+	@$(if $(strip $(call SOURCES,$(VAL))),$(BUILD) $(call SOURCES,$(VAL)) --out '$(SHARDS)'/val $(ARGS))
 
 train: $(READY) ## train CONFIG on SHARDS/train into RUN
 	@$(BIN)/python -m training.train --config '$(CONFIG)' --shards '$(SHARDS)'/train --out '$(RUN)' \
 		--nproc $(NPROC) --device $(DEVICE) $(if $(RESUME),--resume) $(ARGS)
 
-eval: $(READY) ## COCO keypoint AP of CKPT on SHARDS/val, pictures into RUN/pictures
-	@$(BIN)/python -m evaluation.evaluate --ckpt '$(CKPT)' --shards '$(SHARDS)'/val --out '$(RUN)' --device $(DEVICE) $(ARGS)
+eval: $(READY) ## COCO keypoint AP of CKPT on SHARDS/val; RUN/report explains it, RUN/pictures shows it
+	@$(BIN)/python -m evaluation.evaluate --ckpt '$(CKPT)' --shards '$(SHARDS)'/val --out '$(RUN)' \
+		--nproc $(NPROC) --device $(DEVICE) $(ARGS)
+
+export: $(READY) ## CKPT as a graph of FORMAT, beside the checkpoint
+	@$(BIN)/python -m training.export --ckpt '$(CKPT)' --format $(FORMAT) --device $(DEVICE) $(ARGS)
 
 stats: $(READY) ## what is in SHARDS/train and SHARDS/val
 	@$(BIN)/python -m pipeline.stats $(wildcard $(SHARDS)/train $(SHARDS)/val) $(ARGS)
@@ -96,6 +105,9 @@ preview: $(READY) ## a contact sheet of augmented samples with their targets, SH
 
 test: $(READY) ## the whole test suite
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY) ## what the decoder allows and what each part reaches, in about three minutes, into bench.json
+	@$(BIN)/python -m tests.benchmarks $(if $(IS_DEMO),,--coco '$(firstword $(DATA))' --split '$(firstword $(TRAIN))') $(ARGS)
 
 check: $(READY) ## lint, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

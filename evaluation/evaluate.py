@@ -1,259 +1,169 @@
-"""Score a checkpoint on a set of shards: python -m evaluation.evaluate --ckpt FILE_OR_RUN --shards DIR."""
+"""Score a network, or any system's results, on a set of pictures: python -m evaluation.evaluate --help."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import functools
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from evaluation.options import flip_option, recipe_overrides, scales_option
 from pipeline.errors import InputError, reports_input_errors
 from training.options import device_option
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Callable
 
-    from evaluation.person import Person
-    from evaluation.predict import Predictor
-    from pipeline.sample import Annotation
+    from evaluation.finding import Findings
+    from evaluation.outputs import Evaluation
+    from evaluation.predictor import Predictor
+    from evaluation.sets import PictureSet
 
-    Record = tuple[Annotation, NDArray[np.uint8]]
-
-Truth = dict[int, tuple[dict[str, Any], ...]]
-"""COCO person annotations by image id, in the order of the shards."""
+_PATH = click.Path(path_type=Path)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found.
+def open_set(shards: Path | None, coco: Path | None, split: str) -> PictureSet:
+    """The pictures that the options name; InputError unless they name one set, and where it is bad."""
+    from evaluation.sets import CocoSet, ShardSet
 
-    Attributes:
-        truth: the pictures looked at, with their annotations.
-        people: found in each picture, in its pixels, by image id.
-        results: the same as COCO keypoint results, by rising image id.
-        ap: COCO's ten numbers.
-        seconds: that prediction took, compilation of graphs included; scoring is not in it.
-    """
-
-    truth: Truth
-    people: dict[int, list[Person]]
-    results: list[dict[str, Any]]
-    ap: dict[str, float]
-    seconds: float
+    if (shards is None) == (coco is None):
+        raise InputError("give either --shards DIR or --coco DIR")
+    return ShardSet(shards) if shards else CocoSet(coco or Path(), split)
 
 
-def evaluate(
-    predictor: Predictor, records: Iterable[Record], on_picture: Callable[[], object] = lambda: None
-) -> Evaluation:
-    """Find the people in every record's picture and compare them with its truth.
+def find(load: Callable[[], Predictor], pictures: PictureSet, number: int, processes: int) -> Findings:
+    """Find the people in the first pictures of a set, with progress on the terminal.
 
     Args:
-        predictor: network and recipe.
-        records: annotation with its truth, and the picture file's bytes as (N,) uint8; as `read_records` yields them.
-        on_picture: called whenever a picture is done.
-
-    Raises:
-        InputError: a picture that cannot be decoded or is of another size than its annotation says, two pictures of
-            one image id, or maps that are not finite.
+        load: makes the network ready.
+        pictures: the set.
+        number: of pictures to take.
+        processes: that share them; 1 is this one.
     """
-    from evaluation.metrics import coco_ap
-    from evaluation.results import to_coco_results
+    from tqdm import tqdm
 
-    truth: Truth = {}
-    people: dict[int, list[Person]] = {}
-    start = time.monotonic()
-    for (annotation, _), found in predictor.stream(_noted(records, truth), load_picture):
-        people[annotation.image_id] = found
-        on_picture()
-    seconds = time.monotonic() - start
-    results = [result for image_id in sorted(people) for result in to_coco_results(image_id, people[image_id])]
-    return Evaluation(truth, people, results, coco_ap(truth, results), seconds)
+    from evaluation.finding import find_people, share_out
+    from evaluation.processes import find_in_processes
 
-
-def _noted(records: Iterable[Record], truth: Truth) -> Iterator[Record]:
-    """The records, with their annotations noted in `truth` as they pass."""
-    for record in records:
-        annotation = record[0]
-        if annotation.image_id in truth:
-            raise InputError(f"image id {annotation.image_id} comes twice: evaluate a set of one split at a time")
-        truth[annotation.image_id] = annotation.truth
-        yield record
+    if processes > 1:
+        shares = share_out(pictures.sizes()[:number], processes)
+        with tqdm(total=number, unit="picture", desc="evaluate", smoothing=0.1, disable=None) as progress:
+            return find_in_processes(load, pictures, shares, progress.update)
+    predictor = load()
+    with tqdm(total=number, unit="picture", desc="evaluate", smoothing=0.1, disable=None) as progress:
+        return find_people(predictor, pictures.records(range(number)), progress.update)
 
 
-def load_picture(record: Record) -> NDArray[np.uint8]:
-    """Decode a record's picture, (H, W, 3) uint8 BGR; InputError if it is damaged or not of the annotated size."""
-    from pipeline.pictures import decode
+def score_file(path: Path, pictures: PictureSet, number: int) -> Evaluation:
+    """Score the COCO keypoint results in a file on the first pictures of a set."""
+    from evaluation.outputs import score_results
+    from evaluation.results import read_results
 
-    annotation, data = record
-    try:
-        image = decode(data, strict=True)
-    except InputError as error:
-        raise InputError(f"image {annotation.image_id}: {error}: run make shards again") from error
-    if image.shape[:2] != (annotation.height, annotation.width):
-        sizes = f"{image.shape[1]}x{image.shape[0]} px, its annotation says {annotation.width}x{annotation.height}"
-        raise InputError(f"image {annotation.image_id}: has {sizes}: run make shards again")
-    return image
-
-
-def summarise(evaluation: Evaluation, predictor: Predictor, **about: Any) -> dict[str, Any]:
-    """What eval.json holds: the ten numbers at the top level, then what they were measured on and how.
-
-    Args:
-        evaluation: the numbers.
-        predictor: that they were measured with.
-        about: further entries, such as the set's name.
-    """
-    images = len(evaluation.truth)
-    return {
-        **evaluation.ap,
-        "images": images,
-        "people": sum(_counts(annotations) for annotations in evaluation.truth.values()),
-        "found": len(evaluation.results),
-        "seconds": round(evaluation.seconds, 2),
-        "images_per_s": round(images / evaluation.seconds, 2),
-        "canvases": [f"{width}x{height}" for height, width in sorted(predictor.canvases)],
-        "checkpoint": str(predictor.source),
-        "evaluation": predictor.config.model_dump(mode="json"),
-        **about,
-    }
-
-
-def _counts(annotations: Iterable[dict[str, Any]]) -> int:
-    """Annotated people whom COCO's score asks for."""
-    return sum(not person["iscrowd"] and person["num_keypoints"] > 0 for person in annotations)
-
-
-def read_pictures(shards: Path, indices: list[int]) -> dict[int, NDArray[np.uint8]]:
-    """Decode the pictures of some records of a set, (H, W, 3) uint8 BGR by image id."""
-    from pipeline.batches import read_rows
-    from pipeline.manifest import Manifest
-    from pipeline.records import EVAL_COLUMNS, unpack
-
-    records = [unpack(row) for row in read_rows(shards, Manifest.load(shards), EVAL_COLUMNS, indices)]
-    return {record[0].image_id: load_picture(record) for record in records}
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where results go; None writes none of a kind."""
-
-    json: Path | None
-    results: Path | None
-    pictures: Path | None
-    number: int
-
-    def check(self) -> None:
-        """Make the folders; InputError where that cannot be, before any work is done."""
-        for file in (self.json, self.results):
-            if file and file.is_dir():
-                raise InputError(f"{file}: is a folder, expected the name of a file")
-        folders = [path.parent for path in (self.json, self.results) if path] + [p for p in (self.pictures,) if p]
-        for folder in folders:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
-
-    def write(self, evaluation: Evaluation, summary: dict[str, Any], shards: Path) -> list[str]:
-        """Write all that was asked for; returns a line for each. `shards` is what was evaluated, from its start."""
-        from evaluation.gallery import choose, write_pictures
-
-        lines = []
-        if self.pictures:
-            chosen = choose([_counts(annotations) for annotations in evaluation.truth.values()], self.number)
-            pictures = read_pictures(shards, chosen)
-            written = write_pictures(self.pictures, pictures, evaluation.truth, evaluation.people)
-            lines.append(f"{self.pictures}/: {len(written)} pictures, truth left, found right")
-        if self.results:
-            _write_json(self.results, evaluation.results, indent=None)
-            lines.append(f"{self.results}: {len(evaluation.results)} people found, as COCO keypoint results")
-        if self.json:
-            _write_json(self.json, summary, indent=1)
-            lines.append(f"{self.json}: the numbers")
-        return lines
-
-
-def _write_json(path: Path, content: Any, indent: int | None) -> None:
-    from pipeline.manifest import write_atomically
-
-    try:
-        write_atomically(path, json.dumps(content, indent=indent) + "\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    truth = pictures.truth()
+    results = read_results(path, truth)
+    return score_results(dict(list(truth.items())[:number]), results)
 
 
 @click.command()
-@click.option(
-    "--ckpt", type=click.Path(path_type=Path), required=True, help="Checkpoint, or run folder: its newest is taken."
-)
-@click.option("--shards", type=click.Path(path_type=Path), required=True, help="Set to score on, by pipeline.shards.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Folder for eval.json, results.json and pictures/; else only a table.",
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="The numbers.  [default: OUT/eval.json]")
-@click.option(
-    "--save-results", type=click.Path(path_type=Path), help="COCO keypoint results.  [default: OUT/results.json]"
-)
-@click.option("--pictures", type=click.Path(path_type=Path), help="Folder for drawn pictures.  [default: OUT/pictures]")
+@click.option("--ckpt", type=_PATH, help="Network: a checkpoint, a run folder (its newest), a .mindir or an .onnx.")
+@click.option("--results", type=_PATH, help="COCO keypoint results of any system, to score instead of a network.")
+@click.option("--shards", type=_PATH, help="Pictures and truth: a set by pipeline.shards.")
+@click.option("--coco", type=_PATH, help="Pictures and truth: a COCO folder, instead of shards.")
+@click.option("--split", default="val2017", show_default=True, help="Split of the COCO folder.")
+@click.option("--out", type=_PATH, help="Folder for all that follows; without it only what is named is written.")
+@click.option("--json", "json_file", type=_PATH, help="The numbers.  [default: OUT/eval.json]")
+@click.option("--save-results", type=_PATH, help="COCO keypoint results.  [default: OUT/results.json]")
+@click.option("--pictures", type=_PATH, help="Folder for drawn pictures.  [default: OUT/pictures]")
+@click.option("--report", type=_PATH, help="Folder for index.html: curves, errors, examples.  [default: OUT/report]")
 @click.option("--num-pictures", type=click.IntRange(0), default=24, show_default=True, help="Pictures to draw.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first pictures of the set.")
+@click.option("--nproc", type=click.IntRange(1), default=1, show_default=True, help="Processes, one a device.")
 @device_option
+@scales_option
+@flip_option
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override: evaluation.size=432.")
 @reports_input_errors
 def main(
-    ckpt: Path,
-    shards: Path,
+    ckpt: Path | None,
+    results: Path | None,
+    shards: Path | None,
+    coco: Path | None,
+    split: str,
     out: Path | None,
     json_file: Path | None,
     save_results: Path | None,
     pictures: Path | None,
+    report: Path | None,
     num_pictures: int,
     limit: int | None,
+    nproc: int,
     device: str,
+    scales: tuple[float, ...] | None,
+    flip: bool | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Find the people in a set's pictures with a trained network, and print COCO's keypoint AP.
+    """Print COCO's keypoint AP of a network, or of results that were saved, and write what explains it.
 
-    People found on pictures of nobody count against it, where the set holds such pictures (--keep-empty).
+    The table has two rows: all pictures, on which people found where nobody is count against AP, and pictures with
+    people only, which is how some projects report theirs.
     """
+    from evaluation.outputs import Outputs
+
+    if (ckpt is None) == (results is None):
+        raise InputError("give either --ckpt FILE_OR_RUN or --results FILE")
     outputs = Outputs(
         json=json_file or (out and out / "eval.json"),
-        results=save_results or (out and out / "results.json"),
+        results=save_results or (out and results is None and out / "results.json") or None,
         pictures=pictures or (out and out / "pictures"),
+        report=report or (out and out / "report"),
         number=num_pictures,
     )
-    _run(ckpt, shards, outputs, limit, device, overrides)
+    changes = recipe_overrides(overrides, scales, flip)
+    _run(open_set(shards, coco, split), ckpt, results, outputs, limit, nproc, device, changes)
 
 
 def _run(
-    ckpt: Path, shards: Path, outputs: Outputs, limit: int | None, device: str, overrides: tuple[str, ...]
+    pictures: PictureSet,
+    ckpt: Path | None,
+    results: Path | None,
+    outputs: Any,
+    limit: int | None,
+    processes: int,
+    device: str,
+    overrides: tuple[str, ...],
 ) -> None:
-    from tqdm import tqdm
-
+    from evaluation.finding import count_canvases
     from evaluation.metrics import format_table
-    from evaluation.predict import Predictor
-    from pipeline.batches import read_records
-    from pipeline.manifest import Manifest
+    from evaluation.outputs import score_findings
+    from evaluation.predictor import Predictor
+    from evaluation.processes import ProcessError
 
-    manifest = Manifest.load(shards)
-    predictor = Predictor.load(ckpt, device, overrides)
     outputs.check()
-    number = min(limit or manifest.records, manifest.records)
-    records = itertools.islice(read_records(shards), number)
-    with tqdm(total=number, unit="picture", desc="evaluate", smoothing=0.1, disable=None) as progress:
-        evaluation = evaluate(predictor, records, progress.update)
-    summary = summarise(evaluation, predictor, shards=str(shards), keep_empty=manifest.options.get("keep_empty"))
-    click.echo(format_table(evaluation.ap))
-    for line in outputs.write(evaluation, summary, shards):
+    number = min(limit or len(pictures), len(pictures))
+    about: dict[str, Any] = {"command": _command(), "set": pictures.name, "limit": limit}
+    if results:
+        evaluation = score_file(results, pictures, number)
+        about["results"] = str(results)
+    else:
+        assert ckpt is not None
+        load = functools.partial(Predictor.load, ckpt, device, overrides)
+        try:
+            findings = find(load, pictures, number, processes)
+        except ProcessError as error:
+            raise click.ClickException(str(error)) from error
+        evaluation = score_findings(findings)
+        about["processes"] = processes
+        click.echo(count_canvases(findings.canvases))
+    click.echo(format_table(evaluation.protocols))
+    for line in outputs.write(evaluation, pictures, about):
         click.echo(line)
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "evaluation.evaluate", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

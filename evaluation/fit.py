@@ -59,16 +59,20 @@ class Fit:
         return np.asarray((points + 0.5) / self.scale - 0.5, dtype=np.float32)
 
 
-def fit_size(picture: Size, size: int) -> Fit:
+def fit_size(picture: Size, size: float, canvas: Size | None = None) -> Fit:
     """Choose scale and canvas.
 
     Args:
         picture: (height, width) px, at least 1.
         size: px; what the shorter side becomes, unless the longer one would exceed LONGEST times that.
+        canvas: (height, width) px of the only canvas that the network takes; what would not fit it is made smaller.
+            None for the smallest of whole blocks.
     """
     scale = min(size / min(picture), LONGEST * size / max(picture))
+    if canvas:
+        scale = min(scale, canvas[0] / picture[0], canvas[1] / picture[1])
     height, width = (max(1, round(side * scale)) for side in picture)
-    return Fit(picture, (height, width), (_blocks(height), _blocks(width)))
+    return Fit(picture, (height, width), canvas or (_blocks(height), _blocks(width)))
 
 
 def _blocks(side: int) -> int:

@@ -103,12 +103,12 @@ def _draw_skeleton(canvas: NDArray[np.uint8], person: Person) -> None:
     import cv2
 
     keypoints = person.keypoints
-    width = _line_width(keypoints, canvas.shape)
     lines = [
         (_fixed(keypoints[INDEX[a]]), _fixed(keypoints[INDEX[b]]), LIMB_COLOURS[a, b])
         for a, b in LIMBS
         if keypoints[INDEX[a], 2] > 0 and keypoints[INDEX[b], 2] > 0 and (a, b) not in HIDDEN_LIMBS
     ]
+    width = _line_width(keypoints, canvas.shape, alone=not lines)
     dots = [(_fixed(keypoints[i]), KEYPOINT_COLOURS[name]) for name, i in INDEX.items() if keypoints[i, 2] > 0]
     casing = width + max(2, round(0.5 * width))
     for start, end, _ in lines:
@@ -121,12 +121,15 @@ def _draw_skeleton(canvas: NDArray[np.uint8], person: Person) -> None:
         cv2.circle(canvas, centre, radius, colour, cv2.FILLED, cv2.LINE_AA, SHIFT)
 
 
-def _line_width(keypoints: NDArray[np.float32], shape: tuple[int, ...]) -> int:
-    """Px: a fraction of the person's extent, within bounds that the picture's size sets."""
+def _line_width(keypoints: NDArray[np.float32], shape: tuple[int, ...], *, alone: bool) -> int:
+    """Px: a fraction of the person's extent, within bounds that the picture's size sets.
+
+    Keypoints that no line joins to another say nothing of the person's size, and as small dots they would be lost.
+    """
     found = keypoints[keypoints[:, 2] > 0, :2]
     extent = float(np.hypot(*np.ptp(found, axis=0))) if len(found) else 0.0
     largest = max(1.0, max(shape[:2]) / 90)
-    return max(1, round(min(extent / 45, largest)))
+    return max(1, round(largest if alone else min(extent / 45, largest)))
 
 
 def _fixed(point: NDArray[np.float32]) -> tuple[int, int]:

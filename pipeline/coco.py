@@ -14,9 +14,10 @@ import gc
 import hashlib
 import json
 import os
+import re
 import reprlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.ignore import Region, ignore_mask, parse_region
+from pipeline.ignore import Region, are_numbers, ignore_mask, parse_region
 from pipeline.pictures import MAX_PIXELS
 from pipeline.records import mask_to_rle
 from pipeline.sample import Annotation
-from pipeline.skeleton import COCO_KEYPOINTS, from_coco
+from pipeline.skeleton import COCO_KEYPOINTS, NUM_KEYPOINTS, from_coco
 
 NUMBERS = 3 * len(COCO_KEYPOINTS)
 LIMIT = 100_000
@@ -36,6 +37,7 @@ LIMIT = 100_000
 
 _TRUTH = ("id", "image_id", "category_id", "iscrowd", "area", "bbox", "num_keypoints", "keypoints")
 _INT64 = 2**63
+_PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,21 @@ class Picture:
     def keypoints(self) -> NDArray[np.float32]:
         """(P, K, 3) float32 of the trainable people in OpenPose-18 order."""
         rows = [person.truth["keypoints"] for person in self.people if person.trains]
+        if not rows:
+            return np.zeros((0, NUM_KEYPOINTS, 3), dtype=np.float32)
         return from_coco(np.array(rows, dtype=np.float32).reshape(-1, len(COCO_KEYPOINTS), 3))
 
     def ignore_mask(self) -> NDArray[np.uint8] | None:
         """(H, W) uint8 of the ignore region, or None where there is none."""
         ignored = [(person.region, person.truth["bbox"]) for person in self.people if not person.trains]
         return ignore_mask(ignored, self.height, self.width) if ignored else None
+
+    def with_id(self, image_id: int) -> Picture:
+        """The same picture under another id."""
+        if image_id == self.image_id:
+            return self
+        people = tuple(replace(person, truth={**person.truth, "image_id": image_id}) for person in self.people)
+        return replace(self, image_id=image_id, people=people)
 
     def annotation(self) -> Annotation:
         """The picture's annotation, its ignore region drawn."""
@@ -157,12 +168,15 @@ def read_pictures(path: Path, rules: Rules) -> tuple[list[Picture], str]:
     return pictures, sha256
 
 
-def picture_path(root: Path, file_name: str) -> Path:
+def picture_path(root: Path, file_name: str) -> str:
     """Path of a picture within its split's folder; raises InputError where a link leads out of it."""
-    path = os.path.realpath(root / file_name)
-    if not path.startswith(os.path.realpath(root) + os.sep):
-        raise InputError("a link leads out of the picture folder")
-    return Path(path)
+    path = os.path.join(root, file_name)  # noqa: PTH118 (a Path costs as much as reading the file)
+    part = str(root)
+    for name in PurePosixPath(file_name).parts:
+        part = f"{part}{os.sep}{name}"
+        if os.path.islink(part) and not os.path.realpath(path).startswith(os.path.realpath(root) + os.sep):  # noqa: PTH114
+            raise InputError("a link leads out of the picture folder")
+    return path
 
 
 def _load(path: Path) -> tuple[Any, str]:
@@ -310,7 +324,7 @@ def _keypoint_problems(item: dict[str, Any]) -> Iterator[str]:
     if len(keypoints) != NUMBERS:
         yield f"keypoints has {len(keypoints)} numbers, expected {NUMBERS}"
         return
-    if not set(map(type, keypoints)) <= {int, float} or not all(-LIMIT <= value <= LIMIT for value in keypoints):
+    if not are_numbers(keypoints, LIMIT):
         wrong = next(value for value in keypoints if not _is_number(value, -LIMIT, LIMIT))
         yield f"keypoints holds {_short(wrong)}, expected numbers of at most {LIMIT}"
         return
@@ -326,9 +340,9 @@ def _keypoint_problems(item: dict[str, Any]) -> Iterator[str]:
 
 def _person(item: dict[str, Any], image: dict[str, Any], rules: Rules) -> Person:
     truth = {name: item[name] for name in _TRUTH}
-    region = parse_region(item.get("segmentation"), image["height"], image["width"], LIMIT)
     trains = rules.trains(truth)
-    return Person(truth, trains, None if trains else region)
+    region = parse_region(item.get("segmentation"), image["height"], image["width"], LIMIT, keep=not trains)
+    return Person(truth, trains, region)
 
 
 def _is_id(value: Any) -> bool:
@@ -342,6 +356,8 @@ def _is_number(value: Any, low: float, high: float) -> bool:
 def _is_safe(name: Any) -> bool:
     if not isinstance(name, str) or not 0 < len(name) <= 1024 or "\\" in name or not name.isprintable():
         return False
+    if _PLAIN.fullmatch(name):
+        return True
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and path.name != "" and ":" not in path.parts[0]
 

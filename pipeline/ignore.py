@@ -6,6 +6,7 @@ and the boundary pixel in which the two differ vanishes in the growth.
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,17 @@ class Region:
     runs: NDArray[np.uint32] | None = None
 
 
-def parse_region(segmentation: Any, height: int, width: int, limit: float) -> Region | None:
+def are_numbers(values: list[Any], limit: float) -> bool:
+    """Whether a list holds nothing but ints and floats of at most `limit`; no NaN either, which any sum would show."""
+    return (
+        set(map(type, values)) <= {int, float}
+        and -limit <= min(values, default=0)
+        and max(values, default=0) <= limit
+        and not math.isnan(sum(values))
+    )
+
+
+def parse_region(segmentation: Any, height: int, width: int, limit: float, *, keep: bool = True) -> Region | None:
     """Check a COCO segmentation.
 
     Args:
@@ -38,9 +49,10 @@ def parse_region(segmentation: Any, height: int, width: int, limit: float) -> Re
         height: px of the picture.
         width: px of the picture.
         limit: largest magnitude of a polygon's coordinates, px.
+        keep: without, it is checked only.
 
     Returns:
-        The region; None where there is no segmentation.
+        The region; None where there is no segmentation, or it is not to be kept.
 
     Raises:
         InputError: it is none of these, or does not fit the picture.
@@ -48,7 +60,9 @@ def parse_region(segmentation: Any, height: int, width: int, limit: float) -> Re
     if segmentation is None or segmentation == []:
         return None
     if isinstance(segmentation, list):
-        return Region(polygons=tuple(_polygon(item, limit) for item in segmentation))
+        for polygon in segmentation:
+            _check_polygon(polygon, limit)
+        return Region(polygons=tuple(map(_points, segmentation))) if keep else None
     if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
         raise InputError(
             f"segmentation is neither a list of polygons nor a run-length mask of size [{height}, {width}]"
@@ -60,19 +74,19 @@ def parse_region(segmentation: Any, height: int, width: int, limit: float) -> Re
         raise InputError("segmentation: counts are neither a list of whole numbers nor their compressed string")
     if sum(counts) != height * width:
         raise InputError(f"segmentation: counts cover {reprlib.repr(sum(counts))} px, the picture has {height * width}")
-    return Region(runs=np.array(counts, dtype=np.uint32))
+    return Region(runs=np.array(counts, dtype=np.uint32)) if keep else None
 
 
-def _polygon(item: Any, limit: float) -> NDArray[np.float32]:
+def _check_polygon(item: Any, limit: float) -> None:
     if not isinstance(item, list) or len(item) < 6 or len(item) % 2:
         length = f"{len(item)} numbers" if isinstance(item, list) else reprlib.repr(item)
         raise InputError(f"segmentation: a polygon has {length}, expected an even number of at least 6")
-    if not set(map(type, item)) <= {int, float} or not (-limit <= min(item) and max(item) <= limit):
+    if not are_numbers(item, limit):
         raise InputError(f"segmentation: a polygon holds something that is not a number of at most {limit:.0f}")
-    points = np.array(item, dtype=np.float32).reshape(-1, 2)
-    if np.isnan(points).any():
-        raise InputError("segmentation: a polygon holds NaN")
-    return points
+
+
+def _points(polygon: list[float]) -> NDArray[np.float32]:
+    return np.array(polygon, dtype=np.float32).reshape(-1, 2)
 
 
 def decode_counts(text: str) -> list[int]:

@@ -32,13 +32,23 @@ class Source:
 
     Attributes:
         coco: the COCO folder as it was given.
-        split: the split's name.
-        json_sha256: hash of its annotation file.
+        split: the split's name; the pictures were in `coco/split`.
+        annotations: name of its annotation file.
+        json_sha256: hash of that file.
+        records: pictures that are in the set.
+        people: trainable people on them.
+        repeated: pictures that were left out because an earlier source has them.
+        renumbered: pictures that got a new id because an earlier source has another one under theirs.
     """
 
     coco: str
     split: str
+    annotations: str
     json_sha256: str
+    records: int = 0
+    people: int = 0
+    repeated: int = 0
+    renumbered: int = 0
 
 
 @dataclass(frozen=True)
@@ -212,9 +222,11 @@ class Manifest:
         if len({shard.file for shard in self.shards}) != len(self.shards):
             raise InputError("shards: a file is named twice")
         for name in ("records", "people"):
-            total = sum(getattr(shard, name) for shard in self.shards)
-            if not total == data.get(name) == getattr(self, name):
-                raise InputError(f"{name}: {str(data.get(name))[:20]}, but the shards hold {total}")
+            for parts in (self.shards, self.sources):
+                total = sum(getattr(part, name) for part in parts)
+                if not total == data.get(name) == getattr(self, name):
+                    kind = "shards hold" if parts is self.shards else "sources gave"
+                    raise InputError(f"{name}: {str(data.get(name))[:20]}, but the {kind} {total}")
 
     def verify(self, folder: Path, *, hashes: bool) -> list[Damage]:
         """Compare the files of a set with the manifest.
@@ -260,7 +272,7 @@ def file_problem(path: Path, size: int, sha256: str | None) -> str | None:
 def file_sha256(path: Path) -> str:
     """Hash of a file's content, as hexadecimal digits; the file is streamed."""
     digest = hashlib.sha256()
-    buffer = bytearray(1 << 20)
+    buffer = bytearray(1 << 16)  # stays in the cache between reading and hashing
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -268,11 +280,11 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it there."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8, beside its place and rename it there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

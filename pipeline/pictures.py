@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.spare import Spare
 
 MAX_PIXELS = 100_000_000
 """A picture whose header claims more is refused before anything is decoded."""
@@ -23,15 +24,17 @@ _JPEG = b"\xff\xd8"
 PictureBytes = bytes | NDArray[np.uint8]
 
 
-def decode(data: PictureBytes, *, strict: bool = False) -> NDArray[np.uint8]:
+def decode(data: PictureBytes, *, strict: bool = False, spare: Spare | None = None) -> NDArray[np.uint8]:
     """Decode a JPEG or PNG.
 
     Args:
         data: the file's bytes.
         strict: refuse damage that libjpeg could paint over.
+        spare: memory to decode into, for `pipeline.warp`; the picture is valid until the next one.
 
     Returns:
-        (H, W, 3) uint8 BGR in the stored frame; grey pictures get three equal channels.
+        (H, W, 3) uint8 BGR in the stored frame; grey pictures get three equal channels. From spare memory it may have
+        a fourth channel that counts for nothing.
 
     Raises:
         InputError: not a JPEG or PNG, damaged, or larger than `MAX_PIXELS`.
@@ -43,8 +46,9 @@ def decode(data: PictureBytes, *, strict: bool = False) -> NDArray[np.uint8]:
         if strict:
             check(data)
         return _decode_with_opencv(data, size)
+    space, buffer = ("BGRX", spare.array("picture", *size, 4)) if spare else ("BGR", None)
     try:
-        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "BGR", strict=strict)
+        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, space, strict=strict, buffer=buffer)
     except ValueError as error:
         raise InputError(f"damaged JPEG: {error}") from None
     return image

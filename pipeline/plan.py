@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.coco import Picture, Rules, annotation_file, read_pictures
+from pipeline.coco import Picture, Rules, read_pictures
 from pipeline.errors import InputError
 from pipeline.manifest import Source
 from pipeline.records import SCHEMA, VERSION
+from pipeline.sources import Candidate, Folder, Split, settle_ids
 
 MAX_FILE_BYTES = 128 << 20
 """A larger picture file is a bad picture."""
@@ -96,44 +98,57 @@ class Plan:
     picture_bytes: int
 
 
-def make_plan(folders: Sequence[tuple[Path, str]], options: Options) -> Plan:
+def make_plan(folders: Sequence[Folder], options: Options) -> Plan:
     """Read the annotation files and assign every picture to a file.
 
     Args:
-        folders: COCO folders, each with the split to read.
+        folders: what to read: COCO folder, split and, where it is not COCO's own, annotation file.
         options: what to keep and how to cut it.
 
     Raises:
-        InputError: an annotation file or picture folder is missing or wrong, or no picture is left.
+        InputError: an annotation file or picture folder is missing or wrong, no picture is left, or ids collide.
     """
+    splits = [Split(*folder) for folder in folders]
+    roots = tuple(split.pictures.absolute() for split in splits)
     sources: list[Source] = []
-    chosen: list[tuple[int, Picture]] = []
-    for index, (folder, split) in enumerate(folders):
-        pictures, sha256 = read_pictures(annotation_file(folder, split), options.rules)
-        if not (folder / split).is_dir():
-            raise InputError(f"{folder / split}: no such folder; it should hold the pictures of {split}")
-        sources.append(Source(str(folder), split, sha256))
-        chosen.extend((index, picture) for picture in pictures if options.keep_empty or picture.has_trainable)
-    if not chosen:
+    candidates: list[Candidate] = []
+    for index, split in enumerate(splits):
+        pictures, sha256 = read_pictures(split.file, options.rules)
+        if not roots[index].is_dir():
+            raise InputError(f"{split.pictures}: no such folder; it should hold the pictures of {split.split}")
+        sources.append(Source(str(split.coco), split.split, split.file.name, sha256))
+        chosen = [picture for picture in pictures if options.keep_empty or picture.has_trainable]
+        candidates.extend(
+            Candidate(index, picture, _file_bytes(f"{roots[index]}{os.sep}{picture.file_name}")) for picture in chosen
+        )
+    if not candidates:
         kind = "picture" if options.keep_empty else "picture with a trainable person (--keep-empty keeps the others)"
-        raise InputError(f"{', '.join(str(annotation_file(*folder)) for folder in folders)}: no {kind}")
-    roots = tuple((folder / split).absolute() for folder, split in folders)
-    sizes = [_file_bytes(roots[index] / picture.file_name) for index, picture in chosen]
-    groups = _even_slices(len(chosen), options.records_per_shard)
-    layout = _layout([picture for _, picture in chosen], sizes, groups)
-    tasks = tuple(
+        raise InputError(f"{', '.join(str(split.file) for split in splits)}: no {kind}")
+    settled = settle_ids(candidates, roots)
+    sources = [
+        replace(source, repeated=repeated, renumbered=renumbered)
+        for source, repeated, renumbered in zip(sources, settled.repeated, settled.renumbered, strict=True)
+    ]
+    return Plan(tuple(sources), _tasks(settled.kept, sources, roots, options), _total(settled.kept))
+
+
+def _tasks(
+    kept: Sequence[Candidate], sources: Sequence[Source], roots: tuple[Path, ...], options: Options
+) -> tuple[Task, ...]:
+    groups = [kept[cut] for cut in _even_slices(len(kept), options.records_per_shard)]
+    layout = _layout(groups)
+    return tuple(
         Task(
             file=f"shard-{number:05d}.mindrecord",
-            pictures=tuple(chosen[group]),
+            pictures=tuple((candidate.source, candidate.picture) for candidate in group),
             roots=roots,
             layout=layout,
             rules=options.rules,
             skip_bad=options.skip_bad,
-            key=_key(sources, options.rules, layout, chosen[group], sizes[group]),
+            key=_key(sources, options.rules, layout, group),
         )
         for number, group in enumerate(groups)
     )
-    return Plan(tuple(sources), tasks, sum(size for size in sizes if size > 0))
 
 
 def _even_slices(count: int, most: int) -> list[slice]:
@@ -146,29 +161,33 @@ def _even_slices(count: int, most: int) -> list[slice]:
     return [slice(start, end) for start, end in itertools.pairwise(cuts)]
 
 
-def _file_bytes(path: Path) -> int:
+def _file_bytes(path: str) -> int:
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size  # noqa: PTH116 (118,000 Path objects would take a second)
     except OSError:
         return -1
 
 
-def _record_bytes(picture: Picture, size: int) -> int:
+def _total(kept: Sequence[Candidate]) -> int:
+    return sum(max(candidate.size, 0) for candidate in kept)
+
+
+def _record_bytes(candidate: Candidate) -> int:
     """Upper bound of a record's blob; after a dilation by 16 px a row has at most W / 17 runs of four bytes."""
+    if candidate.size > MAX_FILE_BYTES:
+        return 0
+    picture = candidate.picture
     ignored = not all(person.trains for person in picture.people)
     runs = picture.height * picture.width // 4 + 4096 if ignored else 0
-    return max(size, 0) + _PERSON_BYTES * len(picture.people) + runs
+    return max(candidate.size, 0) + _PERSON_BYTES * len(picture.people) + runs
 
 
-def _layout(pictures: Sequence[Picture], sizes: Sequence[int], groups: Sequence[slice]) -> Layout:
+def _layout(groups: Sequence[Sequence[Candidate]]) -> Layout:
     """The smallest powers of two that fit; MindRecord's defaults would make every file 50 MB."""
-    needed = [
-        _record_bytes(picture, size) if size <= MAX_FILE_BYTES else 0
-        for picture, size in zip(pictures, sizes, strict=True)
-    ]
-    page = min(_power_of_two(max(needed) + 4096, _MIN_PAGE), _MAX_PAGE)
+    needed = [[_record_bytes(candidate) for candidate in group] for group in groups]
+    page = min(_power_of_two(max(map(max, needed)) + 4096, _MIN_PAGE), _MAX_PAGE)
     # a page can be left half empty by a large record, and scalars have pages of their own
-    pages = max(2 * (sum(needed[group]) // page) + 8 for group in groups)
+    pages = max(2 * (sum(group) // page) + 8 for group in needed)
     return Layout(page, min(_power_of_two(pages * _PAGE_ENTRY_BYTES, _MIN_HEADER), _MAX_HEADER))
 
 
@@ -176,22 +195,13 @@ def _power_of_two(value: int, least: int) -> int:
     return max(1 << (value - 1).bit_length(), least)
 
 
-def _key(
-    sources: Sequence[Source],
-    rules: Rules,
-    layout: Layout,
-    pictures: Sequence[tuple[int, Picture]],
-    sizes: Sequence[int],
-) -> str:
+def _key(sources: Sequence[Source], rules: Rules, layout: Layout, group: Sequence[Candidate]) -> str:
     content = {
         "format": VERSION,
         "schema": SCHEMA,
         "sources": [source.json_sha256 for source in sources],
         "rules": asdict(rules),
         "layout": asdict(layout),
-        "pictures": [
-            (index, picture.image_id, picture.file_name, size)
-            for (index, picture), size in zip(pictures, sizes, strict=True)
-        ],
+        "pictures": [(one.source, one.picture.image_id, one.picture.file_name, one.size) for one in group],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
 Row = TypeVar("Row")
 Batch = TypeVar("Batch")
+Fill = Callable[[], None]
+"""Fills one place of a batch."""
 
 
 @dataclass
 class _Unfinished(Generic[Batch]):
-    """A batch being filled: how many of its places are open, and the first of them that failed."""
+    """A batch being filled, how many of its places are open, and the first of them that failed.
 
-    batch: Batch
+    One that could not be begun has no batch and no place.
+    """
+
+    batch: Batch | None
     open: int
     failure: tuple[int, Exception] | None = field(default=None)
 
@@ -28,71 +35,76 @@ class _Work(Generic[Row, Batch]):
     def __init__(
         self,
         rows: Generator[Row, None, None],
-        allocate: Callable[[], Batch],
-        fill: Callable[[Row, Batch, int], None],
+        begin: Callable[[list[Row]], tuple[Batch, list[Fill]]],
         *,
         batches: int,
         batch_size: int,
         ahead: int,
     ) -> None:
-        self._rows, self._allocate, self._fill = rows, allocate, fill
+        self._rows, self._begin = rows, begin
         self._batches, self._batch_size, self._ahead = batches, batch_size, ahead
-        self._claiming = threading.Lock()
         self._changed = threading.Condition()
         self._queue: deque[_Unfinished[Batch]] = deque()
-        self._started = self._place = 0
-        self._stopped = False
+        self._places: deque[tuple[_Unfinished[Batch], int, Fill]] = deque()
+        self._begun = 0
+        self._beginning = self._stopped = False
         self._broken: BaseException | None = None
         self.threads: list[threading.Thread] = []
 
     def run(self) -> None:
-        """Fill places until all batches are done or the work is stopped: the body of every thread."""
+        """Begin batches and fill places until all are done or the work is stopped: the body of every thread."""
         try:
-            while (claim := self._claim()) is not None:
-                row, unfinished, place = claim
-                self._finish(unfinished, place, self._try_fill(row, unfinished.batch, place))
+            while (task := self._next()) is not None:
+                task()
         except BaseException as error:  # no place can be blamed, and nobody would hear of it in a thread
             with self._changed:
                 self._broken = error
                 self._changed.notify_all()
 
-    def _try_fill(self, row: Row | Exception, batch: Batch, place: int) -> Exception | None:
-        if isinstance(row, Exception):
-            return row
-        try:
-            self._fill(row, batch, place)
-        except Exception as error:
-            return error
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for something to do: begin a batch before the places run out, or fill the oldest place."""
+        with self._changed:
+            while not self._stopped:
+                if self._may_begin():
+                    self._beginning = True
+                    return self._begin_batch
+                if self._places:
+                    return partial(self._fill_place, *self._places.popleft())
+                if self._begun == self._batches:
+                    return None
+                self._changed.wait()
         return None
 
-    def _claim(self) -> tuple[Row | Exception, _Unfinished[Batch], int] | None:
-        """Take the next row and its place; rows are read here, in order, by one thread at a time."""
-        with self._claiming:
-            if self._place == 0 and not self._start_batch():
-                return None
-            if self._stopped:
-                return None
-            unfinished, place = self._current, self._place
-            self._place = (place + 1) % self._batch_size
-            try:
-                return next(self._rows), unfinished, place
-            except StopIteration:
-                return RuntimeError(f"rows ended in batch {self._started} of {self._batches}"), unfinished, place
-            except Exception as error:
-                return error, unfinished, place
+    def _may_begin(self) -> bool:
+        """Whether another batch has to be begun: by one thread at a time, and while few enough are waiting."""
+        wanted = self._begun < self._batches and len(self._places) < self._batch_size
+        return wanted and not self._beginning and len(self._queue) < self._ahead
 
-    def _start_batch(self) -> bool:
-        """Open the next batch once few enough are waiting; False when there is none, or the work is stopped."""
+    def _begin_batch(self) -> None:
+        batch: Batch | None = None
+        fills: list[Fill] = []
+        failure = None
+        try:
+            rows = list(itertools.islice(self._rows, self._batch_size))
+            if len(rows) < self._batch_size:
+                raise RuntimeError(f"rows ended in batch {self._begun + 1} of {self._batches}")
+            batch, fills = self._begin(rows)
+        except Exception as error:
+            failure = (0, error)
+        unfinished = _Unfinished(batch, len(fills), failure)
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or len(self._queue) < self._ahead)
-            if self._stopped or self._started == self._batches:
-                return False
-            self._started += 1
-            self._current = _Unfinished(self._allocate(), self._batch_size)
-            self._queue.append(self._current)
-        return True
+            self._begun += 1
+            self._beginning = False
+            self._queue.append(unfinished)
+            self._places.extend((unfinished, place, fill) for place, fill in enumerate(fills))
+            self._changed.notify_all()
 
-    def _finish(self, unfinished: _Unfinished[Batch], place: int, failure: Exception | None) -> None:
+    def _fill_place(self, unfinished: _Unfinished[Batch], place: int, fill: Fill) -> None:
+        failure = None
+        try:
+            fill()
+        except Exception as error:
+            failure = error
         with self._changed:
             unfinished.open -= 1
             if failure is not None and (unfinished.failure is None or place < unfinished.failure[0]):
@@ -108,8 +120,8 @@ class _Work(Generic[Row, Batch]):
                 raise self._broken
             unfinished = self._queue.popleft()
             self._changed.notify_all()
-        if unfinished.failure is not None:
-            raise unfinished.failure[1]
+        if unfinished.failure is not None or unfinished.batch is None:
+            raise unfinished.failure[1] if unfinished.failure else RuntimeError("a batch of nothing")
         return unfinished.batch
 
     def stop(self) -> None:
@@ -127,32 +139,30 @@ class _Work(Generic[Row, Batch]):
 
 def fill_ahead(
     rows: Generator[Row, None, None],
-    allocate: Callable[[], Batch],
-    fill: Callable[[Row, Batch, int], None],
+    begin: Callable[[list[Row]], tuple[Batch, list[Fill]]],
     *,
     batches: int,
     batch_size: int,
     threads: int,
     ahead: int,
 ) -> Iterator[Batch]:
-    """Fill batches by several threads, each row straight into its place, and yield them in order.
+    """Fill batches by several threads, each place on its own, and yield them in order.
 
     The threads end, and are waited for, when the iterator is exhausted, closed, dropped or fails, and at exit.
 
     Args:
         rows: read in order, by one thread at a time, and closed at the end.
-        allocate: makes an empty batch.
-        fill: (row, batch, place) writes a row into its place of a batch; runs in any thread, and depends on its
-            arguments alone, so that the number of threads cannot be seen in the result.
+        begin: gives the batch of some rows, and for each place what fills it. Both run in any thread, `begin` one call
+            at a time, and depend on the rows alone, so that the number of threads cannot be seen in the result.
         batches: how many to yield.
         batch_size: rows in each.
         threads: at least 1.
         ahead: most batches in memory that are unfinished or not yet taken.
 
     Raises:
-        Whatever `rows` or `fill` raised for the earliest row, once its batch's turn comes.
+        Whatever `rows`, `begin` or the filling of the earliest place raised, once its batch's turn comes.
     """
-    work = _Work(rows, allocate, fill, batches=batches, batch_size=batch_size, ahead=ahead)
+    work = _Work(rows, begin, batches=batches, batch_size=batch_size, ahead=ahead)
     # daemons: interpreter exit waits for other threads before it runs the finalizer that ends these
     work.threads = [threading.Thread(target=work.run, name=f"batches-{i}", daemon=True) for i in range(threads)]
     for thread in work.threads:

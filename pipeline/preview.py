@@ -10,13 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.maps import NUM_PAFS, STRIDE, pixel_to_grid
+from pipeline.maps import NUM_PAFS, pixel_to_grid
 from pipeline.skeleton import KEYPOINTS, LIMB_INDICES
 
 Picture = NDArray[np.uint8]
 
 CAPTIONS = ("people", "heatmaps", "part affinity fields", "ignored")
+LEAST_WIDTH = 280
+"""px; pictures of small networks are enlarged to be seen."""
+
+CAPTION_HEIGHT = LEGEND_HEIGHT = 24
 _GAP = 6
+_SIDE_GAP = ((0, 0), (_GAP, _GAP), (0, 0))
+_TEXT = (230, 230, 230)
 _BACKGROUND = 32
 _SIDES = {"left_": (80, 200, 80), "right_": (60, 60, 240)}
 _MIDDLE = (0, 200, 255)
@@ -69,8 +75,6 @@ def draw_pafs(image: Picture, pafs: NDArray[np.float32]) -> Picture:
         image: (H, W, 3) uint8 BGR.
         pafs: (2L, h, w) float32; where limbs overlap, the longest vector shows.
     """
-    import cv2
-
     vectors = pafs.reshape(NUM_PAFS // 2, 2, *pafs.shape[1:])
     lengths = np.hypot(vectors[:, 0], vectors[:, 1])  # (L, h, w)
     longest = lengths.argmax(axis=0)[None]
@@ -78,9 +82,7 @@ def draw_pafs(image: Picture, pafs: NDArray[np.float32]) -> Picture:
         _on_pixels(np.take_along_axis(values, longest, axis=0)[0], image)
         for values in (vectors[:, 0], vectors[:, 1], lengths)
     )
-    hue = (np.degrees(np.arctan2(y, x)) % 360 / 2).astype(np.uint8)
-    full = np.full_like(hue, 255)
-    return _blend(image, cv2.cvtColor(cv2.merge((hue, full, full)), cv2.COLOR_HSV2BGR), length)
+    return _blend(image, _direction_colours(np.degrees(np.arctan2(y, x))), length)
 
 
 def draw_ignored(image: Picture, mask: NDArray[np.uint8]) -> Picture:
@@ -90,7 +92,8 @@ def draw_ignored(image: Picture, mask: NDArray[np.uint8]) -> Picture:
         image: (H, W, 3) uint8 BGR.
         mask: (h, w) uint8.
     """
-    ignored = np.repeat(np.repeat(mask == 0, STRIDE, axis=0), STRIDE, axis=1)
+    stride = len(image) // len(mask)
+    ignored = np.repeat(np.repeat(mask == 0, stride, axis=0), stride, axis=1)
     canvas = image.copy()
     canvas[ignored] = canvas[ignored] // 2 + np.array((120, 0, 120), dtype=np.uint8)
     return canvas
@@ -101,8 +104,9 @@ def _on_pixels(cells: NDArray[np.float32], image: Picture) -> NDArray[np.float32
     import cv2
 
     height, width = image.shape[:2]
-    xs = pixel_to_grid(np.arange(width, dtype=np.float32), STRIDE)
-    ys = pixel_to_grid(np.arange(height, dtype=np.float32), STRIDE)
+    stride = height // len(cells)
+    xs = pixel_to_grid(np.arange(width, dtype=np.float32), stride)
+    ys = pixel_to_grid(np.arange(height, dtype=np.float32), stride)
     x_map, y_map = np.meshgrid(xs, ys)
     pixels: NDArray[np.float32] = cv2.remap(cells, x_map, y_map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return pixels
@@ -114,8 +118,62 @@ def _blend(image: Picture, colours: Picture, opacity: NDArray[np.float32]) -> Pi
     return mixed
 
 
+def legend(width: int) -> list[Picture]:
+    """What the colours mean: four strips (LEGEND_HEIGHT, width, 3) uint8 BGR, one for each of a sample's pictures."""
+    import cv2
+
+    swatch, middle = 12, LEGEND_HEIGHT // 2
+    strips = [np.full((LEGEND_HEIGHT, width, 3), _BACKGROUND, dtype=np.uint8) for _ in CAPTIONS]
+    names = (("left", "left_"), ("right", "right_"), ("middle", ""))
+    at = 4
+    for text, side in names:
+        cv2.circle(strips[0], (at + 5, middle), 4, _colour(side), -1, cv2.LINE_AA)
+        at = _write(strips[0], at + 14, text) + 10
+    cv2.circle(strips[0], (at + 5, middle), 4, _TEXT, 1, cv2.LINE_AA)
+    _write(strips[0], at + 14, "hidden")
+
+    ramp = np.linspace(0, 255, 80).astype(np.uint8)[None].repeat(swatch, axis=0)
+    at = _write(strips[1], 4, "0")
+    _paste(strips[1], at + 4, cv2.applyColorMap(ramp, cv2.COLORMAP_HOT))
+    _write(strips[1], at + 88, "1, strongest of all keypoints")
+
+    at = 4
+    for text, angle in (("right", 0), ("down", 90), ("left", 180), ("up", 270)):
+        _paste(strips[2], at, np.full((swatch, swatch, 3), _direction_colours(np.array([[angle]]))[0, 0], np.uint8))
+        at = _write(strips[2], at + swatch + 4, text) + 10
+
+    _paste(strips[3], 4, np.full((swatch, swatch, 3), (_BACKGROUND + 120, _BACKGROUND, _BACKGROUND + 120), np.uint8))
+    _write(strips[3], 4 + swatch + 4, "the loss does not look here")
+    return strips
+
+
+def _write(canvas: Picture, x: int, text: str) -> int:
+    """Write a line of text at x px; returns where it ends."""
+    import cv2
+
+    style = (cv2.FONT_HERSHEY_SIMPLEX, 0.45)
+    cv2.putText(canvas, text, (x, 17), *style, _TEXT, 1, cv2.LINE_AA)
+    return int(x + cv2.getTextSize(text, *style, 1)[0][0])
+
+
+def _paste(canvas: Picture, x: int, picture: Picture) -> None:
+    top = (len(canvas) - len(picture)) // 2
+    room = canvas[top : top + len(picture), x : x + picture.shape[1]]
+    room[:] = picture[:, : room.shape[1]]
+
+
+def _direction_colours(degrees: NDArray[Any]) -> Picture:
+    """(H, W, 3) uint8 BGR of directions (H, W) in degrees, clockwise from rightwards as pictures have y downwards."""
+    import cv2
+
+    hue = (degrees % 360 / 2).astype(np.uint8)
+    full = np.full_like(hue, 255)
+    colours: Picture = cv2.cvtColor(cv2.merge((hue, full, full)), cv2.COLOR_HSV2BGR)
+    return colours
+
+
 def contact_sheet(batch: dict[str, NDArray[Any]], columns: int) -> Picture:
-    """Lay out all samples of a batch, four pictures each.
+    """Lay out all samples of a batch, four pictures each, below a legend.
 
     Args:
         batch: of `create_batches`, with targets.
@@ -124,26 +182,35 @@ def contact_sheet(batch: dict[str, NDArray[Any]], columns: int) -> Picture:
     Returns:
         (H', W', 3) uint8 BGR.
     """
-    import cv2
-
     tiles = []
-    for place, image in enumerate(batch["image"]):
+    for place, small in enumerate(batch["image"]):
+        image, keypoints = _enlarged(small, batch["keypoints"][place])
         pictures = (
-            draw_keypoints(image, batch["keypoints"][place]),
+            draw_keypoints(image, keypoints),
             draw_heatmaps(image, batch["heatmaps"][place]),
             draw_pafs(image, batch["pafs"][place]),
             draw_ignored(image, batch["mask"][place]),
         )
-        caption = np.full((24, image.shape[1], 3), _BACKGROUND, dtype=np.uint8)
         for title, picture in zip(CAPTIONS, pictures, strict=True):
-            label = caption.copy()
-            text = f"{batch['image_id'][place]}: {title}" if title == CAPTIONS[0] else title
-            cv2.putText(label, text, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (230, 230, 230), 1, cv2.LINE_AA)
+            label = np.full((CAPTION_HEIGHT, image.shape[1], 3), _BACKGROUND, dtype=np.uint8)
+            _write(label, 4, f"{batch['image_id'][place]}: {title}" if title == CAPTIONS[0] else title)
             tiles.append(_framed(np.concatenate((label, picture))))
     per_row = columns * len(CAPTIONS)
     tiles += [np.full_like(tiles[0], _BACKGROUND)] * (-len(tiles) % per_row)
-    rows = [np.concatenate(tiles[at : at + per_row], axis=1) for at in range(0, len(tiles), per_row)]
-    return np.concatenate(rows)
+    strips = [np.pad(strip, _SIDE_GAP, constant_values=_BACKGROUND) for strip in legend(image.shape[1])]
+    rows = [strips * columns, *(tiles[at : at + per_row] for at in range(0, len(tiles), per_row))]
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
+
+
+def _enlarged(image: Picture, keypoints: NDArray[np.float32]) -> tuple[Picture, NDArray[np.float32]]:
+    """A picture as many times as large as it takes to be `LEAST_WIDTH` px wide, and its people."""
+    import cv2
+
+    factor = -(-LEAST_WIDTH // image.shape[1])
+    moved = keypoints.copy()
+    moved[..., :2] = (moved[..., :2] + 0.5) * factor - 0.5
+    large: Picture = np.asarray(cv2.resize(image, None, fx=factor, fy=factor), dtype=np.uint8)
+    return large, moved
 
 
 def _framed(picture: Picture) -> Picture:

@@ -1,4 +1,4 @@
-"""MindSpore's own log, kept to errors. Nothing here imports MindSpore."""
+"""What libraries would say by themselves, kept to what nobody else says. Nothing here imports them."""
 
 from __future__ import annotations
 
@@ -8,3 +8,9 @@ import os
 def quiet_mindspore() -> None:
     """Let MindSpore print errors only, unless the user set GLOG_v; has to come before MindSpore is first imported."""
     os.environ.setdefault("GLOG_v", "3")
+
+
+def quiet_opencv() -> None:
+    """Keep OpenCV and its FFmpeg from talking of damaged files, unless the user set their levels; before the import."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -12,17 +12,20 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
-from pipeline.coco import Rules, annotation_file
+from pipeline.backend import dask_cluster, explained_deaths, stall_seconds
+from pipeline.coco import Rules
+from pipeline.cores import default_workers
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.manifest import FILE_NAME, Manifest, Skipped, file_sha256
+from pipeline.manifest import FILE_NAME, Manifest, Skipped, Source, file_problem, file_sha256
 from pipeline.plan import Options, Plan, make_plan
-from pipeline.quiet import quiet_mindspore
+from pipeline.sources import Folder, Split, named_splits
 from pipeline.tally import Tally
 from pipeline.writing import BUILDING, Receipt, write_shard
 
@@ -41,21 +44,23 @@ class Built:
 
 
 def build(
-    folders: Sequence[tuple[Path, str]],
+    folders: Sequence[Folder],
     out: Path,
     options: Options,
     *,
     workers: int | None = None,
     force: bool = False,
+    announce: Callable[[str], None] | None = None,
 ) -> Built:
     """Write the shards of one or more COCO splits into one set.
 
     Args:
-        folders: COCO folders, each with the split to read.
+        folders: what to read: COCO folder, split and, where it is not COCO's own, annotation file.
         out: the set's folder.
         options: what to keep and how to cut it.
         workers: processes; None leaves it to joblib's `parallel_config`.
         force: build again even where the set is complete and unchanged.
+        announce: is told once, before the work starts, what is going to be done by how many.
 
     Raises:
         InputError: the source is wrong, pictures are bad, or the set cannot be written; no manifest is left then.
@@ -69,6 +74,8 @@ def build(
         plan = make_plan(folders, options)
         _clear(out, plan, everything=force)
         _check_space(out, plan)
+        if announce:
+            announce(_intention(out, plan, workers))
         try:
             receipts = _run(plan, out, workers)
         finally:
@@ -84,17 +91,17 @@ def build(
     return Built(manifest, written, time.monotonic() - start)
 
 
-def _unchanged(folders: Sequence[tuple[Path, str]], out: Path, options: Options) -> Manifest | None:
+def _unchanged(folders: Sequence[Folder], out: Path, options: Options) -> Manifest | None:
     """The set's manifest, if it was built from the same annotations with the same options and every file is sound."""
     try:
         manifest = Manifest.read(out)
-        hashes = [(split, file_sha256(annotation_file(folder, split))) for folder, split in folders]
+        given = [(split.split, file_sha256(split.file)) for split in (Split(*folder) for folder in folders)]
     except (InputError, OSError):
         return None
     same = (
         manifest.options == options.to_json()
         and not manifest.skipped
-        and [(source.split, source.json_sha256) for source in manifest.sources] == hashes
+        and [(source.split, source.json_sha256) for source in manifest.sources] == given
         and not manifest.verify(out, hashes=True)
     )
     return manifest if same else None
@@ -118,10 +125,17 @@ def _check_space(out: Path, plan: Plan) -> None:
         raise InputError(f"{out}: {free >> 20} MB free, the pictures need {plan.picture_bytes >> 20} MB")
 
 
+def _intention(out: Path, plan: Plan, workers: int | None) -> str:
+    from joblib import effective_n_jobs
+
+    pictures, tasks = sum(len(task.pictures) for task in plan.tasks), len(plan.tasks)
+    at_once = min(effective_n_jobs(workers), tasks)
+    return f"{out}: {pictures} pictures to check and pack into {tasks} shards, {at_once} at once"
+
+
 def _run(plan: Plan, out: Path, workers: int | None) -> list[Receipt]:
     """Run all tasks; returns their receipts in the plan's order."""
     from joblib import Parallel, delayed
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
     from tqdm import tqdm
 
     place = {task.key: index for index, task in enumerate(plan.tasks)}
@@ -129,20 +143,25 @@ def _run(plan: Plan, out: Path, workers: int | None) -> list[Receipt]:
     total = sum(len(task.pictures) for task in plan.tasks)
     if workers:
         workers = min(workers, len(plan.tasks))
-    parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1, timeout=stall_seconds())
     done = parallel(delayed(write_shard)(task, out.absolute()) for task in plan.tasks)
     try:
-        with tqdm(total=total, unit=" pictures", disable=None, desc=str(out)) as bar:
+        with explained_deaths(out), tqdm(total=total, unit=" pictures", disable=None, desc=str(out)) as bar:
             for receipt in done:
                 receipts.append(receipt)
                 bar.update(len(plan.tasks[place[receipt.key]].pictures))
-    except TerminatedWorkerError:
-        raise InputError(
-            f"{out}: a worker was killed (out of memory?): the same command continues with the missing shards"
-        ) from None
     finally:
         done.close()
+    _check_written(out, receipts)
     return sorted(receipts, key=lambda receipt: place[receipt.key])
+
+
+def _check_written(out: Path, receipts: Sequence[Receipt]) -> None:
+    """What a worker on another machine has written must be here."""
+    for shard in (receipt.shard for receipt in receipts if receipt.shard):
+        problem = file_problem(out / shard.file, shard.bytes, None)
+        if problem:
+            raise InputError(f"{out / shard.file}: {problem}: do all workers share this file system?")
 
 
 def _manifest(plan: Plan, options: Options, receipts: Sequence[Receipt]) -> Manifest:
@@ -150,11 +169,24 @@ def _manifest(plan: Plan, options: Options, receipts: Sequence[Receipt]) -> Mani
     for receipt in receipts:
         tally.merge(receipt.tally)
     return Manifest(
-        sources=plan.sources,
+        sources=_counted(plan, receipts),
         options=options.to_json(),
         tally=tally,
         skipped=tuple(picture for receipt in receipts for picture in receipt.bad),
         shards=tuple(receipt.shard for receipt in receipts if receipt.shard),
+    )
+
+
+def _counted(plan: Plan, receipts: Sequence[Receipt]) -> tuple[Source, ...]:
+    """The plan's sources, with what each of them gave to the set."""
+    bad = {(picture.source, picture.file_name) for receipt in receipts for picture in receipt.bad}
+    records, people = Counter[int](), Counter[int]()
+    for source, picture in (pair for task in plan.tasks for pair in task.pictures):
+        if (source, picture.file_name) not in bad:
+            records[source] += 1
+            people[source] += sum(person.trains for person in picture.people)
+    return tuple(
+        replace(source, records=records[index], people=people[index]) for index, source in enumerate(plan.sources)
     )
 
 
@@ -190,43 +222,53 @@ def _lock(out: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _pairs(coco: Sequence[Path], split: Sequence[str]) -> list[tuple[Path, str]]:
-    """Each folder with its split; a single one of either goes with all of the other."""
-    if len(coco) == 1:
-        coco = list(coco) * len(split)
-    if len(split) == 1:
-        split = list(split) * len(coco)
-    if len(coco) != len(split):
-        raise InputError(f"--coco is given {len(coco)} times and --split {len(split)} times; give both equally often")
-    return list(zip(coco, split, strict=True))
-
-
 def _summary(out: Path, built: Built) -> str:
     manifest, seconds = built.manifest, built.seconds
     megabytes = sum(shard.bytes + shard.index_bytes for shard in manifest.shards) / 1e6
     content = (
         f"{manifest.records} pictures, {manifest.people} people, {len(manifest.shards)} shards, {megabytes:.1f} MB"
     )
-    skipped = f", {len(manifest.skipped)} bad pictures skipped" if manifest.skipped else ""
+    repeated, renumbered = (
+        sum(getattr(source, name) for source in manifest.sources) for name in ("repeated", "renumbered")
+    )
+    notes = [
+        (repeated, "repeated left out"),
+        (renumbered, "renumbered"),
+        (len(manifest.skipped), "bad pictures skipped"),
+    ]
+    content += "".join(f", {count} {note}" for count, note in notes if count)
     if not built.written:
-        return f"{out}: complete and unchanged: {content}{skipped}"
+        return f"{out}: complete and unchanged: {content}"
     kept = len(manifest.shards) - built.written
     reused = f", {kept} shards kept" if kept > 0 else ""
-    return f"{out}: {content}{skipped}{reused}, {seconds:.1f} s, {manifest.records / seconds:.0f} pictures/s"
+    return f"{out}: {content}{reused}, {seconds:.1f} s, {manifest.records / seconds:.0f} pictures/s"
+
+
+def _announce(line: str) -> None:
+    click.echo(line, err=True)
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--coco", type=click.Path(path_type=Path), required=True, multiple=True, help="COCO folder; repeatable.")
-@click.option("--split", required=True, multiple=True, help="Split, such as train2017; repeatable.")
+@click.option("--coco", type=click.Path(path_type=Path), multiple=True, help="COCO folder; repeatable.")
+@click.option("--split", multiple=True, help="Split of it, such as train2017; repeatable.")
+@click.option("--annotations", type=click.Path(path_type=Path), multiple=True, help="Own COCO json; repeatable.")
+@click.option("--pictures", type=click.Path(path_type=Path), multiple=True, help="Folder of its pictures; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the set.")
-@click.option("--workers", type=click.IntRange(1), show_default="all cores", help="Processes.")
+@click.option("--workers", type=click.IntRange(1), show_default="one a core, at most 32", help="Processes.")
+@click.option("--backend", type=click.Choice(["processes", "dask"]), default="processes", help="What runs the tasks.")
+@click.option(
+    "--scheduler",
+    metavar="HOST:PORT",
+    help="Of the Dask cluster. Its workers read the pictures and write the shards: sources and --out have to be on a "
+    "file system that all of them mount at the same path.",
+)
 @click.option("--records-per-shard", type=click.IntRange(1, 100_000), default=256, help="Pictures a file, at most.")
 @click.option("--min-keypoints", type=click.IntRange(1, 17), default=5, help="Labelled keypoints to train on a person.")
 @click.option("--min-area", type=click.FloatRange(0), default=1024.0, help="px; a larger area to train on a person.")
 @click.option(
     "--keep-empty/--trainable-only",
     default=None,
-    show_default="trainable only for splits named train…",
+    show_default="trainable only for --annotations and splits named train…",
     help="Keep pictures without a trainable person.",
 )
 @click.option("--on-bad-image", type=click.Choice(["fail", "skip"]), default="fail", help="Corrupt or missing picture.")
@@ -236,8 +278,12 @@ def main(
     *,
     coco: tuple[Path, ...],
     split: tuple[str, ...],
+    annotations: tuple[Path, ...],
+    pictures: tuple[Path, ...],
     out: Path,
     workers: int | None,
+    backend: str,
+    scheduler: str | None,
     records_per_shard: int,
     min_keypoints: int,
     min_area: float,
@@ -245,15 +291,30 @@ def main(
     on_bad_image: str,
     force: bool,
 ) -> None:
-    """Pack pictures and annotations of COCO folders into MindRecord shards."""
-    quiet_mindspore()
+    """Pack pictures and annotations into MindRecord shards.
+
+    Several sources make one set: every --coco with its --split, and every --annotations file with its --pictures
+    folder. A picture that comes again is left out; another one under a taken image id gets a new id.
+    """
+    sources = named_splits(coco, split, annotations, pictures)
     if keep_empty is None:
-        keep_empty = not all(name.startswith("train") for name in split)
+        keep_empty = not all(source.annotations or source.split.startswith("train") for source in sources)
     options = Options(Rules(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip")
-    try:
-        built = build(_pairs(coco, split), out, options, workers=workers or len(os.sched_getaffinity(0)), force=force)
-    except OSError as error:
-        raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
+    if (backend == "dask") != bool(scheduler):
+        raise InputError("--backend dask and --scheduler HOST:PORT go together")
+    if scheduler and workers:
+        raise InputError("--workers: a cluster has the workers that it has")
+    with contextlib.ExitStack() as stack:
+        if scheduler:
+            stack.enter_context(
+                dask_cluster(scheduler, [source.pictures.absolute() for source in sources], out.absolute())
+            )
+        else:
+            workers = workers or default_workers()
+        try:
+            built = build(sources, out, options, workers=workers, force=force, announce=_announce)
+        except OSError as error:
+            raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
     click.echo(_summary(out, built))
 
 

@@ -139,9 +139,9 @@ def from_coco(keypoints: NDArray[np.float32]) -> NDArray[np.float32]:
     coco = np.asarray(keypoints, dtype=np.float32).reshape(-1, len(COCO_KEYPOINTS), 3)
     out = np.zeros((len(coco), NUM_KEYPOINTS, 3), dtype=np.float32)
     out[:, TO_COCO] = coco
-    shoulders = out[:, [INDEX["left_shoulder"], INDEX["right_shoulder"]]]  # (P, 2, 3)
-    out[:, INDEX["neck"], :2] = shoulders[..., :2].mean(axis=1)
-    out[:, INDEX["neck"], 2] = shoulders[..., 2].min(axis=1)
+    left, right = out[:, INDEX["left_shoulder"]], out[:, INDEX["right_shoulder"]]  # (P, 3)
+    out[:, INDEX["neck"], :2] = (left[:, :2] + right[:, :2]) / 2
+    out[:, INDEX["neck"], 2] = np.minimum(left[:, 2], right[:, 2])
     out[out[..., 2] == 0] = 0
     return out
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def describe(manifest: Manifest, tally: Tally | None = None) -> dict[str, Any]:
         "records_per_shard": _spread([shard.records for shard in manifest.shards]),
         "bytes_per_shard": _spread(sizes),
         "skipped": len(manifest.skipped),
-        "sources": [{"coco": source.coco, "split": source.split} for source in manifest.sources],
+        "sources": [asdict(source) for source in manifest.sources],
         "edges": {"box": BOX_EDGES, "image": PICTURE_EDGES, "ignored_fraction": IGNORED_EDGES},
     }
 
@@ -93,7 +94,7 @@ def scan(folder: Path, manifest: Manifest) -> Tally:
 
 def as_text(name: str, figures: dict[str, Any]) -> str:
     """A set's description, from `describe`, for people to read."""
-    parts = [_headline(name, figures), _keypoint_table(figures)]
+    parts = [_headline(name, figures), _source_table(figures), _keypoint_table(figures)]
     per_image = figures["people_per_image"]
     last = 8
     crowded = [*per_image[:last], sum(per_image[last:])] if len(per_image) > last + 1 else per_image
@@ -130,6 +131,16 @@ def _headline(name: str, figures: dict[str, Any]) -> str:
             f"  skipped       {figures['skipped']:>10,}   bad pictures",
         ]
     )
+
+
+def _source_table(figures: dict[str, Any]) -> str:
+    lines = [f"  {'pictures':>10}{'people':>10}   sources"]
+    for source in figures["sources"]:
+        notes = [(source["repeated"], "repeated left out"), (source["renumbered"], "renumbered")]
+        extra = "".join(f", {count:,} {note}" for count, note in notes if count)
+        folder = f"{source['coco']}/{source['split']}"
+        lines.append(f"  {source['records']:>10,}{source['people']:>10,}   {folder}, {source['annotations']}{extra}")
+    return "\n".join(lines)
 
 
 def _keypoint_table(figures: dict[str, Any]) -> str:

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import secrets
 import shutil
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline.backend import check_visible
 from pipeline.coco import Picture, picture_path
 from pipeline.errors import InputError
 from pipeline.files import give_usual_mode
@@ -70,18 +76,19 @@ def write_shard(task: Task, out: Path) -> Receipt:
         The receipt. With bad pictures and not `task.skip_bad`, nothing is written and `shard` is None.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or the sources or `out` are not there.
     """
     import cv2
 
+    check_visible([out, *task.roots])
     finished = _finished(task, out)
     if finished:
         return finished
     cv2.setNumThreads(0)
     receipt = receipt_path(out, task.file)
     receipt.unlink(missing_ok=True)
-    folder = out / BUILDING / Path(task.file).stem
-    shutil.rmtree(folder, ignore_errors=True)
+    # a cluster may take a slow worker for dead and start the task again elsewhere: neither may write into the other
+    folder = out / BUILDING / f"{Path(task.file).stem}-{secrets.token_hex(8)}"
     folder.mkdir(parents=True)
     try:
         result = _write(task, folder / task.file)
@@ -117,11 +124,15 @@ def _read_picture(root: Path, picture: Picture) -> bytes:
     """Read and check a picture file; raises InputError saying what is wrong with it."""
     path = picture_path(root, picture.file_name)
     try:
-        if not path.is_file():
-            raise InputError("is missing")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"has {path.stat().st_size} bytes, expected at most {MAX_FILE_BYTES}")
-        data = path.read_bytes()
+        info = os.stat(path)  # noqa: PTH116 (Path objects would cost as much as reading does)
+        if not stat.S_ISREG(info.st_mode):
+            raise InputError("is not a file")
+        if info.st_size > MAX_FILE_BYTES:
+            raise InputError(f"has {info.st_size} bytes, expected at most {MAX_FILE_BYTES}")
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            data = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError("is missing") from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}") from error
     height, width = check(data)
@@ -140,7 +151,7 @@ def _record(task: Task, source: int, picture: Picture, data: bytes, tally: Tally
         crowds=sum(box["iscrowd"] for box in truth),
         ignored_people=sum(not person.trains and not person.truth["iscrowd"] for person in picture.people),
         size=(picture.height, picture.width),
-        ignored_pixels=0 if mask is None else int(mask.sum()),
+        ignored_pixels=0 if mask is None else int(np.count_nonzero(mask)),
         picture_bytes=len(data),
     )
     annotation = Annotation(
@@ -152,24 +163,21 @@ def _record(task: Task, source: int, picture: Picture, data: bytes, tally: Tally
 @contextlib.contextmanager
 def _writer(path: Path, layout: Layout) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that appends one record to the MindRecord file at `path`."""
-    from mindspore.mindrecord import FileWriter
+    from pipeline.mindrecord import Writer
 
     try:
-        writer = FileWriter(str(path), shard_num=1)
-        writer.set_page_size(layout.page)
-        writer.set_header_size(layout.header)
-        writer.add_schema(SCHEMA, "OpenPose")
+        writer = Writer(path, SCHEMA, page=layout.page, header=layout.header)
         waiting: list[dict[str, Any]] = []
 
         def write(record: dict[str, Any]) -> None:
             waiting.append(record)
             if len(waiting) == _AT_ONCE:
-                writer.write_raw_data(waiting)
+                writer.write(waiting)
                 waiting.clear()
 
         yield write
         if waiting:
-            writer.write_raw_data(waiting)
+            writer.write(waiting)
         writer.commit()
     except InputError:
         raise

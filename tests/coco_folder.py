@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,15 @@ import numpy as np
 import simplejpeg
 
 from pipeline.skeleton import COCO_KEYPOINTS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def real_coco() -> Path | None:
+    """A COCO folder of real pictures: that of the environment variable COCO_MINI, or the one beside the project."""
+    folder = Path(os.environ.get("COCO_MINI", ROOT.parent / "shared" / "coco-mini"))
+    return folder if folder.is_dir() else None
+
 
 CATEGORY = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(COCO_KEYPOINTS), "skeleton": []}
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.coco_folder import ROOT
 
 IN_THE_GRAPH = ("network", "backbones", "targets", "loss", "step", "parallel")
 NOT_OPERATORS = {"nn.Cell", "nn.CellList", "nn.Optimizer"}

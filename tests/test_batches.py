@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pipeline.augment import AugmentConfig, fit
-from pipeline.batches import create_batches, default_threads, read_records, read_rows, sample_rng, unpack_sample
+from pipeline.batches import create_batches, read_records, read_rows
 from pipeline.errors import InputError
+from pipeline.filling import sample_rng, unpack_sample
 from pipeline.manifest import Manifest
 from pipeline.plan import Options
 from pipeline.records import TRAIN_COLUMNS
@@ -233,10 +234,6 @@ def test_a_dropped_iterator_leaves_no_thread(shards: Path):
     del iterator
     gc.collect()
     assert threading.active_count() == before
-
-
-def test_default_threads_share_the_cores():
-    assert default_threads(1) >= default_threads(2) >= default_threads(1000) == 1
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 30])

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.coco_folder import ROOT
 from tests.test_layering import SOURCES, module_name
 
 COMMANDS = sorted(
-    module_name(path).removesuffix(".__main__") for path in SOURCES if "__main__" in path.read_text(encoding="utf-8")
+    module_name(path).removesuffix(".__main__")
+    for path in SOURCES
+    if path.name == "__main__.py" or '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
-HEAVY = ("mindspore", "matplotlib", "joblib", "pycocotools")
+HEAVY = ("mindspore", "matplotlib", "joblib", "pycocotools", "cv2", "simplejpeg", "distributed", "onnxruntime")
 
 _ASK_ALL = """
 import contextlib, io, json, runpy, sys
@@ -45,7 +49,9 @@ def answers():
 
 def test_the_promised_commands_are_there():
     promised = {"pipeline.synthetic", "pipeline.shards", "pipeline.stats", "pipeline.verify", "pipeline.preview"}
-    assert promised | {"training.train", "evaluation.evaluate"} <= set(COMMANDS)
+    assert promised | {"training.train", "training.export", "evaluation.evaluate", "evaluation.predict"} <= set(
+        COMMANDS
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -57,6 +63,20 @@ def test_help(answers, command):
     options = [line for line in text.splitlines() if line.startswith("  --")]
     assert options
     assert not set(HEAVY) & set(modules)
+
+
+def test_stats_tell_without_what_is_heavy(tiny_shards: Path):
+    code = """
+import sys
+from pipeline.stats import main
+main([sys.argv[1]], standalone_mode=False)
+print(sorted({name.split(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_shards)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith(f"{tiny_shards}\n")
+    assert not set(HEAVY) & set(ast.literal_eval(result.stderr))
 
 
 @pytest.mark.parametrize("command", ["training.train"])

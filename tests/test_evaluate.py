@@ -1,31 +1,40 @@
-"""From a checkpoint and shards to numbers, results and pictures."""
+"""From a checkpoint or results, and shards or a COCO folder, to numbers, results and pictures."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import simplejpeg
 from click.testing import CliRunner
 
-from evaluation.evaluate import evaluate, load_picture, main, summarise
+from evaluation.evaluate import main
+from evaluation.finding import find_people
 from evaluation.gallery import MANY, choose, true_keypoints, write_pictures
-from evaluation.metrics import AP_KEYS
+from evaluation.metrics import ALL, AP_KEYS, PROTOCOLS, WITH_PEOPLE
+from evaluation.outputs import score_findings, summarise
 from evaluation.person import Person
-from evaluation.predict import Predictor
+from evaluation.predictor import Predictor
+from evaluation.sets import CocoSet, Record, ShardSet, load_picture
 from pipeline.coco import Rules
 from pipeline.errors import InputError
 from pipeline.plan import Options
-from pipeline.sample import Annotation
 from pipeline.shards import build
 from pipeline.skeleton import to_coco
 from tests import coco_folder
+from tests.coco_folder import ROOT
 from tests.oracle import Oracle, figure, picture
 from training.config import Config, EvaluationConfig, ModelConfig
 
-EMPTY = {"size": [0, 0], "counts": b""}
 SIZES = [(200, 300), (500, 375), (90, 120), (240, 240)]
 
 
@@ -51,8 +60,12 @@ def truth_of(keypoints, image_id):
 
 def record(image_id, colour, size, keypoints):
     data = simplejpeg.encode_jpeg(picture(colour, size), quality=95, colorspace="BGR")
-    annotation = Annotation(image_id, f"{image_id}.jpg", *size, keypoints, EMPTY, truth=truth_of(keypoints, image_id))
-    return annotation, np.frombuffer(data, np.uint8)
+    truth = truth_of(keypoints, image_id)
+    return Record(image_id, *size, truth, np.frombuffer(data, np.uint8), f"image {image_id}", "mend it")
+
+
+def evaluate(predictor, records, on_picture=lambda: None):
+    return score_findings(find_people(predictor, records, on_picture))
 
 
 def two_people(size):
@@ -81,9 +94,10 @@ def test_a_network_that_knows_the_answer_scores_nearly_everything(known):
     assert evaluation.ap["AR50"] == 1
     assert len(done) == len(known) == len(evaluation.people)
     assert [result["image_id"] for result in evaluation.results] == sorted(2 * [i for i in known if i != 99])
-    summary = summarise(evaluation, predictor, shards="here")
+    summary = summarise(evaluation, set="here")
     assert list(summary)[:10] == list(AP_KEYS)
-    assert (summary["images"], summary["people"], summary["found"], summary["shards"]) == (5, 8, 8, "here")
+    assert (summary["images"], summary["people"], summary["found"], summary["set"]) == (5, 8, 8, "here")
+    assert [one["images"] for one in summary["protocols"].values()] == [5, 4]
     assert set(summary["canvases"]) == {"384x256", "256x384", "256x256"}
     json.dumps(summary, allow_nan=False)
 
@@ -102,6 +116,8 @@ def test_people_found_where_nobody_is_cost(known):
     assert len(lied.results) == len(honest.results) + 1
     assert lied.ap["AP"] < honest.ap["AP"]
     assert lied.ap["AR"] == honest.ap["AR"]
+    assert lied.protocols[WITH_PEOPLE] == honest.protocols[WITH_PEOPLE]
+    assert lied.protocols[WITH_PEOPLE].ap["AP"] > lied.protocols[ALL].ap["AP"]
 
 
 def test_an_image_id_that_comes_twice_is_an_error(known):
@@ -110,13 +126,13 @@ def test_an_image_id_that_comes_twice_is_an_error(known):
         evaluate(oracle_predictor(known), records)
 
 
-def test_a_bad_picture_is_an_error_that_names_it(known):
-    annotation, data = record(5, 50, (40, 60), np.zeros((0, 18, 3), np.float32))
-    with pytest.raises(InputError, match=r"image 5: .*JPEG.*make shards"):
-        load_picture((annotation, data[: len(data) // 2]))
-    other, _ = record(6, 50, (60, 40), np.zeros((0, 18, 3), np.float32))
-    with pytest.raises(InputError, match="image 6: has 60x40 px, its annotation says 40x60"):
-        load_picture((other, data))
+def test_a_bad_picture_is_an_error_that_names_it():
+    nobody = np.zeros((0, 18, 3), np.float32)
+    good = record(5, 50, (40, 60), nobody)
+    with pytest.raises(InputError, match=r"image 5: .*JPEG.*mend it"):
+        load_picture(replace(good, data=good.data[: len(good.data) // 2]))
+    with pytest.raises(InputError, match="image 5: has 60x40 px, its annotation says 40x60: mend it"):
+        load_picture(replace(good, height=60, width=40))
 
 
 def test_chosen_pictures_are_varied_and_always_the_same():
@@ -162,8 +178,8 @@ def test_true_keypoints_leave_out_people_without_any():
 
 
 @pytest.fixture(scope="module")
-def run_and_shards(tmp_path_factory):
-    """A run folder with a small random network, and a set of 9 small pictures, some without people."""
+def made(tmp_path_factory):
+    """A folder with a run of a small random network, a COCO folder of 9 small pictures, and shards of it."""
     import mindspore as ms
 
     from training.checkpoint import Position, save_checkpoint
@@ -174,67 +190,224 @@ def run_and_shards(tmp_path_factory):
     build([(coco, "val")], root / "shards", Options(Rules(), keep_empty=True), workers=1)
     config = Config(
         model=ModelConfig(backbone="compact", feature_widths=(8, 8), stages=1, first_width=8, stage_width=8),
-        evaluation=EvaluationConfig(size=64, batch_size=4),
+        evaluation=EvaluationConfig(
+            size=64, batch_size=4, decoder={"peak_threshold": 0.0, "limb_threshold": 0.0, "min_keypoints": 1}
+        ),
     )
     ms.set_seed(0)
     parameters = OpenPose(config.model).get_parameters()
     save_checkpoint(root / "run", parameters, config, Position(2, 9, "", 1), keep=1)
-    return root / "run", root / "shards"
+    return root
 
 
 def call(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
-def test_the_command_writes_numbers_results_and_pictures(run_and_shards, tmp_path):
-    run, shards = run_and_shards
+def network(made):
+    return ["--ckpt", made / "run", "--device", "cpu"]
+
+
+def test_the_command_writes_numbers_results_pictures_and_a_report(made, tmp_path):
     out = tmp_path / "out"
-    result = call("--ckpt", run, "--shards", shards, "--out", out, "--num-pictures", 5, "--device", "cpu")
+    result = call(*network(made), "--shards", made / "shards", "--out", out, "--num-pictures", 5)
     assert result.exit_code == 0, result.output
     numbers = json.loads((out / "eval.json").read_text())
     assert list(numbers)[:10] == list(AP_KEYS)
     assert all(-1 <= numbers[key] <= 1 for key in AP_KEYS)
-    assert (numbers["images"], numbers["keep_empty"]) == (9, True)
-    assert numbers["checkpoint"] == str(run / "checkpoints" / "step-0000002.ckpt")
+    assert (numbers["images"], numbers["set"]) == (9, str(made / "shards"))
+    assert tuple(numbers["protocols"]) == PROTOCOLS
+    assert numbers["checkpoint"] == str(made / "run" / "checkpoints" / "step-0000002.ckpt")
     assert numbers["canvases"] == ["128x64"]
-    assert isinstance(json.loads((out / "results.json").read_text()), list)
+    assert json.loads((out / "results.json").read_text())
     assert len(list((out / "pictures").glob("found-*.jpg"))) == 5
-    assert sorted(path.name for path in out.iterdir()) == ["eval.json", "pictures", "results.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["eval.json", "pictures", "report", "results.json"]
     lines = result.stdout.splitlines()
-    assert lines[0].split() == list(AP_KEYS)
-    assert [line.split(": ")[0] for line in lines[2:]] == [
+    assert lines[0] == "1 shape of network input compiled: 128x64"
+    assert lines[1].split() == ["pictures", "people", *AP_KEYS]
+    assert tuple(line.split("  ")[0] for line in lines[2:4]) == PROTOCOLS
+    assert [line.split(": ")[0] for line in lines[4:]] == [
         f"{out / 'pictures'}/",
+        str(out / "report" / "index.html"),
         str(out / "results.json"),
         str(out / "eval.json"),
     ]
 
 
-def test_the_command_writes_only_what_it_is_asked_for(run_and_shards, tmp_path):
-    run, shards = run_and_shards
-    checkpoint = next((run / "checkpoints").iterdir())
+def test_the_command_writes_only_what_it_is_asked_for(made, tmp_path):
+    checkpoint = next((made / "run" / "checkpoints").iterdir())
     numbers = tmp_path / "deep" / "numbers.json"
-    options = ["--limit", 3, "--json", numbers, "--set", "evaluation.size=128", "--device", "cpu"]
-    result = call("--ckpt", checkpoint, "--shards", shards, *options)
+    options = ["--limit", 3, "--json", numbers, "--set", "evaluation.size=128", "--scales", "1,0.5", "--flip"]
+    result = call("--ckpt", checkpoint, "--shards", made / "shards", *options, "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert json.loads(numbers.read_text())["images"] == 3
-    assert json.loads(numbers.read_text())["evaluation"]["size"] == 128
+    written = json.loads(numbers.read_text())
+    assert written["images"] == 3
+    assert [written["evaluation"][name] for name in ("size", "scales", "flip")] == [128, [1, 0.5], True]
     assert [path.name for path in tmp_path.rglob("*")] == ["deep", "numbers.json"]
 
 
-def test_mistakes_are_one_line_that_says_what_to_do(run_and_shards, tmp_path):
-    run, shards = run_and_shards
+def test_shards_and_the_folder_they_are_made_of_give_the_same(made, tmp_path):
+    call(*network(made), "--shards", made / "shards", "--save-results", tmp_path / "a.json")
+    call(*network(made), "--coco", made / "coco", "--split", "val", "--save-results", tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    shards, folder = ShardSet(made / "shards"), CocoSet(made / "coco", "val")
+    assert (shards.ids(), shards.sizes(), shards.truth()) == (folder.ids(), folder.sizes(), folder.truth())
+    for one, other in zip(shards.records([4, 1]), folder.records([4, 1]), strict=True):
+        assert (one.image_id, one.truth, one.data.tobytes()) == (other.image_id, other.truth, other.data.tobytes())
+
+
+def test_saved_results_score_as_the_network_that_made_them(made, tmp_path):
+    call(*network(made), "--shards", made / "shards", "--save-results", tmp_path / "r.json", "--json", tmp_path / "1")
+    for number, source in enumerate((["--shards", made / "shards"], ["--coco", made / "coco", "--split", "val"])):
+        again = call("--results", tmp_path / "r.json", *source, "--out", tmp_path / f"out{number}")
+        assert again.exit_code == 0, again.output
+        written = json.loads((tmp_path / f"out{number}" / "eval.json").read_text())
+        first = json.loads((tmp_path / "1").read_text())
+        assert written["results"] == str(tmp_path / "r.json")
+        shared = ("protocols", "keypoints", "errors", "found", *AP_KEYS)
+        assert {name: written[name] for name in shared} == {name: first[name] for name in shared}
+        assert not (tmp_path / f"out{number}" / "results.json").exists()
+    assert call("--results", tmp_path / "r.json", "--shards", made / "shards", "--limit", 2).exit_code == 0
+
+
+def test_results_on_a_coco_folder_need_neither_mindspore_nor_pictures(made, tmp_path):
+    (tmp_path / "annotations").mkdir()
+    name = "annotations/person_keypoints_val.json"
+    (tmp_path / name).write_bytes((made / "coco" / name).read_bytes())
+    (tmp_path / "r.json").write_text("[]")
+    code = """
+import sys
+sys.modules["mindspore"] = None
+from evaluation.evaluate import main
+main()
+"""
+    arguments = ["--results", tmp_path / "r.json", "--coco", tmp_path, "--split", "val", "--out", tmp_path / "out"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"{tmp_path / 'val'}: no such folder, so no pictures are drawn" in result.stdout
+    assert "so none are shown" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def shapes(made, tmp_path_factory):
+    """Pictures of noise in several shapes, so that batches are of other pictures for every number of processes."""
+    rng = np.random.default_rng(0)
+    folder = coco_folder.write(tmp_path_factory.mktemp("shapes") / "coco", coco_folder.mixed(11), "val")
+    path = folder / "annotations" / "person_keypoints_val.json"
+    content = json.loads(path.read_text())
+    for i, image in enumerate(content["images"]):
+        height, width = [(80, 120), (120, 80), (90, 90), (80, 150)][i % 4]
+        image |= {"height": height, "width": width}
+        data = simplejpeg.encode_jpeg(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), colorspace="BGR")
+        (folder / "val" / image["file_name"]).write_bytes(data)
+    for annotation in content["annotations"]:
+        annotation.pop("segmentation", None)
+    path.write_text(json.dumps(content))
+    return ["--coco", folder, "--split", "val"]
+
+
+def test_the_number_of_processes_changes_not_a_byte(made, shapes, tmp_path):
+    for processes in (1, 2, 3):
+        files = ["--save-results", tmp_path / f"{processes}.json", "--json", tmp_path / f"n{processes}.json"]
+        result = call(*network(made), *shapes, "--nproc", processes, *files)
+        assert result.exit_code == 0, result.output
+    written = [(tmp_path / f"{processes}.json").read_bytes() for processes in (1, 2, 3)]
+    assert written[0] == written[1] == written[2]
+    assert len(json.loads(written[0])) > 20
+    numbers = [json.loads((tmp_path / f"n{processes}.json").read_text()) for processes in (1, 2, 3)]
+    for one in numbers:
+        assert one.pop("seconds") > 0
+        assert one.pop("images_per_s") > 0
+        assert one.pop("processes") in (1, 2, 3)
+    assert numbers[0] == numbers[1] == numbers[2]
+
+
+def test_what_a_process_cannot_read_is_one_line(made, tmp_path):
+    coco = coco_folder.write(tmp_path / "coco", coco_folder.mixed(4), "val")
+    bad = sorted((coco / "val").iterdir())[2]
+    bad.write_bytes(bad.read_bytes()[:200])
+    result = call(*network(made), "--coco", coco, "--split", "val", "--nproc", 2)
+    assert result.exit_code == 2
+    assert result.stderr.strip().count("\n") == 0
+    assert result.stderr.startswith(f"Error: {bad}: damaged JPEG")
+    assert not workers_of(psutil.Process())
+
+
+def test_a_process_that_is_killed_ends_the_others_with_one_line(made, shapes):
+    arguments = [sys.executable, "-m", "evaluation.evaluate", *network(made), *shapes, "--nproc", "2"]
+    command = subprocess.Popen(list(map(str, arguments)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    workers = wait_for_workers(command.pid, 2)
+    workers[0].send_signal(signal.SIGKILL)
+    _, stderr = command.communicate(timeout=60)
+    assert command.returncode == 1
+    assert "was killed by SIGKILL before it was done" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+    assert not any(alive(worker) for worker in workers)
+
+
+def test_workers_end_when_their_parent_is_killed(made, shapes):
+    arguments = [sys.executable, "-m", "evaluation.evaluate", *network(made), *shapes, "--nproc", "2"]
+    command = subprocess.Popen(list(map(str, arguments)), cwd=ROOT, stderr=subprocess.DEVNULL)
+    workers = wait_for_workers(command.pid, 2)
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    _, left = psutil.wait_procs(workers, timeout=30)
+    assert not [worker for worker in left if alive(worker)]
+
+
+def alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def workers_of(process):
+    return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def wait_for_workers(pid, number):
+    """The processes that share the pictures, once all have started."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        workers = workers_of(psutil.Process(pid))
+        if len(workers) == number:
+            return workers
+        time.sleep(0.02)
+    raise AssertionError("the workers did not start")
+
+
+def test_mistakes_are_one_line_that_says_what_to_do(made, tmp_path):
+    run, shards = made / "run", made / "shards"
     (tmp_path / "file").write_text("no checkpoint")
-    for ckpt, folder, more, said in (
-        (tmp_path / "none", shards, [], f"{tmp_path / 'none'}: no checkpoint here; make one with: make train"),
-        (tmp_path / "file", shards, [], "damaged or not a MindSpore checkpoint"),
-        (run, tmp_path, [], "run make shards"),
-        (run, shards, ["--set", "model.stages=3"], "takes evaluation"),
-        (run, shards, ["--set", "evaluation.size=big"], "evaluation.size: 'big'"),
-        (run, shards, ["--json", tmp_path], "is a folder"),
-        (run, shards, ["--out", tmp_path / "file"], "cannot be made"),
+    (tmp_path / "empty.json").write_text("[]")
+    ours = ["--ckpt", run, "--shards", shards]
+    for arguments, said in (
+        (["--ckpt", tmp_path / "none", "--shards", shards], "no checkpoint here; make one with: make train"),
+        (["--ckpt", tmp_path / "file", "--shards", shards], "damaged or not a MindSpore checkpoint"),
+        (["--ckpt", run, "--shards", tmp_path], "run make shards"),
+        (["--ckpt", run, "--coco", tmp_path], "person_keypoints_val2017.json: no such file"),
+        (["--ckpt", run], "give either --shards DIR or --coco DIR"),
+        ([*ours, "--coco", tmp_path], "give either --shards DIR or --coco DIR"),
+        (["--shards", shards], "give either --ckpt FILE_OR_RUN or --results FILE"),
+        ([*ours, "--results", tmp_path / "empty.json"], "give either --ckpt FILE_OR_RUN or --results FILE"),
+        (["--results", tmp_path / "none.json", "--shards", shards], "none.json: no such file"),
+        (["--results", tmp_path / "file", "--shards", shards], "file: not JSON"),
+        ([*ours, "--set", "model.stages=3"], "takes evaluation"),
+        ([*ours, "--set", "evaluation.size=big"], "evaluation.size: 'big'"),
+        ([*ours, "--json", tmp_path], "is a folder"),
+        ([*ours, "--out", tmp_path / "file"], "cannot be made"),
     ):
-        result = call("--ckpt", ckpt, "--shards", folder, "--device", "cpu", *more)
+        result = call(*arguments, "--device", "cpu")
         assert result.exit_code == 2, (said, result.output)
         assert said in result.output
         assert result.stderr.strip().count("\n") == 0, result.stderr
         assert "Error: " in result.stderr
+
+
+def test_a_picture_that_is_missing_is_named(made, tmp_path):
+    coco = coco_folder.write(tmp_path / "coco", coco_folder.mixed(2), "val")
+    gone = sorted((coco / "val").iterdir())[0]
+    gone.unlink()
+    result = call(*network(made), "--coco", coco, "--split", "val")
+    assert result.exit_code == 2
+    assert f"{gone}: no such file, but {coco / 'annotations'}" in result.stderr

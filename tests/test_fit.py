@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from evaluation.decode import DecodeConfig
 from evaluation.fit import BLOCK, GREY, LONGEST, cut, fit_size, people_to_picture, place
 from evaluation.person import Person
-from evaluation.predict import read_people
+from evaluation.predictor import read_people
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
 from pipeline.targets import encode_maps
 from tests.oracle import figure
@@ -56,6 +56,16 @@ def test_coordinates_come_back(height, width, size, x, y):
 def test_sizes_of_the_reference(picture, scaled, canvas):
     fit = fit_size(picture, 368)
     assert (fit.scaled, fit.canvas) == (scaled, canvas)
+
+
+@pytest.mark.parametrize(
+    ("picture", "scaled"), [((480, 640), (368, 491)), ((640, 480), (368, 276)), ((100, 900), (55, 496))]
+)
+def test_on_the_only_canvas_that_there_is_pictures_are_smaller_where_they_must(picture, scaled):
+    canvas = (368, 496)
+    fit = fit_size(picture, 368, canvas)
+    assert (fit.scaled, fit.canvas) == (scaled, canvas)
+    assert fit_size(picture, 64, canvas).scaled == fit_size(picture, 64).scaled
 
 
 def test_ordinary_pictures_share_few_canvases():

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.coco_folder import ROOT, mixed, write
 
-TARGETS = ("demo", "shards", "train", "eval", "stats", "test", "check", "help")
-VARIABLES = ("DATA", "SHARDS", "CONFIG", "NPROC", "RUN", "CKPT", "WORKERS", "DEVICE", "RESUME", "ARGS")
-INHERITED = {"MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", *VARIABLES}
+TARGETS = ("demo", "shards", "train", "eval", "export", "stats", "test", "check", "help")
+VARIABLES = ("DATA", "SHARDS", "CONFIG", "NPROC", "RUN", "CKPT", "FORMAT", "WORKERS", "DEVICE", "RESUME", "ARGS")
+INHERITED = {"MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "TRAIN", "VAL", *VARIABLES}
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -66,14 +66,33 @@ def test_a_missing_coco_folder_is_one_clear_line(tmp_path: Path) -> None:
     assert result.returncode == 2
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
     assert errors == [
-        f"Error: {tmp_path}/annotations/person_keypoints_train2017.json and …val2017.json: neither is there; "
-        "DATA has to be a COCO folder"
+        f"Error: DATA={tmp_path}: no annotations/person_keypoints_SPLIT.json with SPLIT one of: train2017 val2017; "
+        "DATA has to be COCO folders, TRAIN and VAL splits in them"
     ]
 
 
 @pytest.mark.usefixtures("ready")
+def test_several_folders_and_splits_make_one_set(tmp_path: Path) -> None:
+    newer = write(tmp_path / "coco2017", mixed(4), "train2017")
+    write(newer, mixed(4), "val2017")
+    older = write(tmp_path / "coco2014", mixed(12), "train2014")
+    shards = tmp_path / "shards"
+    data = f"DATA={newer} {older}"
+    assert "[shards/coco2017+coco2014]" in make("help", data).stdout
+    result = make("shards", data, "TRAIN=train2017 train2014", f"SHARDS={shards}", "WORKERS=1")
+    assert result.returncode == 0, result.stderr
+    sources = json.loads((shards / "train" / "manifest.json").read_text())["sources"]
+    assert [(source["coco"], source["split"], source["records"]) for source in sources] == [
+        (str(newer), "train2017", 2),
+        (str(older), "train2014", 4),
+    ]
+    assert json.loads((shards / "val" / "manifest.json").read_text())["records"] == 4
+
+
+@pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize(
-    ("target", "command"), [("train", "make shards"), ("eval", "make shards"), ("stats", "make shards")]
+    ("target", "command"),
+    [("train", "make shards"), ("eval", "make shards"), ("export", "make train"), ("stats", "make shards")],
 )
 def test_a_missing_earlier_step_names_the_command(target: str, command: str, tmp_path: Path) -> None:
     result = make(target, f"SHARDS={tmp_path / 'shards'}", f"RUN={tmp_path / 'run'}")

@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.metrics import AP_KEYS, coco_ap, format_table
+from evaluation.metrics import (
+    ALL,
+    AP_KEYS,
+    PROTOCOLS,
+    WITH_PEOPLE,
+    Protocol,
+    coco_ap,
+    evaluate_protocols,
+    format_table,
+)
 from pipeline.errors import InputError
 
 Truth = dict[int, list[dict[str, Any]]]
@@ -122,9 +131,28 @@ def test_bad_input_is_named(truth: Truth) -> None:
         coco_ap(truth, [good])
 
 
-def test_table_shows_ten_numbers_under_their_names() -> None:
+def test_by_the_other_protocol_pictures_of_nobody_cost_nothing(truth: Truth) -> None:
+    truth[5] = [annotation(500, 200, crowd=1)]
+    ghosts = [*all_found(truth), result(8, annotation(50, 100), 0.99)]
+    protocols = evaluate_protocols(truth, ghosts)
+    assert tuple(protocols) == PROTOCOLS
+    everywhere, among_people = protocols[ALL], protocols[WITH_PEOPLE]
+    assert (everywhere.images, everywhere.people) == (4, 3)
+    assert (among_people.images, among_people.people) == (3, 3)
+    assert everywhere.ap == coco_ap(truth, ghosts)
+    assert everywhere.ap["AP"] < 0.8
+    assert among_people.ap == coco_ap(truth, ghosts, [0, 3, 5])
+    assert among_people.ap["AP"] == pytest.approx(1)
+    assert list(among_people.to_json()) == [*AP_KEYS, "images", "people"]
+
+
+def test_table_shows_a_row_a_protocol_under_the_names() -> None:
     ap = {key: i / 10 for i, key in enumerate(AP_KEYS)} | {"APM": -1.0}
-    names, values = format_table(ap).splitlines()
-    assert names.split() == list(AP_KEYS)
-    assert values.split() == ["0.000", "0.100", "0.200", "-", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900"]
-    assert len(names) == len(values)
+    table = format_table({ALL: Protocol(5000, 11004, ap), WITH_PEOPLE: Protocol(2693, 11004, ap)})
+    names, first, second = table.splitlines()
+    assert names.split() == ["pictures", "people", *AP_KEYS]
+    values = ["0.000", "0.100", "0.200", "-", "0.400", "0.500", "0.600", "0.700", "0.800", "0.900"]
+    assert first.split()[2:] == ["5,000", "11,004", *values]
+    assert second.split()[3:] == ["2,693", "11,004", *values]
+    assert first.startswith(f"{ALL}  ")
+    assert len(names) == len(first) == len(second)

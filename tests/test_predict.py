@@ -1,196 +1,357 @@
-"""From pictures to people, with a network that knows the answer and with a small real one."""
+"""The command that finds people in pictures and videos: with a network that knows the answer, and as users call it."""
 
 from __future__ import annotations
 
+import json
+import signal
+import time
+
+import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from evaluation.decode import DecodeConfig
-from evaluation.fit import fit_size, place
-from evaluation.predict import Predictor, read_people
-from pipeline.errors import InputError
-from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
+from evaluation.fit import GREY
+from evaluation.predict import OUTPUTS, main
+from evaluation.prediction import Prediction, predict
+from evaluation.predictor import Predictor
+from evaluation.sources import VideoReader, find_sources
+from evaluation.writers import CocoWriter
+from tests import tiny
 from tests.oracle import Oracle, figure, picture
-from training.config import Config, DecoderConfig, EvaluationConfig, ModelConfig, override_config
+from tests.test_sources import write_video
+from training.config import EvaluationConfig, parse_config
 
-SIZES = [(200, 300), (300, 200), (90, 120), (600, 900), (200, 310), (150, 600), (64, 64)]
-
-TINY = Config(
-    model=ModelConfig(backbone="compact", feature_widths=(8, 8), stages=1, first_width=8, stage_width=8),
-    evaluation=EvaluationConfig(size=64, batch_size=2),
-)
+SIZE = 128
+FRAMES = 23
+FRAME = (96, 144)
 
 
-def known_pictures(sizes):
-    """Colour -> (size, people): one person in each, at another place, and nobody in every fifth."""
+def colour(i):
+    return 4 * i + 4
+
+
+def moving(i):
+    """Nobody in every fifth frame, else one who goes to the right."""
+    people = figure(40 + 3 * i, 48, 70)[None]
+    return people if i % 5 != 4 else people[:0]
+
+
+def at_work(out, known, outputs=OUTPUTS, coco=None, stopped=lambda: False):
+    predictor = Predictor(Oracle(known, SIZE), EvaluationConfig(size=SIZE, batch_size=4))
+    return Prediction(predictor, out, frozenset(outputs), coco, stopped)
+
+
+def run(folder, known, *arguments, stopped=lambda: False):
+    out = folder / "out"
+    with CocoWriter(out) as coco:
+        prediction = at_work(out, known, coco=coco, stopped=stopped)
+        predict(prediction, find_sources([str(folder / argument) for argument in arguments], out))
+    return prediction
+
+
+def listed(out):
+    """Of images.json and results.json: pictures by id, and keypoints (P, 17, 3) by image id."""
+    images = {image["id"]: image for image in json.loads((out / "images.json").read_text())["images"]}
+    people = {image_id: [] for image_id in images}
+    for result in json.loads((out / "results.json").read_text()):
+        people[result["image_id"]].append(np.reshape(result["keypoints"], (17, 3)))
+    return images, people
+
+
+def openpose(path):
+    """(P, 18, 3) of an OpenPose json."""
+    people = json.loads(path.read_text())["people"]
+    return np.reshape([person["pose_keypoints_2d"] for person in people], (-1, 18, 3))
+
+
+def drawn(image, base):
+    """Where something was drawn on one colour: (y, x)."""
+    return np.argwhere(np.abs(image.astype(int) - base).max(axis=2) > 60)
+
+
+@pytest.fixture
+def film():
+    return {colour(i): (FRAME, moving(i)) for i in range(FRAMES)}
+
+
+def test_a_video_comes_out_frame_by_frame_in_order(tmp_path, film):
+    write_video(tmp_path / "walk.avi", [picture(colour(i), FRAME) for i in range(FRAMES)], codec="MJPG")
+    prediction = run(tmp_path, film, "walk.avi")
+    out = tmp_path / "out"
+    assert (prediction.written, prediction.problems.lines) == (FRAMES, [])
+    files = sorted(path.name for path in (out / "openpose").iterdir())
+    assert files == [f"walk_{i:012d}_keypoints.json" for i in range(FRAMES)]
+    images, people = listed(out)
+    for i in range(FRAMES):
+        found = openpose(out / "openpose" / files[i])
+        assert len(found) == len(moving(i)) == len(people[i + 1])
+        assert np.abs(found[..., :2] - moving(i)[..., :2]).max(initial=0) < 1
+        assert images[i + 1] == {
+            "id": i + 1,
+            "width": FRAME[1],
+            "height": FRAME[0],
+            "file_name": str(tmp_path / "walk.avi"),
+            "frame": i,
+        }
+    reader = VideoReader(out / "overlays" / "walk.mp4")
+    assert reader.fps == 12.5
+    frames = list(reader)
+    assert len(frames) == FRAMES
+    for i, frame in enumerate(frames):
+        assert frame.shape == (*FRAME, 3)
+        seen = drawn(frame, colour(i))
+        assert (len(seen) > 0) == (len(moving(i)) > 0)
+        if len(seen):
+            assert abs(seen[:, 1].mean() - moving(i)[0, :, 0].mean()) < 3
+
+
+def test_a_camera_is_a_video(tmp_path, film, monkeypatch):
+    write_video(tmp_path / "film.avi", [picture(colour(i), FRAME) for i in range(6)], codec="MJPG")
+    open_file = cv2.VideoCapture
+    monkeypatch.setattr(
+        cv2, "VideoCapture", lambda number: open_file(str(tmp_path / "film.avi")) if number == 3 else None
+    )
+    out = tmp_path / "out"
+    with CocoWriter(out) as coco:
+        predict(at_work(out, film, coco=coco), find_sources(["3"], out))
+    assert len(list((out / "openpose").glob("camera3_00000000000?_keypoints.json"))) == 6
+    assert (out / "overlays" / "camera3.mp4").exists()
+    assert listed(out)[0][1]["file_name"] == "camera 3"
+
+
+def test_a_camera_that_is_not_there_is_skipped(tmp_path):
+    prediction = at_work(tmp_path / "out", {})
+    predict(prediction, find_sources(["9999"], tmp_path))
+    assert prediction.problems.lines == ["Skipped camera 9999: no such camera"]
+
+
+def test_pictures_of_many_shapes_go_to_their_own_names(tmp_path):
     known = {}
-    for i, (height, width) in enumerate(sizes):
-        people = figure((0.35 + 0.04 * i) * width, 0.5 * height, 0.8 * height)[None]
-        known[10 + 12 * i] = ((height, width), people if i % 5 != 4 else people[:0])
-    return known
+    for i, (name, size) in enumerate(
+        [("a/x.png", (90, 120)), ("b/x.png", (120, 90)), ("b/000000000099.jpg", (200, 300)), ("c.jpg", (64, 64))]
+    ):
+        known[20 + 20 * i] = (size, figure(0.5 * size[1], 0.5 * size[0], 0.8 * size[0])[None])
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), picture(20 + 20 * i, size))
+    prediction = run(tmp_path, known, "a", "b", "c.jpg")
+    out = tmp_path / "out"
+    assert prediction.problems.lines == []
+    assert sorted(path.name for path in (out / "overlays").iterdir()) == [
+        "000000000099.jpg",
+        "c.jpg",
+        "x-2.png",
+        "x.png",
+    ]
+    images, people = listed(out)
+    assert {image["file_name"]: image_id for image_id, image in images.items()} == {
+        str(tmp_path / "b/000000000099.jpg"): 99,
+        str(tmp_path / "a/x.png"): 100,
+        str(tmp_path / "b/x.png"): 101,
+        str(tmp_path / "c.jpg"): 102,
+    }
+    for name, image_id, key in (("x", 100, 20), ("x-2", 101, 40), ("000000000099", 99, 60), ("c", 102, 80)):
+        size, true = known[key]
+        assert np.abs(openpose(out / "openpose" / f"{name}_keypoints.json") - true)[..., :2].max() < 1
+        assert len(people[image_id]) == 1
+        assert (images[image_id]["height"], images[image_id]["width"]) == size
+        overlay = next((out / "overlays").glob(f"{name}.*"))
+        assert len(drawn(cv2.imread(str(overlay)), key)) > 100
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_everybody_is_found_in_the_right_picture_at_the_right_place(batch_size):
-    known = known_pictures(SIZES)
-    predictor = Predictor(Oracle(known, 192), EvaluationConfig(size=192, batch_size=batch_size))
-    found = predictor.people([picture(colour, size) for colour, (size, _) in known.items()])
-    assert len(found) == len(known)
-    for people, (size, true) in zip(found, known.values(), strict=True):
-        assert len(people) == len(true)
-        for person, keypoints in zip(people, true, strict=True):
-            error = np.abs(person.keypoints[:, :2] - keypoints[:, :2])[person.found]
-            assert error.max() * fit_size(size, 192).scale.max() < 1.5
+def test_what_cannot_be_read_is_skipped_and_said_in_one_line_each(tmp_path, capfd):
+    (tmp_path / "text\n.jpg").write_text("not a picture")
+    cv2.imwrite(str(tmp_path / "good.jpg"), picture(50, (64, 64)))
+    whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "notes.txt").write_text("not for us")
+    write_video(tmp_path / "cut.avi", [picture(90, FRAME) for _ in range(30)], codec="MJPG")
+    data = (tmp_path / "cut.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
+    known = {50: ((64, 64), figure(32, 32, 50)[None]), 90: (FRAME, moving(0))}
+    names = ["good.jpg", "text\n.jpg", "cut.jpg", "text.mp4", "cut.avi", "notes.txt"]
+    prediction = run(tmp_path, known, *names)
+    lines = capfd.readouterr().err.splitlines()
+    skipped = [line for line in lines if line.startswith("Skipped ")]
+    assert len(skipped) == len(prediction.problems.lines) == 5
+    for name, said in (
+        (r"text\n.jpg", "neither a JPEG nor a PNG"),
+        ("cut.jpg", "damaged JPEG"),
+        ("text.mp4", "no video that OpenCV knows"),
+        ("cut.avi", "of 30 frames"),
+        ("notes.txt", "its name ends like"),
+    ):
+        assert any(line.startswith(f"Skipped {tmp_path / name}: ") and said in line for line in skipped), (name, lines)
+    overlays = sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir())
+    assert overlays == ["cut.mp4", "good.jpg"]
+    assert 0 < len(list(VideoReader(tmp_path / "out" / "overlays" / "cut.mp4"))) < 30
 
 
-def test_batches_have_one_size_a_canvas_and_are_filled_up():
-    known = known_pictures(SIZES)
-    oracle = Oracle(known, 192)
-    predictor = Predictor(oracle, EvaluationConfig(size=192, batch_size=4))
-    predictor.people([picture(colour, size) for colour, (size, _) in known.items()] * 3)
-    assert {shape[0] for shape in oracle.batches} == {4}
-    assert {shape[1:3] for shape in oracle.batches} == predictor.canvases
-    per_canvas = {}
-    for size in SIZES:
-        canvas = fit_size(size, 192).canvas
-        per_canvas[canvas] = per_canvas.get(canvas, 0) + 3
-    assert len(oracle.batches) == sum(-(-count // 4) for count in per_canvas.values())
+def test_a_picture_that_goes_away_meanwhile_is_skipped(tmp_path):
+    class Thief(Oracle):
+        def __call__(self, images):
+            (tmp_path / "x.jpg").unlink()
+            return super().__call__(images)
+
+    cv2.imwrite(str(tmp_path / "x.jpg"), picture(50, (64, 64)))
+    prediction = at_work(tmp_path / "out", {}, ["overlay"])
+    prediction.predictor.network = Thief({50: ((64, 64), figure(32, 32, 50)[None])}, SIZE)
+    predict(prediction, find_sources([str(tmp_path / "x.jpg")], tmp_path / "out"))
+    assert prediction.problems.lines == [
+        f"Skipped {tmp_path / 'x.jpg'}: has changed: cannot be read: No such file or directory"
+    ]
 
 
-def test_maps_cover_the_picture_and_keep_the_order():
-    known = known_pictures(SIZES)
-    predictor = Predictor(Oracle(known, 192), EvaluationConfig(size=192, batch_size=2))
-    maps = predictor.maps([picture(colour, size) for colour, (size, _) in known.items()])
-    for one, (size, true) in zip(maps, known.values(), strict=True):
-        assert one.grid == tuple(-(-side // 8) for side in fit_size(size, 192).scaled)
-        assert (one.heatmaps[:-1].max() > 0.8) == (len(true) > 0)
+def test_only_what_is_asked_for_is_written(tmp_path, film):
+    write_video(tmp_path / "walk.avi", [picture(colour(i), FRAME) for i in range(6)], codec="MJPG")
+    cv2.imwrite(str(tmp_path / "x.png"), picture(colour(0), FRAME))
+    for output in ("overlay", "openpose"):
+        out = tmp_path / output
+        predict(at_work(out, film, [output]), find_sources([str(tmp_path)], tmp_path))
+        written = {path.suffix for path in out.rglob("*") if path.is_file()}
+        assert written == ({".png", ".mp4"} if output == "overlay" else {".json"})
 
 
-def test_no_pictures_give_no_people():
-    predictor = Predictor(Oracle({}, 192), EvaluationConfig())
-    assert predictor.people([]) == []
-    assert predictor.maps([]) == []
+def test_a_stop_finishes_what_was_read(tmp_path, film):
+    write_video(tmp_path / "walk.avi", [picture(colour(i % FRAMES), FRAME) for i in range(400)], codec="MJPG")
+    write_video(tmp_path / "next.avi", [picture(colour(0), FRAME)], codec="MJPG")
+    openpose_files = tmp_path / "out" / "openpose"
+    prediction = run(
+        tmp_path,
+        film,
+        "walk.avi",
+        "next.avi",
+        stopped=lambda: openpose_files.is_dir() and any(openpose_files.iterdir()),
+    )
+    assert 4 <= prediction.written < 100
+    assert len(list(VideoReader(tmp_path / "out" / "overlays" / "walk.mp4"))) == prediction.written
+    assert len(listed(tmp_path / "out")[0]) == prediction.written == len(list(openpose_files.iterdir()))
+    assert prediction.problems.lines == []
 
 
-def test_stream_holds_few_pictures_at_a_time():
-    known = {50: ((64, 64), np.zeros((0, 18, 3), np.float32))}
-    predictor = Predictor(Oracle(known, 64), EvaluationConfig(size=64, batch_size=2))
-    read = 0
+def test_memory_stays_bounded_over_a_long_video(tmp_path):
+    """Frames are read only a few batches ahead of what is written."""
+    write_video(tmp_path / "long.avi", [picture(50, (64, 64)) for _ in range(300)], codec="MJPG")
+    prediction = at_work(tmp_path / "out", {50: ((64, 64), figure(32, 32, 50)[None][:0])}, ["openpose"])
+    read, most = 0, 0
 
-    def items():
-        nonlocal read
-        for i in range(200):
-            read += 1
-            yield i
+    def stopped():
+        nonlocal read, most
+        read += 1
+        most = max(most, read - prediction.written)
+        return False
 
-    stream = predictor.stream(items(), lambda _: picture(50, (64, 64)))
-    done = 0
-    for _ in stream:
-        done += 1
-        assert read - done <= 5 * 2 + 2
-    assert done == 200
-
-
-def test_a_picture_that_cannot_be_loaded_is_reported():
-    predictor = Predictor(Oracle({}, 64), EvaluationConfig(size=64))
-
-    def load(item):
-        raise InputError(f"image {item}: damaged")
-
-    with pytest.raises(InputError, match="image 3: damaged"):
-        list(predictor.stream([3], load))
-
-
-def test_an_answer_that_is_not_finite_is_one_clear_error():
-    heatmaps = np.zeros((NUM_HEATMAPS, 8, 8), np.float32)
-    heatmaps[0, 2, 2] = np.nan
-    maps = Maps(heatmaps, np.zeros((NUM_PAFS, 8, 8), np.float32))
-    with pytest.raises(InputError, match=r"earlier checkpoint.*1 of"):
-        read_people(maps, fit_size((64, 64), 64), DecodeConfig())
-
-
-def test_the_recipe_sets_the_decoder():
-    config = EvaluationConfig(size=192, decoder=DecoderConfig(min_keypoints=18))
-    people = figure(100, 100, 160)[None]
-    people[0, 4, 2] = 0
-    known = {50: ((200, 200), people)}
-    assert Predictor(Oracle(known, 192), config).people([picture(50, (200, 200))]) == [[]]
+    prediction.stopped = stopped
+    predict(prediction, find_sources([str(tmp_path)], tmp_path / "out"))
+    assert prediction.written == 300
+    assert most < 60
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A run folder with random weights."""
+def graph(tmp_path_factory):
+    """A small network with random weights as an ONNX graph."""
     import mindspore as ms
 
-    from training.checkpoint import Position, save_checkpoint
+    from training.checkpoint import Position, load_checkpoint, save_checkpoint
+    from training.export import Shape, export
     from training.network import OpenPose
 
-    ms.set_seed(3)
+    ms.set_seed(5)
     run = tmp_path_factory.mktemp("run")
-    network = OpenPose(TINY.model)
-    save_checkpoint(run, network.get_parameters(), TINY, Position(7, 1, "", 1), keep=1)
-    return run
+    recipe = parse_config({**tiny.RECIPE, "evaluation": {"size": 64, "batch_size": 2}}, source="tiny")
+    path = save_checkpoint(run, OpenPose(recipe.model).get_parameters(), recipe, Position(9, 1, "", 1), keep=1)
+    out = run / "tiny.onnx"
+    export(load_checkpoint(path), out, "onnx", Shape(2, 64, 64), recipe.evaluation, all_stages=False)
+    return out
 
 
-def test_batches_give_what_single_pictures_give(checkpoint):
-    from training.checkpoint import load_checkpoint
-    from training.network import OpenPose
-
-    predictor = Predictor.load(checkpoint, "cpu")
-    assert predictor.config == TINY.evaluation
-    rng = np.random.default_rng(0)
-    sizes = [(64, 80), (70, 64), (128, 150), (64, 64), (100, 90)]
-    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-    together = predictor.maps(images)
-    alone = [predictor.maps([image])[0] for image in images]
-    for one, other in zip(together, alone, strict=True):
-        assert np.abs(one.heatmaps - other.heatmaps).max() < 1e-5
-        assert np.abs(one.pafs - other.pafs).max() < 1e-5
-    assert np.abs(together[0].heatmaps[:, :8, :8] - together[3].heatmaps).max() > 1e-3
-
-    import mindspore as ms
-
-    network = OpenPose(TINY.model)
-    network.set_train(False)
-    ms.load_param_into_net(network, load_checkpoint(predictor.source).tensors)
-    fit = fit_size((64, 80), 64)
-    pafs, heatmaps = network(ms.Tensor(np.stack([place(images[0], fit)] * 2)))
-    assert np.abs(heatmaps[-1].asnumpy()[0, :, :8, :10] - together[0].heatmaps).max() < 1e-5
-    assert np.abs(pafs[-1].asnumpy()[0, :, :8, :10] - together[0].pafs).max() < 1e-5
+def call(*arguments):
+    with tiny.kept_signals():
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
-def test_overrides_change_how_people_are_found_and_nothing_else(checkpoint):
-    predictor = Predictor.load(checkpoint, "cpu", ["evaluation.size=96", "evaluation.decoder.smooth=0.5"])
-    assert (predictor.config.size, predictor.config.batch_size, predictor.decoder.smooth) == (96, 2, 0.5)
-    assert predictor.source == checkpoint / "checkpoints" / "step-0000007.ckpt"
-    for override, said in (
-        ("model.stages=2", "evaluation"),
-        ("evaluation.size=1", "evaluation.size: 1"),
-        ("evaluation.sizes=64", "did you mean size"),
-        ("evaluation.decoder.smoth=1", "did you mean smooth"),
-        ("evaluation", "--set"),
-    ):
-        with pytest.raises(InputError, match=said):
-            Predictor.load(checkpoint, "cpu", [override])
+def test_the_command_says_what_it_wrote(tmp_path, graph):
+    cv2.imwrite(str(tmp_path / "x.png"), picture(GREY, (64, 64)))
+    out = tmp_path / "out"
+    result = call(tmp_path, "--ckpt", graph, "--out", out)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [line.split(": ")[0] for line in result.stdout.splitlines()] == [
+        f"{out}/overlays/",
+        f"{out}/openpose/",
+        f"{out}/results.json",
+    ]
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
+        "images.json",
+        "openpose/x_keypoints.json",
+        "overlays/x.png",
+        "results.json",
+    ]
+    before = (out / "openpose" / "x_keypoints.json").stat().st_mtime_ns
+    again = call(tmp_path, "--ckpt", graph, "--out", out, "--write", "overlay")
+    assert again.stdout == f"{out}/overlays/: what was found, drawn on pictures and videos\n"
+    assert (out / "openpose" / "x_keypoints.json").stat().st_mtime_ns == before
 
 
-def test_recipe_and_decoder_have_the_same_fields():
-    """The recipe's section repeats the decoder's fields, because training may not import evaluation."""
-    from dataclasses import fields
-
-    from evaluation.decode import RANGES
-
-    section = DecoderConfig.model_fields
-    assert list(section) == [field.name for field in fields(DecodeConfig)]
-    for field in fields(DecodeConfig):
-        limits = {type(limit).__name__: limit for limit in section[field.name].metadata}
-        assert (limits["Ge"].ge, limits["Le"].le) == RANGES[field.name], field.name
-        assert section[field.name].default == field.default, field.name
+def test_the_command_counts_what_it_skipped(tmp_path, graph):
+    (tmp_path / "x.jpg").write_text("text")
+    (tmp_path / "y.jpg").write_text("text")
+    result = call(tmp_path, "--ckpt", graph, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert sorted(result.stderr.splitlines()) == [
+        "2 skipped",
+        f"Skipped {tmp_path / 'x.jpg'}: neither a JPEG nor a PNG",
+        f"Skipped {tmp_path / 'y.jpg'}: neither a JPEG nor a PNG",
+    ]
 
 
-def test_overriding_a_recipe_leaves_the_rest():
-    changed = override_config(TINY, ["evaluation.size=128", "training.lr=2e-4"])
-    assert changed.evaluation.size == 128
-    assert changed.training.lr == 2e-4
-    assert changed.model == TINY.model
-    assert override_config(TINY, []) == TINY
+def test_scales_and_flip_reach_the_network(tmp_path, graph):
+    cv2.imwrite(str(tmp_path / "x.png"), picture(GREY, (64, 64)))
+    result = call(tmp_path, "--ckpt", graph, "--out", tmp_path / "out", "--scales", "0.5,1", "--flip")
+    assert result.exit_code == 2
+    assert "evaluation.scales=[0.5, 1.0]" in result.stderr
+    assert call(tmp_path, "--ckpt", graph, "--out", tmp_path / "out", "--scales", "1", "--no-flip").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("none.jpg", "--out", "out"), "none.jpg: no such file or folder"),
+        (("empty", "--out", "out"), "empty: no picture or video found"),
+        (("x.png", "--out", "x.png"), "--out x.png: is a file"),
+        (("x.png", "--out", "x.png/deep"), "cannot be written"),
+        (("x.png", "--out", "out", "--write", "pdf"), "'pdf': expected some of overlay,openpose,coco"),
+        (("x.png", "--out", "out", "--scales", "1;2"), "'1;2': expected numbers with commas"),
+        (("x.png", "--out", "out", "--scales", "99"), "different factors from 0.1 to 4.0"),
+        (("x.png", "--out", "out", "--set", "model.stages=3"), "takes evaluation"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(arguments, said, tmp_path, graph, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    cv2.imwrite(str(tmp_path / "x.png"), picture(GREY, (64, 64)))
+    result = call(*arguments, "--ckpt", graph)
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert said in line
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "x.png"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_finalises_the_files(number, tmp_path, graph):
+    write_video(tmp_path / "long.avi", [picture(i % 200, (64, 64)) for i in range(6000)], codec="MJPG")
+    out = tmp_path / "out"
+    command = [str(tmp_path / "long.avi"), "--ckpt", str(graph), "--out", str(out)]
+    process = tiny.start([tiny.sys.executable, "-m", "evaluation.predict", *command])
+    deadline = time.monotonic() + 60
+    while not (out / "openpose").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    said, complaint = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, complaint
+    assert "Stopping; what has been read is finished" in complaint
+    frames = list(VideoReader(out / "overlays" / "long.mp4"))
+    assert 0 < len(frames) < 6000
+    assert len(listed(out)[0]) == len(frames) == len(list((out / "openpose").iterdir()))
+    assert f"{out}/openpose/: {len(frames)} files" in said
+    assert not list(out.rglob(".*"))

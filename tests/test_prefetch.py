@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -43,13 +44,17 @@ def write_late(row: int, batch: Array, place: int) -> None:
     batch[place] = row
 
 
+def begin(fill: Callable[[int, Array, int], None], rows: list[int]) -> tuple[Array, list[Callable[[], None]]]:
+    batch = np.full(4, -1)
+    return batch, [partial(fill, row, batch, place) for place, row in enumerate(rows)]
+
+
 def start(
     numbers: Numbers, fill: Callable[[int, Array, int], None] = write, *, batches: int, threads: int, ahead: int = 3
 ):
     return fill_ahead(
         numbers.rows(),
-        lambda: np.full(4, -1),
-        fill,
+        partial(begin, fill),
         batches=batches,
         batch_size=4,
         threads=threads,
@@ -117,11 +122,45 @@ def test_a_reader_that_ends_early():
 
 
 def test_no_memory_for_a_batch():
-    def allocate() -> Array:
+    def no_memory(rows: list[int]) -> tuple[Array, list[Callable[[], None]]]:
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        list(fill_ahead(Numbers(8).rows(), allocate, write, batches=2, batch_size=4, threads=2, ahead=2))
+        list(fill_ahead(Numbers(8).rows(), no_memory, batches=2, batch_size=4, threads=2, ahead=2))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_batch_that_cannot_be_begun_fails_in_its_turn(threads):
+    def begin_some(rows: list[int]) -> tuple[Array, list[Callable[[], None]]]:
+        if 9 in rows:
+            raise ValueError("batch of 9")
+        return begin(write, rows)
+
+    numbers = Numbers(40)
+    batches = fill_ahead(numbers.rows(), begin_some, batches=10, batch_size=4, threads=threads, ahead=3)
+    assert [next(batches).tolist() for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(ValueError, match="batch of 9"):
+        next(batches)
+    assert numbers.closed
+
+
+def test_batches_are_begun_one_at_a_time_and_before_they_are_needed():
+    running, most, lock = 0, 0, threading.Lock()
+
+    def counted(rows: list[int]) -> tuple[Array, list[Callable[[], None]]]:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.001)
+        with lock:
+            running -= 1
+        return begin(write_late, rows)
+
+    rows = Numbers(80).rows()
+    batches = list(fill_ahead(rows, counted, batches=20, batch_size=4, threads=5, ahead=4))
+    np.testing.assert_array_equal(np.concatenate(batches), np.arange(80))
+    assert most == 1
 
 
 @pytest.mark.parametrize("taken", [0, 1])
@@ -145,7 +184,7 @@ import itertools, numpy as np
 from pipeline.prefetch import fill_ahead
 rows = (number for number in itertools.count())
 sizes = {"batches": 99, "batch_size": 4, "threads": 2, "ahead": 2}
-left = fill_ahead(rows, lambda: np.zeros(4), lambda row, batch, place: None, **sizes)
+left = fill_ahead(rows, lambda rows: (np.zeros(4), [lambda: None] * 4), **sizes)
 next(left)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=20).returncode == 0

@@ -33,7 +33,7 @@ def test_a_sheet_holds_four_pictures_a_sample(shards: Path, tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert "4 samples" in result.output
     sheet = cv2.imread(str(out))
-    assert sheet.shape == (2 * (64 + 24 + 12), 2 * 4 * (64 + 12), 3)
+    assert sheet.shape == (24 + 2 * (320 + 24 + 12), 2 * 4 * (320 + 12), 3)
     assert sheet.std() > 10
 
 
@@ -100,4 +100,4 @@ def test_nobody():
     }
     maps = encode_maps(np.zeros((0, 18, 3), np.float32), (32, 40))
     sheet = contact_sheet({**batch, "heatmaps": maps.heatmaps[None], "pafs": maps.pafs[None]}, columns=1)
-    assert sheet.shape == (32 + 24 + 12, 4 * (40 + 12), 3)
+    assert sheet.shape == (24 + 7 * 32 + 24 + 12, 4 * (7 * 40 + 12), 3)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evaluation.person import Person
-from evaluation.results import to_coco_results
+from evaluation.results import read_results, to_coco_results, to_people
+from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS, INDEX, NUM_KEYPOINTS
 
 
@@ -48,3 +49,66 @@ def test_a_keypoint_at_the_origin_stays_found() -> None:
 def test_order_and_number_of_people_are_kept() -> None:
     people = [person_with(nose=(x, 1, 1)) for x in (30, 10, 20)]
     assert [result["keypoints"][0] for result in to_coco_results(1, people)] == [30, 10, 20]
+
+
+def good():
+    keypoints = [float(number) for number in range(1, 52)]
+    return {"image_id": 7, "category_id": 1, "keypoints": keypoints, "score": 0.5}
+
+
+def written(tmp_path, content):
+    path = tmp_path / "results.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_results_are_read_as_they_were_written(tmp_path):
+    results = [good(), {name: value for name, value in good().items() if name != "category_id"}]
+    assert read_results(written(tmp_path, results), {7, 8}) == results
+    assert read_results(written(tmp_path, []), {7}) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not JSON"),
+        ({"annotations": []}, "expected a list of results"),
+        ([3], "result 0: 3 is not an object"),
+        ([good(), {"image_id": 7, "score": 1}], "result 1: keypoints is missing"),
+        ([good() | {"image_id": 9}], "result 0: image_id is 9, expected one of the 2 pictures evaluated"),
+        ([good() | {"image_id": "7"}], "image_id is '7', expected"),
+        ([good() | {"image_id": [7]}], r"image_id is \[7\], expected"),
+        ([good() | {"category_id": 3}], "category_id is 3, expected 1"),
+        ([good() | {"score": None}], "score is None, expected a number"),
+        ([good() | {"score": True}], "score is True, expected a number"),
+        ([good() | {"keypoints": [1, 2]}], "keypoints has 2 numbers, expected 51"),
+        ([good() | {"keypoints": "no"}], "keypoints has 'no', expected 51"),
+        ([good() | {"keypoints": [*range(50), "x"]}], "keypoints holds 'x', expected numbers"),
+        ([good() | {"keypoints": [*range(50), float("nan")]}], "keypoints holds nan, expected numbers"),
+        ([good() | {"keypoints": [*range(50), -1e300]}], "keypoints holds -1e.300, expected numbers of at most 100000"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line(tmp_path, content, said):
+    with pytest.raises(InputError, match=said) as error:
+        read_results(written(tmp_path, content), {7, 8})
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_no_file_is_one_line_too(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_results(tmp_path / "none.json", {7})
+    with pytest.raises(InputError, match="directory"):
+        read_results(tmp_path, {7})
+
+
+def test_people_of_results_are_the_people_the_results_are_of():
+    keypoints = np.arange(1, 55, dtype=np.float32).reshape(18, 3)
+    keypoints[INDEX["left_wrist"]] = 0
+    keypoints[INDEX["neck"], :2] = (keypoints[INDEX["left_shoulder"]] + keypoints[INDEX["right_shoulder"]])[:2] / 2
+    people = [Person(keypoints, 0.2), Person(keypoints + 100, 0.7)]
+    again = to_people(to_coco_results(7, people))
+    assert [person.score for person in again] == [0.7, 0.2]
+    assert np.allclose(again[1].keypoints[:, :2], keypoints[:, :2])
+    assert again[1].found.tolist() == (keypoints[:, 2] > 0).tolist()
+    assert to_people([]) == []

@@ -235,18 +235,6 @@ def test_pictures_without_people(tmp_path: Path) -> None:
     assert _build(folder, tmp_path / "none", "--keep-empty").exit_code == 0
 
 
-def test_several_sources_make_one_set(tmp_path: Path) -> None:
-    first, second = write(tmp_path / "a", mixed(8)), write(tmp_path / "b", mixed(5), "train2")
-    out = tmp_path / "set"
-    both = ("--coco", first, "--split", "train", "--coco", second, "--split", "train2")
-    assert _run(*both, "--out", out, "--workers", 1).exit_code == 0
-    assert [(source.coco, source.split) for source in Manifest.load(out).sources] == [
-        (str(first), "train"),
-        (str(second), "train2"),
-    ]
-    assert [int(row["source"]) for row in _rows(out)] == [0, 0, 0, 0, 1, 1, 1]
-
-
 def test_a_picture_larger_than_the_usual_page(tmp_path: Path) -> None:
     content = {**mixed(1), "images": [image(1, 1200, 1400)], "annotations": [person(1, 1)]}
     folder, out = write(tmp_path / "coco", content), tmp_path / "set"
@@ -278,7 +266,7 @@ def test_two_builds_do_not_meet_in_one_folder(folder: Path, tmp_path: Path) -> N
         (["--coco", "nowhere", "--split", "train"], "person_keypoints_train.json: no such file"),
         (["--coco", "a", "--coco", "b", "--split", "x", "--split", "y", "--split", "z"], "give both equally often"),
         (["--coco", "a", "--split", "x", "--workers", "0"], "--workers"),
-        (["--coco", "a"], "--split"),
+        (["--coco", "a"], "no source: give --coco and --split"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path: Path, arguments: list[str], expected: str) -> None:

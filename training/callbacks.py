@@ -125,12 +125,12 @@ class StopSignal:
         self.number = 0
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
-    def watch(self) -> None:
-        """Notice signals from now on, those that came since this object was made included."""
-        threading.Thread(target=self._wait, name="signals", daemon=True).start()
+    def watch(self, answer: str = "Stopping after the next step") -> None:
+        """Notice signals from now on, those that came since this object was made included; `answer` is said to each."""
+        threading.Thread(target=self._wait, args=(answer,), name="signals", daemon=True).start()
 
-    def _wait(self) -> None:
+    def _wait(self, answer: str) -> None:
         while True:
             self.number = signal.sigwait(STOPPING)
-            sys.stderr.write("\nStopping after the next step\n")
+            sys.stderr.write(f"\n{answer}\n")
             sys.stderr.flush()

@@ -22,6 +22,10 @@ from pipeline.skeleton import NUM_KEYPOINTS
 from pipeline.strict import StrictModel
 from pipeline.targets import TargetConfig
 
+SMALLEST_SCALE = 0.1
+LARGEST_SCALE = 4.0
+"""Limits of the factors in `evaluation.scales`."""
+
 
 class ModelConfig(StrictModel):
     """The network: a backbone, two convolutions that narrow its features, then stages of two branches."""
@@ -134,8 +138,18 @@ class EvaluationConfig(StrictModel):
 
     size: int = Field(default=368, ge=64, le=2048, description="px; shorter side that a picture is scaled to")
     batch_size: int = Field(default=4, ge=1, le=256, description="pictures that go through the network together")
+    scales: tuple[float, ...] = Field(
+        default=(1.0,), min_length=1, max_length=8, description="factors on size whose maps are averaged"
+    )
     flip: bool = Field(default=False, description="average with the mirrored picture's answer; takes twice as long")
     decoder: DecoderConfig = Field(default=DecoderConfig(), description="from maps to people")
+
+    @field_validator("scales")
+    @classmethod
+    def _distinct_factors(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if min(value) < SMALLEST_SCALE or max(value) > LARGEST_SCALE or len(set(value)) < len(value):
+            raise ValueError(f"expected different factors from {SMALLEST_SCALE} to {LARGEST_SCALE}")
+        return value
 
 
 class Config(StrictModel):
@@ -194,6 +208,14 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
     for override in overrides:
         _apply(tree, override)
     return parse_config(tree, source="--set")
+
+
+def override_evaluation(config: Config, overrides: Sequence[str]) -> EvaluationConfig:
+    """How a trained network's recipe finds people, with overrides; InputError also for one of another section."""
+    for override in overrides:
+        if not override.strip().startswith("evaluation."):
+            raise InputError(f"--set {override}: a trained network takes evaluation.… only, as in evaluation.size=432")
+    return override_config(config, overrides).evaluation
 
 
 def parse_config(tree: Mapping[str, Any], source: str) -> Config:

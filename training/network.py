@@ -90,6 +90,21 @@ class OpenPose(nn.Cell):
         return pafs, heatmaps
 
 
+class Answer(nn.Cell):
+    """The last stage's maps alone.
+
+    (B, H, W, 3) uint8 BGR -> part affinity fields (B, 2L, h, w) and heatmaps (B, K + 1, h, w), float32.
+    """
+
+    def __init__(self, network: OpenPose) -> None:
+        super().__init__()
+        self.network = network
+
+    def construct(self, image: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
+        pafs, heatmaps = self.network(image)
+        return pafs[-1], heatmaps[-1]
+
+
 def first_stage(config: ModelConfig) -> list[Conv]:
     """Hidden convolutions of a branch of stage 1, which sees only features."""
     return [*[Conv(config.stage_width)] * config.first_depth, Conv(config.first_width, kernel=1)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +67,13 @@ def start(device: str, debug_folder: Path) -> World:
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world.size
     )
     return world
+
+
+def make_debug_folder() -> Path:
+    """A folder for what MindSpore leaves of graphs that do not compile, where there is no run's: it goes at exit."""
+    folder = Path(tempfile.mkdtemp(prefix="openpose-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _set_device(target: str) -> None:

@@ -13,8 +13,10 @@ from typing import NamedTuple
 import mindspore as ms
 import numpy as np
 
-from pipeline.batches import Batch, create_batches
+from pipeline.batches import create_batches
+from pipeline.cores import default_threads, usable_cores
 from pipeline.errors import InputError
+from pipeline.filling import Batch
 from pipeline.manifest import Manifest
 from training.callbacks import Reporter, StopSignal
 from training.checkpoint import Checkpoint, Position, newest_checkpoint, restore, save_checkpoint
@@ -199,6 +201,7 @@ def train(
         if world.rank == 0:
             prepare_folder(out, config, done)
         reporter.say(_summary(run))
+        reporter.say(_host_work(run))
         end = run.loop(reporter, signals)
         if end is End.STOPPED:
             reporter.say(f"Stopped after step {run.done} of {plan.total}; go on with: {resume_command}")
@@ -242,6 +245,11 @@ def _summary(run: Run) -> str:
         f"{count_parameters(run.network) / 1e6:.1f} M parameters, {world.size} x {world.device}, "
         f"{run.position.records} records: {plan.total} steps of {images} images, {plan.epochs} epochs"
     )
+
+
+def _host_work(run: Run) -> str:
+    threads = run.config.data.threads or default_threads(run.world.size)
+    return f"{threads} data threads in each of {run.world.size} processes, {usable_cores()} cores"
 
 
 def _exit_code(end: End, signals: StopSignal, world: World) -> int:

@@ -57,7 +57,7 @@ class RenderTargets(nn.Cell):
         drawn = ops.logical_and(ops.logical_and(a_visible > 0, b_visible > 0), length > 0)
         safe = ops.maximum(length, ops.ones_like(length) * 1e-6)
         ux, uy = (bx - ax) / safe, (by - ay) / safe
-        # as in pipeline.targets: a cell's distance from the line is |down - across|, far away outside the limb's box
+        # a cell's distance from the line is |down - across|; outside the limb's box it is far away
         down = ux * (self.ys - ay)  # (B, M, L, h)
         across = uy * (self.xs - ax)  # (B, M, L, w)
         down = down + FAR * (1.0 - self._between(self.ys, ay, by) * drawn.astype(ms.float32))

@@ -6,13 +6,13 @@ A picture is a function of (seed, split, index, size) alone, so the bytes do not
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.cores import default_workers
 from pipeline.errors import InputError
 
 RECIPE = "synthetic.json"
@@ -239,7 +239,7 @@ def generate(
     try:
         (part / "annotations").mkdir(parents=True)
         for split in range(len(SPLITS)):
-            _write_split(part, recipe, split, workers or os.cpu_count() or 1)
+            _write_split(part, recipe, split, workers or default_workers())
         (part / RECIPE).write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)

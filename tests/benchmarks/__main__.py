@@ -1,0 +1,202 @@
+"""The benchmark behind `make bench`: python -m tests.benchmarks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from pipeline.errors import InputError, reports_input_errors
+from pipeline.quiet import quiet_mindspore
+from tests.benchmarks.table import ABOUT, format_table
+from tests.coco_folder import real_coco
+
+DEVICES = 8
+RATES = (35, 250)
+"""Images a second of one Ascend: what the reference trains at, and what a device could that is never kept waiting."""
+
+DRAWN = 64
+LONGER_SIDE = 640
+"""px; of drawn pictures, as of COCO's."""
+
+
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--coco", type=click.Path(path_type=Path), show_default="real ones if there are, else drawn", help="COCO folder."
+)
+@click.option("--split", default="train2017", help="Split of the COCO folder.")
+@click.option("--shards", type=click.Path(path_type=Path), help="Set to read from, instead of one made from --coco.")
+@click.option("--records", type=click.IntRange(200), default=2000, help="Pictures, repeated to this number.")
+@click.option("--rounds", type=click.IntRange(1), default=5, help="Turns of decoder and pipeline; the median counts.")
+@click.option("--steps", type=click.IntRange(20), default=80, help="Steps of the demo recipe.")
+@click.option("--full-network", is_flag=True, help="Also train steps of configs/openpose.yaml: 11 GB of memory on CPU.")
+@click.option("--planning", is_flag=True, help="Also plan a set as large as COCO train2017: some minutes more.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("bench.json"), help="File for the numbers.")
+@click.option("--compare", type=click.Path(path_type=Path), help="An earlier bench.json to show beside the new one.")
+@reports_input_errors
+def main(
+    *,
+    coco: Path | None,
+    split: str,
+    shards: Path | None,
+    records: int,
+    rounds: int,
+    steps: int,
+    full_network: bool,
+    planning: bool,
+    out: Path,
+    compare: Path | None,
+) -> None:
+    """Measure what the decoder allows and what each part of the system reaches; takes about three minutes."""
+    quiet_mindspore()
+    old = _read(compare) if compare else None
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="openpose-bench-") as folder:
+        bench = Bench(Path(folder), coco, split, shards, records)
+        numbers = bench.run(rounds=rounds, steps=steps, full_network=full_network, planning=planning)
+    numbers["seconds"] = round(time.monotonic() - start)
+    out.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    click.echo("\n".join(f"{name}: {value}" for name, value in numbers[ABOUT].items()))
+    click.echo(format_table(numbers, old))
+    click.echo(f"{out}: the numbers")
+
+
+class Bench:
+    """The pictures that everything is measured on, and the measurements in their order."""
+
+    def __init__(self, folder: Path, coco: Path | None, split: str, shards: Path | None, records: int) -> None:
+        self.folder = folder
+        self.split = split
+        self.records = records
+        self.coco = None if shards and not coco else self._pictures(coco)
+        self.shards = shards or self._build()
+
+    def run(self, *, rounds: int, steps: int, full_network: bool, planning: bool) -> dict[str, Any]:
+        """All numbers, as bench.json holds them."""
+        from tests.benchmarks.backends import measure_backends
+        from tests.benchmarks.decoding import measure_decoding
+        from tests.benchmarks.evaluation import measure_evaluation
+        from tests.benchmarks.online import measure_online, measure_stages
+        from tests.benchmarks.shards import measure_planning, measure_shards
+        from tests.benchmarks.targets import measure_targets
+        from tests.benchmarks.training import measure_full_step, measure_training
+
+        numbers: dict[str, Any] = {ABOUT: self._about()}
+        numbers |= _say("decoder and pipeline", lambda: measure_online(self.shards, rounds=rounds, records=self.online))
+        numbers |= _ratios(numbers)
+        numbers["stages_ms"] = _say("stages of a sample", lambda: measure_stages(self.shards, records=300))
+        numbers |= _say("targets", measure_targets)
+        if self.coco:
+            coco = self.coco
+            numbers |= _say("shards", lambda: measure_shards(coco, self.split, self.records, (1, 2)))
+        numbers |= _say("training", lambda: measure_training(self.shards, self.folder, steps=steps))
+        numbers["decoding_ms"] = _say("decoding", measure_decoding)
+        numbers["evaluation"] = _say("evaluation", lambda: measure_evaluation(self.shards, limit=100))
+        numbers["backends"] = _say("back ends", lambda: measure_backends(None))
+        if full_network:
+            device_ms = numbers["targets_device_ms"]
+            numbers |= _say("full network", lambda: measure_full_step(self.shards, self.folder, device_ms))
+        if planning:
+            numbers["planning"] = _say("planning", measure_planning)
+        return numbers
+
+    @property
+    def online(self) -> int:
+        """Records that are read in each turn: half of them all, so that turns are short enough to alternate."""
+        from pipeline.manifest import Manifest
+
+        return min(self.records, Manifest.load(self.shards).records) // 2
+
+    def _pictures(self, coco: Path | None) -> Path:
+        """A COCO folder: the one given, real pictures if there are any, or else drawn ones of COCO's size."""
+        from pipeline.synthetic import generate
+
+        coco = coco or real_coco()
+        if coco is None:
+            coco = self.folder / "drawn"
+            _say("drawing pictures", lambda: generate(coco, train=DRAWN, val=0, size=LONGER_SIDE))
+        return coco
+
+    def _build(self) -> Path:
+        """A set of `records` pictures that somebody can train on."""
+        from pipeline.plan import Options
+        from pipeline.shards import build
+        from pipeline.sources import named_splits
+        from tests.benchmarks.repeat import repeat_coco
+
+        assert self.coco is not None
+        repeated = repeat_coco(self.coco, self.split, self.records, self.folder / "coco", trainable_only=True)
+        shards = self.folder / "shards"
+        build(named_splits([repeated], [self.split], [], []), shards, Options())
+        return shards
+
+    def _about(self) -> dict[str, str]:
+        from pipeline.manifest import Manifest
+
+        manifest = Manifest.load(self.shards)
+        tally = manifest.tally
+        where = self.coco if self.coco else self.shards
+        kilobytes = np.round(sum(shard.bytes for shard in manifest.shards) / manifest.records / 1000)
+        return {
+            "date": date.today().isoformat(),
+            "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.machine()}",
+            "software": ", ".join(
+                f"{name} {importlib.metadata.version(name)}"
+                for name in ("mindspore", "numpy", "opencv-python-headless", "simplejpeg")
+            )
+            + f", Python {platform.python_version()}",
+            "pictures": f"{manifest.records} records of {where}, {kilobytes:.0f} KB each, {tally.people} people",
+        }
+
+
+def _say(what: str, measure: Callable[[], Any]) -> Any:
+    click.echo(f"measuring {what} …", err=True)
+    return measure()
+
+
+def _ratios(numbers: dict[str, Any]) -> dict[str, Any]:
+    """What the rates say about each other, and what eight devices ask of a host."""
+    bound, reached = numbers["decode_only_2_threads"], numbers["pipeline_2_threads"]
+    budget = {}
+    for rate in RATES:
+        budget[f"samples_per_s_for_{DEVICES}_devices_at_{rate}"] = DEVICES * rate
+        budget[f"cores_for_{DEVICES}_devices_at_{rate}"] = round(DEVICES * rate / (reached / 2), 1)
+    return {
+        "pipeline_of_decode_only": round(reached / bound, 3),
+        "pipeline_targets_of_decode_only": round(numbers["pipeline_targets_2_threads"] / bound, 3),
+        "host_budget": budget,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown processor"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected an earlier bench.json") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON; expected an earlier bench.json") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an earlier bench.json")
+    return content
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Images a second of one network on every back end, taken in turns so that a busy machine slows all alike."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.coco_folder import ROOT
+
+
+def measure_backends(ckpt: Path | None, *, rounds: int = 7, batches: int = 4, device: str = "cpu") -> dict[str, Any]:
+    """Time checkpoint, MindIR and ONNX on the same pictures, at the size that `training.export` chooses.
+
+    Args:
+        ckpt: a checkpoint or run folder; None for an untrained network of the demo recipe.
+        rounds: turns; the median of them counts.
+        batches: in each turn, of each back end.
+        device: as `evaluation.evaluate` takes it.
+
+    Returns:
+        `batch`, `height`, `width` of what the network is given, and `images_per_s` by back end; ONNX is left out where
+        onnxruntime is not installed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        networks, shape = _networks(ckpt or _untrained(Path(folder)), Path(folder), device)
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        for network in networks.values():
+            network(images)  # compiles
+        seconds: dict[str, list[float]] = {name: [] for name in networks}
+        for _ in range(rounds):
+            for name, network in networks.items():
+                start = time.perf_counter()
+                for _ in range(batches):
+                    network(images)
+                seconds[name].append(time.perf_counter() - start)
+    speeds = {name: round(shape[0] * batches / statistics.median(taken), 2) for name, taken in seconds.items()}
+    return {"batch": shape[0], "height": shape[1], "width": shape[2], "images_per_s": speeds}
+
+
+def _networks(ckpt: Path, folder: Path, device: str) -> tuple[dict[str, Any], tuple[int, int, int, int]]:
+    """Every back end of a checkpoint, and the shape of a batch."""
+    from importlib.util import find_spec
+
+    from evaluation.backends import load_backend
+    from training.checkpoint import load_checkpoint
+    from training.export import choose_shape, export
+
+    original = load_backend(ckpt, device, ["evaluation.scales=[1]"])
+    checkpoint = load_checkpoint(original.source)
+    shape = choose_shape(None, None, None, original.config, dynamic=False)
+    networks = {"checkpoint": original.network}
+    for kind in ("mindir", "onnx") if find_spec("onnxruntime") else ("mindir",):
+        graph = folder / f"graph.{kind}"
+        export(checkpoint, graph, kind, shape, original.config, all_stages=False)
+        networks[kind] = load_backend(graph, device).network
+    return networks, shape.example
+
+
+def _untrained(folder: Path) -> Path:
+    """A run folder with a checkpoint of the demo recipe before its first step."""
+    from pipeline.quiet import quiet_mindspore
+
+    quiet_mindspore()
+    from training.checkpoint import Position, save_checkpoint
+    from training.config import load_config
+    from training.network import OpenPose
+
+    config = load_config(ROOT / "configs" / "demo.yaml")
+    save_checkpoint(folder, OpenPose(config.model).get_parameters(), config, Position(0, 1, "", 1), keep=1)
+    return folder

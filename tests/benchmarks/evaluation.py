@@ -1,0 +1,90 @@
+"""Images a second of a whole evaluation, from shards to COCO's numbers, with the compilation of graphs told apart."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.finding import find_people
+from evaluation.fit import fit_size
+from evaluation.outputs import score_findings
+from evaluation.predictor import Predictor
+from evaluation.sets import PictureSet, ShardSet
+from pipeline.quiet import quiet_mindspore
+from training.config import load_config
+
+RECIPE = Path(__file__).resolve().parent.parent.parent / "configs" / "demo.yaml"
+
+
+def measure_evaluation(
+    shards: Path, ckpt: Path | None = None, *, limit: int | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """Evaluate a set of shards, timed.
+
+    Args:
+        shards: the set.
+        ckpt: a network, as `Predictor.load` takes it; by default that of configs/demo.yaml, untrained, which finds
+            nobody: its decoding takes less than that of a trained one.
+        limit: take only the first pictures.
+        device: where the network runs.
+
+    Returns:
+        `images` and `canvases` (numbers), `compile_s` (s, of all graphs), `find_s` (s from shards to people, with
+        nothing left to compile), `score_s` (s from people to numbers and the cost of errors), `images_per_s` (images
+        over the sum of the last two) and `network` (its file, or what stands for it).
+    """
+    quiet_mindspore()
+    pictures = ShardSet(shards)
+    number = min(limit or len(pictures), len(pictures))
+    with ExitStack() as stack:
+        path = ckpt or _untrained(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        predictor = Predictor.load(path, device)
+    compile_s = _compile(predictor, pictures, number)
+    start = time.perf_counter()
+    findings = find_people(predictor, pictures.records(range(number)))
+    found = time.perf_counter()
+    _ = score_findings(findings).diagnosis
+    end = time.perf_counter()
+    return {
+        "images": number,
+        "canvases": len(findings.canvases),
+        "compile_s": round(compile_s, 2),
+        "find_s": round(found - start, 2),
+        "score_s": round(end - found, 2),
+        "images_per_s": round(number / (end - start), 2),
+        "network": str(ckpt) if ckpt else f"{RECIPE.name}, untrained",
+    }
+
+
+def _untrained(folder: Path) -> Path:
+    """A run folder with the recipe's network as it is before training."""
+    import mindspore as ms
+
+    from training.checkpoint import Position, save_checkpoint
+    from training.network import OpenPose
+
+    config = load_config(RECIPE)
+    ms.set_seed(0)
+    save_checkpoint(folder, OpenPose(config.model).get_parameters(), config, Position(0, 0, "", 1), keep=1)
+    return folder
+
+
+def _compile(predictor: Predictor, pictures: PictureSet, number: int) -> float:
+    """Ask the network once with every canvas that the pictures need; seconds more than it takes when asked again."""
+    sizes = [predictor.config.size * scale for scale in predictor.config.scales]
+    examples = {
+        tuple(fit_size(picture, size, predictor.canvas).canvas for size in sizes): picture
+        for picture in pictures.sizes()[:number]
+    }
+    grey = [np.full((*picture, 3), 128, dtype=np.uint8) for picture in examples.values()]
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        predictor.people(grey)
+        seconds.append(time.perf_counter() - start)
+    return max(seconds[0] - seconds[1], 0.0)

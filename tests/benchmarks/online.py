@@ -1,0 +1,194 @@
+"""Samples a second from shards to batches, beside what decoding their JPEGs alone allows; and where the time goes."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from tqdm import tqdm
+
+from pipeline import filling, warp
+from pipeline.augment import AugmentConfig
+from pipeline.batches import Batches, create_batches, read_rows
+from pipeline.manifest import Manifest
+from pipeline.records import TRAIN_COLUMNS, raw_bytes
+from pipeline.targets import TargetConfig
+
+SIZE = 368
+BATCH = 10
+MAX_PEOPLE = 32
+"""The full recipe's, unless a picture has more people."""
+
+STAGES = (
+    (filling, "decode", "decode"),
+    (warp, "warp_picture", "warp"),
+    (warp, "jitter_colour", "colour"),
+    (filling, "draw", "draw of chance"),
+    (filling, "move_keypoints", "keypoints"),
+    (filling, "unpack_ignore", "ignore region"),
+    (warp, "loss_mask", "loss mask"),
+    (filling, "encode_maps", "targets"),
+)
+"""The functions that `Filler` calls, where it looks them up, and what they are called in the table."""
+
+
+def measure_online(shards: Path, *, rounds: int, records: int) -> dict[str, Any]:
+    """Time decoding alone and whole pipelines in turns, so that a busy machine slows all alike.
+
+    Args:
+        shards: a set of at least `records` records.
+        rounds: turns; the median of each counts.
+        records: in each turn, of each.
+
+    Returns:
+        Samples per second: `decode_only_N_threads` (cv2.imdecode), `decode_only_turbojpeg_2_threads` (simplejpeg, which
+        the pipeline uses), `pipeline_N_threads` (image, keypoints and mask), `pipeline_targets_2_threads` (targets,
+        too); `bytes_per_sample` that go to the device without and with targets; `online_peak_mb` of this process.
+    """
+    jpegs = _jpegs(shards, records)
+    epochs = iter(range(10**6))
+    candidates: dict[str, Callable[[], float]] = {
+        "decode_only_1_thread": lambda: _decode_rate(jpegs, _opencv, 1),
+        "decode_only_2_threads": lambda: _decode_rate(jpegs, _opencv, 2),
+        "decode_only_turbojpeg_2_threads": lambda: _decode_rate(jpegs, _turbojpeg, 2),
+        "pipeline_1_thread": lambda: _batch_rate(shards, records, 1, next(epochs)),
+        "pipeline_2_threads": lambda: _batch_rate(shards, records, 2, next(epochs)),
+        "pipeline_4_threads": lambda: _batch_rate(shards, records, 4, next(epochs)),
+        "pipeline_targets_2_threads": lambda: _batch_rate(shards, records, 2, next(epochs), TargetConfig()),
+    }
+    _batch_rate(shards, 2 * BATCH, 2, next(epochs), TargetConfig())  # whatever happens once
+    rates: dict[str, list[float]] = defaultdict(list)
+    with tqdm(total=rounds * len(candidates), desc="decoder and pipeline", unit="", disable=None, leave=False) as bar:
+        for _ in range(rounds):
+            for name, measure in candidates.items():
+                rates[name].append(measure())
+                bar.update()
+    return {
+        **{name: round(statistics.median(each), 1) for name, each in rates.items()},
+        "bytes_per_sample": _bytes_per_sample(shards, None),
+        "bytes_per_sample_with_targets": _bytes_per_sample(shards, TargetConfig()),
+        "online_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def measure_stages(shards: Path, *, records: int) -> dict[str, float]:
+    """ms of CPU a sample in each stage of the path from shard to batch, one thread, targets included.
+
+    `reading` is MindDataset's, in all its threads; `between` is what remains of the path between the stages.
+    """
+    manifest = Manifest.load(shards)
+    order = np.random.default_rng(0).permutation(manifest.records)[:records].tolist()
+    start = time.process_time()
+    rows = list(read_rows(shards, manifest, TRAIN_COLUMNS, order))
+    reading = time.process_time() - start
+    filler = filling.Filler((SIZE, SIZE), 0, 0, AugmentConfig(), TargetConfig())
+    batch = next(iter(_batches(shards, 1, 0, TargetConfig())))
+    _fill(filler, rows[:BATCH], batch)
+    with _timed(STAGES) as spent:
+        start = time.thread_time()
+        for first in range(0, len(rows), BATCH):
+            _fill(filler, rows[first : first + BATCH], batch)
+        whole = time.thread_time() - start
+    stages = {"reading": reading, **spent, "between": whole - sum(spent.values())}
+    return {name: round(1e3 * seconds / len(rows), 3) for name, seconds in stages.items()}
+
+
+def _fill(filler: filling.Filler, rows: list[filling.Row], batch: filling.Batch) -> None:
+    """Fill a batch as `Batches` does: numbers first."""
+    augmentations = [filler.label(row, batch, place) for place, row in enumerate(rows)]
+    for place, (row, augmentation) in enumerate(zip(rows, augmentations, strict=True)):
+        filler.paint(row, augmentation, batch, place)
+
+
+@contextlib.contextmanager
+def _timed(stages: Sequence[tuple[Any, str, str]]) -> Iterator[dict[str, float]]:
+    """Seconds of CPU spent in each function while the context lasts; one thread only."""
+    spent = {label: 0.0 for _, _, label in stages}
+
+    def timed(function: Callable[..., Any], label: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[label] += time.thread_time() - start
+
+        return call
+
+    with contextlib.ExitStack() as undo:
+        for module, name, label in stages:
+            function = getattr(module, name)
+            undo.callback(setattr, module, name, function)
+            setattr(module, name, timed(function, label))
+        yield spent
+
+
+def _jpegs(shards: Path, records: int) -> list[bytes]:
+    manifest = Manifest.load(shards)
+    order = np.random.default_rng(0).permutation(manifest.records)[:records].tolist()
+    return [raw_bytes(row["image"]).tobytes() for row in read_rows(shards, manifest, ("image",), order)]
+
+
+def _opencv(data: bytes) -> None:
+    cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _turbojpeg(data: bytes) -> None:
+    simplejpeg.decode_jpeg(data, "BGR")
+
+
+def _decode_rate(jpegs: list[bytes], decode: Callable[[bytes], None], threads: int) -> float:
+    cv2.setNumThreads(0)
+
+    def work(part: list[bytes]) -> None:
+        for data in part:
+            decode(data)
+
+    workers = [threading.Thread(target=work, args=(jpegs[i::threads],)) for i in range(threads)]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return len(jpegs) / (time.perf_counter() - start)
+
+
+def _batches(shards: Path, threads: int, epoch: int, targets: TargetConfig | None) -> Batches:
+    return create_batches(
+        shards,
+        size=SIZE,
+        batch_size=BATCH,
+        max_people=max(MAX_PEOPLE, Manifest.load(shards).max_people),
+        seed=0,
+        epoch=epoch,
+        threads=threads,
+        augment=AugmentConfig(),
+        targets=targets,
+    )
+
+
+def _batch_rate(shards: Path, records: int, threads: int, epoch: int, targets: TargetConfig | None = None) -> float:
+    """Samples a second, the start of the reader included."""
+    batches = _batches(shards, threads, epoch, targets)
+    start = time.perf_counter()
+    done = 0
+    for batch in batches:
+        done += len(batch["image_id"])
+        if done >= records:
+            break
+    return done / (time.perf_counter() - start)
+
+
+def _bytes_per_sample(shards: Path, targets: TargetConfig | None) -> int:
+    batch = next(iter(_batches(shards, 1, 0, targets)))
+    return sum(array.nbytes for name, array in batch.items() if name != "image_id") // BATCH

@@ -1,0 +1,184 @@
+"""How fast shards are planned and written, by how much memory, and where the time goes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.repeat import repeat_coco
+from tests.coco_folder import ROOT
+
+_BUILD = """
+import json, sys, time
+from pathlib import Path
+start = time.monotonic()
+from joblib import Parallel, delayed
+from pipeline.plan import Options
+from pipeline.shards import build
+from tests.benchmarks.shards import peak_mb, warm_up
+coco, split, out, workers = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+Parallel(n_jobs=workers)(delayed(warm_up)() for _ in range(workers))
+ready = time.monotonic()
+build([(coco, split)], out, Options(keep_empty=True), workers=workers)
+done = time.monotonic()
+peaks = Parallel(n_jobs=workers)(delayed(peak_mb)() for _ in range(workers))
+print(json.dumps({"start": ready - start, "build": done - ready, "peak_mb": max(peaks)}))
+"""
+
+_PLAN = """
+import json, sys, time
+from pathlib import Path
+from pipeline.plan import Options, make_plan
+from tests.benchmarks.shards import peak_mb
+wall, cpu = time.monotonic(), time.process_time()
+plan = make_plan([(Path(sys.argv[1]), sys.argv[2])], Options(keep_empty=True))
+print(json.dumps({
+    "seconds": time.monotonic() - wall,
+    "cpu_seconds": time.process_time() - cpu,
+    "peak_mb": peak_mb(),
+    "tasks": len(plan.tasks),
+}))
+"""
+
+
+def warm_up() -> None:
+    """Load in a worker what a task loads."""
+    import cv2  # noqa: F401
+
+    import pipeline.writing  # noqa: F401
+    from pipeline.mindrecord import load_extension
+
+    load_extension()
+    time.sleep(0.1)  # so that no worker takes two
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far. (getrusage would count what its parent held when it forked.)"""
+    time.sleep(0.1)
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def measure_shards(
+    coco: Path, split: str, records: int, workers: Sequence[int] = (1, 2), *, rounds: int = 3
+) -> dict[str, Any]:
+    """Build a set from a COCO folder repeated to `records` pictures, the numbers of workers taking turns.
+
+    Args:
+        coco: a COCO folder; should be on the file system of the temporary folder, or its files are copied.
+        split: which of its splits.
+        records: pictures of the set.
+        workers: numbers of processes to compare.
+        rounds: how often each is measured; the best counts.
+
+    Returns:
+        By number of workers: `per_second` (planning included, start-up not), `start_seconds` (of Python and all
+        workers), `peak_mb` (of the largest worker); by stage: `stages_ms` a picture.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-shards-") as temporary:
+        folder = repeat_coco(coco, split, records, Path(temporary) / "coco")
+        runs: dict[int, list[dict[str, float]]] = {count: [] for count in workers}
+        for _ in range(rounds):
+            for count in workers:
+                out = Path(temporary) / "set"
+                runs[count].append(_run(_BUILD, str(folder), split, str(out), str(count)))
+                shutil.rmtree(out)
+        return {
+            "records": records,
+            "workers": {
+                count: {
+                    "per_second": records / min(run["build"] for run in found),
+                    "start_seconds": min(run["start"] for run in found),
+                    "peak_mb": max(run["peak_mb"] for run in found),
+                }
+                for count, found in runs.items()
+            },
+            "stages_ms": measure_stages(folder, split),
+        }
+
+
+def measure_stages(coco: Path, split: str, *, rounds: int = 3) -> dict[str, float]:
+    """CPU milliseconds a picture of each stage of writing one shard of 256 pictures; the best of `rounds` counts."""
+    from pipeline.plan import Options, make_plan
+
+    start = time.process_time()
+    plan = make_plan([(coco, split)], Options(keep_empty=True))
+    pictures = sum(len(task.pictures) for task in plan.tasks)
+    best = {"plan": (time.process_time() - start) * 1e3 / pictures}
+    with tempfile.TemporaryDirectory(prefix="bench-shards-") as temporary:
+        for number in range(rounds):
+            for name, milliseconds in _stages(plan.tasks[0], Path(temporary) / f"{number}.mindrecord"):
+                best[name] = min(milliseconds, best.get(name, milliseconds))
+    return best
+
+
+def _stages(task: Any, path: Path) -> Iterator[tuple[str, float]]:
+    from pipeline import writing
+    from pipeline.coco import picture_path
+    from pipeline.mindrecord import Writer
+    from pipeline.pictures import check
+    from pipeline.records import SCHEMA
+    from pipeline.tally import Tally
+
+    def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+        start = time.process_time()
+        result = work()
+        return result, (time.process_time() - start) * 1e3 / len(task.pictures)
+
+    tally = Tally()
+    files, milliseconds = timed(
+        lambda: [
+            Path(picture_path(task.roots[source], picture.file_name)).read_bytes() for source, picture in task.pictures
+        ]
+    )
+    yield "read", milliseconds
+    yield "check", timed(lambda: [check(data) for data in files])[1]
+    rows, milliseconds = timed(
+        lambda: [
+            writing._record(task, source, picture, data, tally)
+            for (source, picture), data in zip(task.pictures, files, strict=True)
+        ]
+    )
+    yield "annotations and ignore regions", milliseconds
+    writer = Writer(path, SCHEMA, page=task.layout.page, header=task.layout.header)
+    step = writing._AT_ONCE
+    yield "write", timed(lambda: [writer.write(rows[at : at + step]) for at in range(0, len(rows), step)])[1]
+    yield "index", timed(writer.commit)[1]
+    yield "hash", timed(lambda: writing._measure(path, tally))[1]
+
+
+def measure_planning(records: int = 118_000, *, drawn: int = 3000) -> dict[str, Any]:
+    """Plan a set of COCO train2017's size, from annotations of drawn people and empty picture files.
+
+    Args:
+        records: pictures.
+        drawn: how many of them are drawn; the others repeat these.
+
+    Returns:
+        `json_mb`, `seconds`, `cpu_seconds`, `peak_mb` and `tasks`.
+    """
+    from pipeline.synthetic import generate
+
+    with tempfile.TemporaryDirectory(prefix="bench-plan-") as temporary:
+        small = Path(temporary) / "drawn"
+        generate(small, train=min(drawn, records), val=0, pictures=False)
+        coco = repeat_coco(small, "train2017", records, Path(temporary) / "coco", pictures=False)
+        json_mb = (coco / "annotations" / "person_keypoints_train2017.json").stat().st_size / 1e6
+        return {"records": records, "json_mb": json_mb, **_run(_PLAN, str(coco), "train2017")}
+
+
+def _run(code: str, *arguments: str) -> dict[str, float]:
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        raise RuntimeError(result.stderr)
+    found: dict[str, float] = json.loads(result.stdout)
+    return found

@@ -1,0 +1,220 @@
+"""One network on every back end: the same maps, and the same complaints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from evaluation.predictor import Predictor
+from pipeline.errors import InputError
+from pipeline.skeleton import KEYPOINTS, LIMBS
+from tests import tiny
+from tests.coco_folder import ROOT
+from training.config import parse_config
+from training.export import Shape, choose_shape, main
+from training.exported import ExportedGraph, description_path
+
+RECIPE = parse_config({**tiny.RECIPE, "evaluation": {"size": 64, "batch_size": 2, "flip": True}}, source="tiny")
+SIZES = [(64, 80), (70, 64), (128, 150), (300, 900), (900, 300), (20, 30)]
+OPTIONS = {
+    "fixed.mindir": ("mindir", "--height", 128, "--width", 128),
+    "any.mindir": ("mindir", "--dynamic"),
+    "fixed.onnx": ("onnx", "--height", 128, "--width", 128),
+    "stages.onnx": ("onnx", "--height", 128, "--width", 128, "--all-stages"),
+}
+
+
+def pictures():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
+
+
+def export(checkpoint, *options):
+    arguments = ["--ckpt", checkpoint, "--device", "cpu", "--format", *options]
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A run folder with random weights."""
+    import mindspore as ms
+
+    from training.checkpoint import Position, save_checkpoint
+    from training.network import OpenPose
+
+    ms.set_seed(5)
+    run = tmp_path_factory.mktemp("run")
+    save_checkpoint(run, OpenPose(RECIPE.model).get_parameters(), RECIPE, Position(9, 1, "", 1), keep=1)
+    return run
+
+
+@pytest.fixture(scope="module")
+def graphs(checkpoint, tmp_path_factory):
+    """The checkpoint's network as a graph of each kind."""
+    folder = tmp_path_factory.mktemp("graphs")
+    for name, options in OPTIONS.items():
+        result = export(checkpoint, *options, "--out", folder / name)
+        assert result.exit_code == 0, result.output
+        assert result.output.startswith(f"{folder / name}: pictures of ")
+        assert "of the checkpoint's" in result.output
+    return folder
+
+
+def test_a_graph_lies_beside_its_description_and_nothing_else_is_left(graphs):
+    assert sorted(path.name for path in graphs.iterdir()) == sorted([*OPTIONS, *(f"{name}.json" for name in OPTIONS)])
+    for path in graphs.iterdir():
+        assert path.stat().st_mode & 0o600 == 0o600
+    described = json.loads((graphs / "fixed.onnx.json").read_text())
+    assert (described["batch"], described["height"], described["width"]) == (2, 128, 128)
+    assert (described["stride"], described["step"], described["outputs"]) == (8, 9, ["pafs", "heatmaps"])
+    assert described["keypoints"] == list(KEYPOINTS)
+    assert described["limbs"] == [list(limb) for limb in LIMBS]
+    assert described["evaluation"] == RECIPE.evaluation.model_dump(mode="json")
+    assert ExportedGraph.load(graphs / "stages.onnx").outputs == ("pafs_1", "pafs", "heatmaps_1", "heatmaps")
+    assert ExportedGraph.load(graphs / "any.mindir").canvas is None
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_graph_gives_the_maps_of_its_checkpoint(name, graphs, checkpoint):
+    graph, original = Predictor.load(graphs / name, "cpu"), Predictor.load(checkpoint, "cpu")
+    assert graph.config == original.config
+    if graph.canvas:
+        original.canvas = graph.canvas
+    found, expected = graph.maps(pictures()), original.maps(pictures())
+    assert graph.canvases == original.canvases
+    assert (graph.canvases == {(128, 128)}) == (name != "any.mindir")
+    for one, other in zip(found, expected, strict=True):
+        assert one.heatmaps.dtype == one.pafs.dtype == np.float32
+        assert np.abs(one.heatmaps - other.heatmaps).max() < 1e-4
+        assert np.abs(one.pafs - other.pafs).max() < 1e-4
+        assert np.ptp(one.heatmaps[0]) > 1e-3
+
+
+def test_several_scales_need_a_network_that_takes_them(graphs, checkpoint):
+    scales = ["evaluation.scales=[0.5, 1, 1.5]"]
+    for name in ("fixed.mindir", "fixed.onnx"):
+        with pytest.raises(InputError, match=r"scales=\[0.5, 1.0, 1.5\].*--scales 1"):
+            Predictor.load(graphs / name, "cpu", scales)
+    found = Predictor.load(graphs / "any.mindir", "cpu", scales).maps(pictures()[:3])
+    for one, other in zip(found, Predictor.load(checkpoint, "cpu", scales).maps(pictures()[:3]), strict=True):
+        assert np.abs(one.heatmaps - other.heatmaps).max() < 1e-4
+
+
+_WITHOUT_MINDSPORE = """
+import sys
+sys.modules["mindspore"] = None
+from evaluation.predict import main
+main(sys.argv[1:])
+"""
+
+
+def test_onnx_needs_no_mindspore_and_nothing_else_does_without(graphs, checkpoint, tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "noise.png"), pictures()[2])
+    for source, said in (
+        (graphs / "fixed.onnx", ""),
+        (graphs / "fixed.mindir", "Error: {}: needs MindSpore, which is not installed here; export it as ONNX\n"),
+        (checkpoint, "Error: {}: needs MindSpore, which is not installed here; export it as ONNX\n"),
+    ):
+        command = [sys.executable, "-c", _WITHOUT_MINDSPORE, str(tmp_path / "noise.png")]
+        command += ["--ckpt", str(source), "--out", str(tmp_path / "out")]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stderr) == (2 if said else 0, said.format(source))
+    assert json.loads((tmp_path / "out" / "images.json").read_text())["images"][0]["width"] == 150
+
+
+def test_mistakes_are_one_line_that_says_what_to_do(graphs, checkpoint, tmp_path):
+    def load(graph, *overrides):
+        with pytest.raises(InputError) as raised:
+            Predictor.load(graph, "cpu", overrides)
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+    graph = tmp_path / "x.onnx"
+    assert load(graph) == (
+        f"{graph}.json: No such file or directory; a graph and its json come from training.export, and belong together"
+    )
+    shutil.copy(description_path(graphs / "fixed.onnx"), description_path(graph))
+    assert load(graph).startswith(f"{graph}: No such file")
+    graph.write_bytes((graphs / "fixed.onnx").read_bytes()[:-5])
+    assert "is not the file that x.onnx.json describes" in load(graph)
+    description_path(graph).write_text("{")
+    assert f"{description_path(graph)}: Invalid JSON" in load(graph)
+    described = json.loads(description_path(graphs / "fixed.onnx").read_text())
+    description_path(graph).write_text(json.dumps(described | {"batch": "many"}))
+    assert f"{description_path(graph)}: batch: " in load(graph)
+    assert "ATC" in load(tmp_path / "x.air")
+    assert "takes 2 pictures at a time" in load(graphs / "fixed.onnx", "evaluation.batch_size=3")
+    assert "takes evaluation" in load(graphs / "fixed.onnx", "model.stages=3")
+    with pytest.raises(InputError, match="no CANN provider"):
+        Predictor.load(graphs / "fixed.onnx", "ascend")
+
+
+@pytest.mark.parametrize("kind", ["mindir", "onnx"])
+def test_a_file_of_another_kind_is_one_line(kind, tmp_path, graphs):
+    import hashlib
+
+    graph = tmp_path / f"x.{kind}"
+    graph.write_bytes(b"no graph")
+    described = json.loads(description_path(graphs / "fixed.onnx").read_text())
+    described["sha256"] = hashlib.sha256(graph.read_bytes()).hexdigest()
+    description_path(graph).write_text(json.dumps(described))
+    with pytest.raises(InputError, match=r"x\.(mindir|onnx): (MindSpore|onnxruntime) cannot read it: ") as raised:
+        Predictor.load(graph, "cpu")
+    assert "\n" not in str(raised.value)
+
+
+def test_the_shape_follows_from_the_recipe():
+    evaluation = RECIPE.evaluation.model_copy(update={"size": 367})
+    assert choose_shape(None, None, None, evaluation, dynamic=False) == Shape(2, 368, 496)
+    assert choose_shape(5, 64, 4096, evaluation, dynamic=False) == Shape(5, 64, 4096)
+    assert choose_shape(None, None, None, evaluation, dynamic=True) == Shape(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("onnx", "--dynamic"), "--format mindir"),
+        (("air",), "on Ascend only"),
+        (("onnx", "--height", 100), "--height 100: expected a multiple of 8"),
+        (("onnx", "--width", 0), "--width 0: expected a multiple of 8 from 8 to 8192"),
+        (("onnx", "--width", 9000), "--width 9000"),
+        (("mindir", "--dynamic", "--batch", 3), "leave out --batch"),
+        (("onnx", "--out", "x.mindir"), "ends in .onnx"),
+        (("onnx", "--set", "evaluation.scales=[1, 2]"), "evaluation.scales=[1]"),
+        (("onnx", "--set", "model.stages=1"), "takes evaluation"),
+        (("onnx", "--out", "/dev/null/x.onnx"), "cannot be written"),
+    ],
+)
+def test_mistakes_of_export_are_one_line(options, said, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoint, "run")
+    result = export("run", *options)
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert result.stderr.strip().count("\n") == 0
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "run", "step-0000009.ckpt"]
+
+
+def test_export_without_a_name_lies_beside_the_checkpoint(checkpoint, tmp_path):
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    assert export(run, "onnx").exit_code == 0
+    assert export(run, "onnx", "--batch", 3).exit_code == 0, "an earlier graph is replaced"
+    assert ExportedGraph.load(run / "checkpoints" / "step-0000009.onnx").batch == 3
+    assert Predictor.load(run, "cpu").source.suffix == ".ckpt"
+
+
+def test_the_benchmark_measures_every_back_end(checkpoint):
+    from tests.benchmarks.backends import measure_backends
+
+    measured = measure_backends(checkpoint, rounds=1, batches=1)
+    assert (measured["batch"], measured["height"], measured["width"]) == (2, 64, 88)
+    assert set(measured["images_per_s"]) == {"checkpoint", "mindir", "onnx"}
+    assert min(measured["images_per_s"].values()) > 0

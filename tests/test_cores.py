@@ -1,0 +1,43 @@
+"""How many processes and threads are used where nobody says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import cores
+from tests.coco_folder import ROOT
+
+
+def test_threads_are_a_ranks_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for usable, ranks, expected in ((2, 1, 2), (2, 8, 1), (24, 8, 3), (192, 8, 16), (192, 1, 16)):
+        monkeypatch.setattr(cores, "usable_cores", lambda usable=usable: usable)
+        assert cores.default_threads(ranks) == expected
+
+
+def test_workers_are_never_a_whole_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    for usable, expected in ((1, 1), (8, 8), (160, 32)):
+        monkeypatch.setattr(cores, "usable_cores", lambda usable=usable: usable)
+        assert cores.default_workers() == expected
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core leaves nothing to restrict")
+def test_cores_are_those_of_the_affinity_or_of_the_environment() -> None:
+    code = """
+import os
+from pipeline.cores import usable_cores
+everywhere = usable_cores()
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+print(everywhere, usable_cores())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "LOKY_MAX_CPU_COUNT"}
+    for limit in ({}, {"LOKY_MAX_CPU_COUNT": "1"}):
+        result = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment | limit, capture_output=True, text=True, check=True
+        )
+        everywhere, restricted = map(int, result.stdout.split())
+        assert restricted == 1
+        assert (everywhere == 1) == bool(limit)

@@ -1,0 +1,49 @@
+"""Shorthands of the command line for a recipe's fields."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from evaluation.options import flip_option, recipe_overrides, scales_option
+from training.config import Config, override_evaluation
+
+
+@click.command()
+@scales_option
+@flip_option
+def show(scales, flip):
+    click.echo(" ".join(recipe_overrides(("evaluation.size=96",), scales, flip)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), {}),
+        (("--scales", "0.5,1, 2e0"), {"scales": (0.5, 1.0, 2.0)}),
+        (("--scales", "1", "--flip"), {"scales": (1.0,), "flip": True}),
+        (("--no-flip",), {"flip": False}),
+    ],
+)
+def test_they_say_what_set_would_say(arguments, expected):
+    result = CliRunner().invoke(show, list(arguments))
+    assert result.exit_code == 0, result.output
+    first, *more = result.output.strip().split(" evaluation.")
+    evaluation = override_evaluation(Config(), [first, *(f"evaluation.{one}" for one in more)])
+    assert evaluation.size == 96
+    assert {name: getattr(evaluation, name) for name in expected} == expected
+    assert len(more) == len(expected)
+
+
+def test_a_shorthand_wins_over_set():
+    overrides = recipe_overrides(("evaluation.flip=true", "evaluation.scales=[2]"), (0.5, 1.0), False)
+    evaluation = override_evaluation(Config(), overrides)
+    assert (evaluation.flip, evaluation.scales) == (False, (0.5, 1.0))
+
+
+@pytest.mark.parametrize("value", ["", "1,", "1;2", "x"])
+def test_what_is_no_list_of_numbers_is_refused(value):
+    result = CliRunner().invoke(show, ["--scales", value])
+    assert result.exit_code == 2
+    assert "expected numbers with commas between, as in 0.5,1,1.5,2" in result.output

@@ -1,0 +1,198 @@
+"""The report: what is in it, that it needs nothing else, and that a browser shows all of it."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+import cv2
+import numpy as np
+import pytest
+
+from evaluation.analysis.diagnosis import ERRORS
+from evaluation.analysis.quality import judge_pictures
+from evaluation.metrics import AP_KEYS
+from evaluation.outputs import score_results
+from evaluation.report.page import render, write_report
+from evaluation.sets import CocoSet
+from pipeline.skeleton import COCO_KEYPOINTS
+from tests import coco_folder
+from tests.analysis_cases import person, points, random_set, result
+
+HOSTILE = "<script>alert('&\"')</script>"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A COCO folder of 12 pictures, eight with people, whose name has to be escaped."""
+    truth, results = random_set(4, pictures=12, people=20, strangers=8)
+    images = [coco_folder.image(image_id, 300, 420) for image_id in truth]
+    content = {"images": images, "annotations": [], "categories": [coco_folder.CATEGORY]}
+    content["annotations"] = [annotation for people in truth.values() for annotation in people]
+    root = tmp_path_factory.mktemp("report") / "a&b <i> 'c'"
+    root.mkdir()
+    coco_folder.write(root, content, "val")
+    (root / "r.json").write_text(json.dumps(results))
+    return root
+
+
+@pytest.fixture(scope="module")
+def pictures(folder):
+    return CocoSet(folder, "val")
+
+
+@pytest.fixture(scope="module")
+def evaluation(folder, pictures):
+    return score_results(pictures.truth(), json.loads((folder / "r.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def page(evaluation, pictures):
+    return render(evaluation, pictures, {"results": HOSTILE, "command": f"python {HOSTILE}"})
+
+
+class Outline(html.parser.HTMLParser):
+    """Which tags there are, whether they are closed in order, and what the tags refer to."""
+
+    VOID = ("meta", "link", "img", "br", "path")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.references, self.text = [], [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.references += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def outline(page):
+    parsed = Outline()
+    parsed.feed(page)
+    parsed.close()
+    assert parsed.open == []
+    return parsed
+
+
+def test_it_holds_everything_and_refers_to_nothing_outside(page, evaluation):
+    parsed = outline(page)
+    assert all(reference.startswith("data:") for reference in parsed.references)
+    assert "http" not in re.sub(r'http-equiv|data:image/jpeg;base64,[^"]*', "", page)
+    assert "@import" not in page
+    assert "url(" not in page
+    for word in (*AP_KEYS, *ERRORS, *(name.replace("_", " ") for name in COCO_KEYPOINTS), "Worst", "Best", "Python"):
+        assert word in parsed.text, word
+    assert f"{evaluation.ap['AP']:.3f}" in parsed.text
+    right, false, missed = (getattr(evaluation.diagnosis, name)[0] for name in ("right", "false", "missed"))
+    assert f"at OKS 0.50, {right} people are right, {false} false and {missed} missed;" in parsed.text
+    assert parsed.tags.count("img") >= 12
+    assert "NaN" not in page
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
+
+
+def test_names_are_escaped(page, pictures):
+    parsed = outline(page)
+    assert "script" not in parsed.tags
+    assert "i" not in re.findall(r"<title>.*?<(\w+)", page)
+    assert f"{HOSTILE} on {pictures.name}" in parsed.text
+    assert f"python {HOSTILE}" in parsed.text
+
+
+def test_it_is_the_same_every_time(page, evaluation, pictures):
+    assert render(evaluation, pictures, {"results": HOSTILE, "command": f"python {HOSTILE}"}) == page
+
+
+@pytest.mark.parametrize("results", [[], [result(points(person(100)))]])
+def test_it_says_so_where_there_is_nobody(results, tmp_path):
+    content = {"images": [coco_folder.image(1, 300, 420)], "annotations": [], "categories": [coco_folder.CATEGORY]}
+    pictures = CocoSet(coco_folder.write(tmp_path, content, "val"), "val")
+    page = render(score_results(pictures.truth(), results), pictures, {})
+    assert "nobody to find" in page
+    assert ("People seen where nobody is" in page) == bool(results)
+    outline(page)
+
+
+def test_the_worst_pictures_are_those_where_the_fewest_people_were_found():
+    truth = {1: [person(100)], 2: [person(100), person(300)], 3: [person(100)], 4: [], 5: []}
+    shifted = points(person(100))
+    shifted[:, 0] += 7
+    results = [
+        result(points(person(100)), image_id=1),
+        result(points(person(100)), image_id=2),
+        result(shifted, image_id=3),
+        result(shifted, image_id=5),
+    ]
+    judged = judge_pictures(truth, results)
+    assert judged.quality[:3] == pytest.approx([1, 0.5, judged.quality[2]])
+    assert 0 < judged.quality[2] < 1
+    assert np.isnan(judged.quality[3])
+    assert judged.quality[4] == 0
+    assert judged.best(2)[0] == 0
+    assert set(judged.worst(2)) == {1, 2}
+    assert judged.haunted(3) == [4]
+    assert (judged.wanted.tolist(), judged.right.tolist(), judged.false.tolist()) == (
+        [1, 2, 1, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 1],
+    )
+
+
+def browse(tmp_path, path, *options):
+    """Let Chromium show a page; what it printed."""
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    arguments += ["--enable-logging=stderr", "--hide-scrollbars", *options, path.as_uri()]
+    return subprocess.run([CHROMIUM, *arguments], capture_output=True, text=True, check=True, timeout=120)
+
+
+PROBE = """<script>addEventListener("load", () => {
+  const images = [...document.images];
+  const wide = [...document.querySelectorAll("main > *, main > section > *")]
+    .filter(one => one.getBoundingClientRect().right > innerWidth + 1);
+  document.title = JSON.stringify({
+    images: images.length, loaded: images.filter(one => one.complete && one.naturalWidth > 0).length,
+    wide: wide.length, width: document.documentElement.scrollWidth, window: innerWidth,
+    bars: [...document.querySelectorAll(".stack")].filter(one => one.clientWidth > 20).length,
+    curves: document.querySelectorAll("svg .curve").length,
+  });
+});</script>"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [500, 1200])
+def test_a_browser_shows_all_of_it_without_a_word(page, tmp_path, width):
+    """The probe is let past the page's own policy, which forbids every script."""
+    probed = tmp_path / "probed.html"
+    policy = re.search(r"<meta http-equiv[^>]*>\n", page)
+    probed.write_text(page.replace(policy[0], "").replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    seen = browse(tmp_path, probed, f"--window-size={width},1000", "--dump-dom")
+    title = re.search(r"<title>(.*?)</title>", seen.stdout)[1]
+    counts = json.loads(html.unescape(title))
+    assert counts["images"] == counts["loaded"] == page.count("<img ")
+    assert counts["width"] <= counts["window"]
+    assert (counts["wide"], counts["curves"]) == (0, 10)
+    assert counts["bars"] == 3 + 2 * len(COCO_KEYPOINTS)
+
+
+@needs_chromium
+def test_the_console_stays_silent_and_the_picture_of_it_is_not_blank(evaluation, pictures, tmp_path):
+    path = write_report(tmp_path, evaluation, pictures, {"results": "r.json"})
+    seen = browse(tmp_path, path, "--window-size=1000,2400", f"--screenshot={tmp_path / 'page.png'}")
+    assert "CONSOLE" not in seen.stderr
+    screenshot = cv2.imread(str(tmp_path / "page.png"))
+    assert screenshot.shape == (2400, 1000, 3)
+    for top in range(0, 2400, 300):
+        assert screenshot[top : top + 300].std() > 4, f"nothing to see from {top} px on"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["index.html", "page.png", "profile"]

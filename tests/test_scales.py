@@ -1,0 +1,103 @@
+"""Maps of several scales on one grid: nothing moves, not by a fraction of a pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluation.fit import fit_size
+from evaluation.predictor import Predictor
+from evaluation.scales import average_scales, cubic_weights
+from pipeline.errors import InputError
+from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
+from tests.oracle import Oracle, figure, picture
+from training.config import Config, EvaluationConfig, override_config
+
+SIZE = 192
+SCALES = [(1.0,), (0.5,), (2.0,), (0.5, 1.0), (1.0, 1.5), (1.0, 0.9), (2.0, 0.5, 1.0, 1.5)]
+SHAPES = [(200, 300), (300, 200), (90, 120), (601, 907), (199, 200)]
+
+
+@pytest.mark.parametrize("scales", SCALES, ids=str)
+def test_people_come_back_to_a_fraction_of_a_pixel(scales):
+    known = {
+        10 + 12 * i: (size, figure(0.45 * size[1], 0.5 * size[0], 0.8 * size[0])[None]) for i, size in enumerate(SHAPES)
+    }
+    oracle = Oracle(known, SIZE, scales)
+    predictor = Predictor(oracle, EvaluationConfig(size=SIZE, batch_size=2, scales=scales))
+    found = predictor.people([picture(colour, size) for colour, (size, _) in known.items()])
+    shifts = []
+    for (person,), (size, true) in zip(found, known.values(), strict=True):
+        assert person.found.all()
+        errors = (person.keypoints - true[0])[:, :2] * fit_size(size, SIZE).scale
+        assert np.abs(errors).max() < 0.5, "px of the canvas at scale 1; a cell has 8"
+        shifts.append(errors.mean(axis=0))
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.1, "the same way for all keypoints"
+
+
+def test_canvases_are_those_of_every_scale_and_each_takes_whole_batches():
+    known = {10 + 12 * i: (size, figure(50, 50, 60)[None][:0]) for i, size in enumerate(SHAPES)}
+    oracle = Oracle(known, SIZE, (0.5, 1.0))
+    predictor = Predictor(oracle, EvaluationConfig(size=SIZE, batch_size=3, scales=(0.5, 1.0)))
+    assert len(predictor.people([picture(colour, size) for colour, (size, _) in known.items()] * 2)) == 2 * len(SHAPES)
+    assert predictor.canvases == {fit_size(size, SIZE * scale).canvas for size in SHAPES for scale in (0.5, 1.0)}
+    assert {shape[0] for shape in oracle.batches} == {3}
+
+
+def constant(fit, value):
+    height, width = (side // 8 for side in fit.canvas)
+    return Maps(
+        np.full((NUM_HEATMAPS, height, width), value, np.float32),
+        np.full((NUM_PAFS, height, width), -value, np.float32),
+    )
+
+
+def test_every_scale_counts_alike_on_the_grid_of_the_largest():
+    fits = [fit_size((150, 260), SIZE * scale) for scale in (1.0, 0.5, 1.7)]
+    maps, fit = average_scales([constant(fit, value) for fit, value in zip(fits, (0.3, 0.6, 0.0), strict=True)], fits)
+    assert fit == fits[2]
+    assert maps.grid == tuple(-(-side // 8) for side in fit.scaled)
+    assert np.allclose(maps.heatmaps, 0.3)
+    assert np.allclose(maps.pafs, -0.3)
+
+
+def test_the_maps_that_were_given_stay_as_they_are():
+    fits = [fit_size((150, 260), SIZE * scale) for scale in (1.0, 0.5)]
+    given = [constant(fit, 0.5) for fit in fits]
+    average_scales(given, fits)
+    assert all((one.heatmaps == 0.5).all() and (one.pafs == -0.5).all() for one in given)
+
+
+@pytest.mark.parametrize(("source", "target", "ratio"), [(20, 40, 0.5), (20, 33, 0.6), (9, 9, 1.0), (30, 20, 1.4)])
+def test_interpolation_is_exact_for_parabolas_and_adds_up_to_one(source, target, ratio):
+    weights = cubic_weights(source, target, ratio)
+    assert (weights.shape, weights.dtype) == ((target, source), np.float32)
+    assert np.allclose(weights.sum(axis=1), 1, atol=1e-6)
+    there = ratio * (np.arange(target) + 0.5) - 0.5
+    inside = (there >= 1) & (there <= source - 2)
+    assert inside.sum() > target / 2
+    parabola = [0.3 * x * x - 2 * x + 1 for x in (np.arange(source), there)]
+    assert np.abs((weights @ parabola[0] - parabola[1])[inside]).max() < 1e-3
+    if ratio == 1:
+        assert (weights == np.eye(source)).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("[0.05]", "different factors from 0.1 to 4.0"),
+        ("[1, 5]", "different factors"),
+        ("[1, 1]", "different factors"),
+        ("[]", "at least 1 item"),
+        ("[1, x]", "evaluation.scales.1: 'x'"),
+        ("1", "valid tuple"),
+        ("[.nan]", "finite"),
+    ],
+)
+def test_impossible_scales_are_refused_in_one_line(value, said):
+    with pytest.raises(InputError, match=said):
+        override_config(Config(), [f"evaluation.scales={value}"])
+
+
+def test_scales_are_read_from_the_command_line():
+    assert override_config(Config(), ["evaluation.scales=[0.5, 1, 1.5,2]"]).evaluation.scales == (0.5, 1.0, 1.5, 2.0)
