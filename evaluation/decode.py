@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from evaluation.assembly import assemble, keypoint_table, limb_totals
 from evaluation.limbs import score_limbs
-from evaluation.peaks import find_peaks
+from evaluation.peaks import Peaks, find_peaks
 from evaluation.person import Person
 from pipeline.errors import InputError
 from pipeline.maps import Maps, grid_to_pixel
@@ -101,16 +101,13 @@ def decode(maps: Maps, config: DecodeConfig = DecodeConfig()) -> list[Person]:
         ValueError: some value of the maps is NaN or infinite.
     """
     _check_finite(maps)
-    with np.errstate(over="ignore", invalid="ignore"):  # finite values near float32's end may overflow in products
-        keypoints, scores = _find_people(maps, config)
-    order = np.argsort(-scores, kind="stable")
-    return [Person(keypoints[i], float(scores[i])) for i in order if scores[i] >= config.min_score]
-
-
-def _find_people(maps: Maps, config: DecodeConfig) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(P, 18, 3) x, y in px and score of the people with enough keypoints, and (P,) their scores."""
     heatmaps = _smoothed(maps.heatmaps[:NUM_KEYPOINTS], config.smooth)
-    peaks = find_peaks(heatmaps, config.peak_threshold, config.max_peaks)
+    with np.errstate(over="ignore", invalid="ignore"):  # finite values near float32's end may overflow in products
+        return join_peaks(find_peaks(heatmaps, config.peak_threshold, config.max_peaks), maps, config)
+
+
+def join_peaks(peaks: Peaks, maps: Maps, config: DecodeConfig) -> list[Person]:
+    """The second half of `decode`: people of given candidate keypoints, joined by the maps' part affinity fields."""
     limbs = score_limbs(
         maps.pafs,
         peaks,
@@ -122,7 +119,9 @@ def _find_people(maps: Maps, config: DecodeConfig) -> tuple[NDArray[np.float32],
     groups = assemble(peaks, limbs, peak_weight=config.peak_weight, gap=config.gap)
     groups = [group for group in groups if len(group) >= config.min_keypoints]
     keypoints = keypoint_table(peaks, groups, grid_to_pixel(peaks.position, maps.stride))
-    return keypoints, person_scores(keypoints, limb_totals(peaks, limbs, groups))
+    scores = person_scores(keypoints, limb_totals(peaks, limbs, groups))
+    order = np.argsort(-scores, kind="stable")
+    return [Person(keypoints[i], float(scores[i])) for i in order if scores[i] >= config.min_score]
 
 
 def _smoothed(heatmaps: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
