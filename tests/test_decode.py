@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE, Maps
 from pipeline.skeleton import FLIP, INDEX, NUM_KEYPOINTS
 from pipeline.targets import TargetConfig, encode_maps
+from tests.benchmarks.decoding import crowd_maps, measure_decoding
 from tests.figures import REST, SIZE, Floats, crowds, empty_maps, figure, flipped, same_people, table
 
 EVERYTHING = DecodeConfig(min_keypoints=1, min_score=0)
@@ -195,3 +198,37 @@ def test_smoothing_steadies_keypoints_and_hides_false_people_in_strong_noise() -
 def test_settings_out_of_range_are_named_with_their_range(field: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"DecodeConfig\.{field}: {value}, expected [\d.]+ to [\d.]+"):
         DecodeConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_noise_is_seen_through_where_it_is_a_tenth_of_the_peaks() -> None:
+    rng = np.random.default_rng(5)
+    people = np.stack([figure(100, 30, 180, REST), figure(300, 30, 180, REST)])
+    maps = encode_maps(people, SIZE)
+    for _ in range(10):
+        noisy = Maps(*(a + rng.normal(0, 0.06, a.shape).astype(np.float32) for a in (maps.heatmaps, maps.pafs)))
+        found = [person for person in decode(noisy) if np.count_nonzero(person.found) > 15]
+        same_people(found, people, within=5.0)
+
+
+def test_decoding_again_and_again_takes_no_more_memory() -> None:
+    """A kilobyte lost at each call would be 1 MB here."""
+    maps = [crowd_maps(number, 0, noise=0.02) for number in (1, 6, 12)]
+    process = psutil.Process()
+
+    def grown(calls: int) -> int:
+        before = process.memory_info().rss
+        for i in range(calls):
+            decode(maps[i % len(maps)])
+        gc.collect()
+        return int(process.memory_info().rss - before)
+
+    grown(150)
+    assert min(grown(1000), grown(1000)) < 2**19
+
+
+def test_thirty_people_are_no_matter_of_pairs() -> None:
+    """In ms of the processor on the reference machine: 5, and 0.5 for one; a tenfold loss would show."""
+    numbers = measure_decoding(repeats=5, people=(1, 30))
+    assert numbers["people_found"]["30"] >= 25
+    assert numbers["decode_ms"]["1"] < 10
+    assert numbers["decode_ms"]["30"] < 80
