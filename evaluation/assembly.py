@@ -63,7 +63,9 @@ def assemble(peaks: Peaks, limbs: Limbs, *, peak_weight: float, gap: float) -> l
     groups: list[Group] = [{kind: i} for i, kind in enumerate(peaks.kind.tolist())]
     rank = limbs.score + peak_weight * (peaks.score[limbs.start] + peaks.score[limbs.end])
     groups = _join(groups, limbs.start, limbs.end, rank)
-    if gap > 0 and len(groups) > 1:
+    before = 0
+    while gap > 0 and len(groups) not in (before, 1):  # what has grown may reach further
+        before = len(groups)
         groups = _join(groups, *_find_gaps(peaks, groups, gap))
     return groups
 
