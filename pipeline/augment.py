@@ -25,6 +25,8 @@ Size = tuple[int, int]
 REFERENCE_SIZE = 368
 """px; side of the network's input to which the reference's distribution belongs."""
 
+_UNLABELLED = np.float32(np.nan)
+
 
 class AugmentConfig(StrictModel):
     """The distribution from which augmentations are drawn. Lengths are px of the network's input."""
@@ -126,16 +128,15 @@ def draw(
     """
     scale, across, down, person, flip, colour, hue, saturation, value = rng.random(9).tolist()
     rotation = config.rotation * rng.standard_normal()
-    labelled = keypoints[..., 2] > 0  # (P, K)
-    if not labelled.all():
-        keypoints, labelled = (each[labelled.any(axis=1)] for each in (keypoints, labelled))
-    points = np.where(labelled[..., None], keypoints[..., :2], np.float32(np.nan))  # (P, K, 2)
-    least, most = _scale_range(*_corners(points), config)
+    points = np.where(keypoints[..., 2:] > 0, keypoints[..., :2], _UNLABELLED)  # (P, K, 2)
+    low, high = _corners(points)
+    people = [i for i, (left, _) in enumerate(low) if not math.isnan(left)]  # those with anything labelled
+    least, most = _scale_range([low[i] for i in people], [high[i] for i in people], config)
     scale = least + (most - least) * scale
     cos, sin = math.cos(math.radians(rotation)), math.sin(math.radians(rotation))
-    if len(points):
+    if people:
         turn = np.array(((cos, -sin), (sin, cos)), dtype=np.float32)
-        (left, top), (right, bottom) = _corners(points[int(person * len(points))] @ turn)
+        (left, top), (right, bottom) = _corners(points[people[int(person * len(people))]] @ turn)
         x, y = (left + right) / 2, (top + bottom) / 2
     else:
         middle_x, middle_y = _middle(image_size)
@@ -206,13 +207,14 @@ def move_keypoints(
     """
     if augmentation.flip:
         keypoints = keypoints[:, FLIP]
-    moved: NDArray[np.float32] = np.empty_like(keypoints, dtype=np.float32)
-    moved[..., 2] = keypoints[..., 2]
+    (a, b, c), (d, e, f) = matrix.tolist()
+    turn = np.array(((a, d, 0), (b, e, 0), (0, 0, 1)), dtype=np.float32)  # leaves the visibility as it is
+    moved = keypoints @ turn + np.array((c, f, 0), dtype=np.float32)
+    height, width = size
+    low, high = np.float32(-0.5), np.array((width - 0.5, height - 0.5), dtype=np.float32)
     points = moved[..., :2]
-    np.matmul(keypoints[..., :2], matrix[:, :2].T.astype(np.float32), out=points)
-    points += matrix[:, 2].astype(np.float32)
-    beyond = np.abs(points - _middle(size)) > (size[1] / 2, size[0] / 2)  # (P, K, 2)
-    gone = beyond[..., 0] | beyond[..., 1] | (moved[..., 2] <= 0)
+    outside = (points < low) | (points > high)  # (P, K, 2)
+    gone = outside[..., 0] | outside[..., 1] | (moved[..., 2] <= 0)
     moved[gone] = 0
     kept: NDArray[np.float32] = moved[~gone.all(axis=1)]
     return kept

@@ -7,7 +7,6 @@ and makes the order independent of threads and ranks.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -155,23 +154,23 @@ class Batches(Iterable[Batch]):
         batch = self._allocate(memory)
         fills: list[Fill] = []
         for place, (index, row) in enumerate(rows):
-            with self._naming(index, row):
+            try:
                 augmentation = self.filler.label(row, batch, place)
+            except InputError as error:
+                raise self._named(error, index, row) from error
             fills.append(partial(self._paint, index, row, augmentation, batch, place))
         return batch, fills
 
     def _paint(self, index: int, row: Row, augmentation: Augmentation, batch: Batch, place: int) -> None:
-        with self._naming(index, row):
-            self.filler.paint(row, augmentation, batch, place)
-
-    @contextlib.contextmanager
-    def _naming(self, index: int, row: Row) -> Iterator[None]:
-        """Errors in a record say which it is."""
         try:
-            yield
+            self.filler.paint(row, augmentation, batch, place)
         except InputError as error:
-            file = self.folder / self._shard_of(index)
-            raise InputError(f"{file}: image {int(row['image_id'])}: {error}: run make shards again") from error
+            raise self._named(error, index, row) from error
+
+    def _named(self, error: InputError, index: int, row: Row) -> InputError:
+        """An error in a record, and which record that is."""
+        file = self.folder / self._shard_of(index)
+        return InputError(f"{file}: image {int(row['image_id'])}: {error}: run make shards again")
 
     def _shard_of(self, index: int) -> str:
         ends = np.cumsum([shard.records for shard in self.manifest.shards])

@@ -17,7 +17,7 @@ from pipeline.augment import Augmentation, AugmentConfig, Size, affine, draw, fi
 from pipeline.errors import InputError
 from pipeline.maps import Maps
 from pipeline.pictures import decode
-from pipeline.records import raw_bytes, unpack_ignore, unpack_keypoints
+from pipeline.records import decode_runs, raw_bytes, unpack_ignore, unpack_keypoints
 from pipeline.sample import Sample
 from pipeline.spare import Spare
 from pipeline.targets import TargetConfig, encode_maps
@@ -57,18 +57,17 @@ def sample_rng(seed: int, epoch: int, image_id: int) -> np.random.Generator:
 
 def unpack_sample(row: Row) -> Sample:
     """Decode a row; raises InputError for a bad picture or damaged columns."""
-    height, width = int(row["height"]), int(row["width"])
+    size, runs = unpack_ignore(row["ignore"])
     return Sample(
         image_id=int(row["image_id"]),
-        image=_decode_picture(row),
-        keypoints=unpack_keypoints(row["keypoints"], int(row["people"])),
-        ignore=unpack_ignore(row["ignore"], height, width),
+        image=_decode_picture(row, size),
+        keypoints=unpack_keypoints(row["keypoints"]),
+        ignore=decode_runs(runs, *size),
     )
 
 
-def _decode_picture(row: Row, spare: Spare | None = None) -> NDArray[np.uint8]:
+def _decode_picture(row: Row, size: Size, spare: Spare | None = None) -> NDArray[np.uint8]:
     image = decode(raw_bytes(row["image"]), strict=True, spare=spare)
-    size = (int(row["height"]), int(row["width"]))
     if image.shape[:2] != size:
         found, expected = (f"{width}x{height}" for height, width in (image.shape[:2], size))
         raise InputError(f"its picture has {found} px, its annotations expect {expected}")
@@ -105,12 +104,12 @@ class Filler:
         from pipeline.warp import loss_mask
 
         image_id = int(row["image_id"])
-        image_size = (int(row["height"]), int(row["width"]))
-        keypoints = unpack_keypoints(row["keypoints"], int(row["people"]))
+        image_size, runs = unpack_ignore(row["ignore"])
+        keypoints = unpack_keypoints(row["keypoints"])
         augmentation = self._augmentation(image_id, keypoints, image_size)
         matrix = affine(augmentation, self.size)
         keypoints = move_keypoints(keypoints, augmentation, matrix, self.size)
-        ignore = unpack_ignore(row["ignore"], *image_size) if row["ignore"].dtype.itemsize > 1 else None
+        ignore = decode_runs(runs, *image_size) if runs.size else None
         batch["image_id"][place] = image_id
         batch["keypoints"][place, : len(keypoints)] = keypoints
         batch["mask"][place] = loss_mask(ignore, matrix, self.size)
@@ -122,7 +121,8 @@ class Filler:
         """Write the picture of a row into its place of a batch. Raises InputError for a bad picture."""
         from pipeline.warp import paint
 
-        picture = _decode_picture(row, _spare)
+        size, _ = unpack_ignore(row["ignore"])
+        picture = _decode_picture(row, size, _spare)
         paint(picture, augmentation, affine(augmentation, self.size), out=batch["image"][place])
 
     def _augmentation(self, image_id: int, keypoints: NDArray[np.float32], image_size: Size) -> Augmentation:

@@ -70,23 +70,23 @@ def scan(folder: Path, manifest: Manifest) -> Tally:
     """Count a set's records anew, from the records themselves."""
     quiet_mindspore()
     from pipeline.batches import read_rows
-    from pipeline.records import EVAL_COLUMNS, decode_runs, raw_bytes, unpack_keypoints, unpack_truth
+    from pipeline.records import EVAL_COLUMNS, decode_runs, raw_bytes, unpack_ignore, unpack_keypoints, unpack_truth
 
     rules = Rules(manifest.options["min_keypoints"], manifest.options["min_area"])
     tally = Tally()
     for row in read_rows(folder, manifest, EVAL_COLUMNS, range(manifest.records)):
-        height, width = int(row["height"]), int(row["width"])
+        (height, width), runs = unpack_ignore(row["ignore"])
         truth = unpack_truth(row["truth"])
         trains = [rules.trains(person) for person in truth]
         tally.add_record(
-            keypoints=unpack_keypoints(row["keypoints"], int(row["people"])),
+            keypoints=unpack_keypoints(row["keypoints"]),
             boxes=[person["bbox"] for person, chosen in zip(truth, trains, strict=True) if chosen],
             crowds=sum(person["iscrowd"] for person in truth),
             ignored_people=sum(
                 not chosen and not person["iscrowd"] for person, chosen in zip(truth, trains, strict=True)
             ),
             size=(height, width),
-            ignored_pixels=int(decode_runs(row["ignore"], height, width).sum()),
+            ignored_pixels=int(decode_runs(runs, height, width).sum()),
             picture_bytes=raw_bytes(row["image"]).size,
         )
     return tally

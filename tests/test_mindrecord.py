@@ -17,7 +17,7 @@ LAYOUT = {"page": 1 << 20, "header": 1 << 16}
 
 
 def _record(number: int) -> dict[str, Any]:
-    scalars = {"image_id": 2**40 + number, "source": 1, "height": 48, "width": 64, "people": number % 3}
+    scalars = {"image_id": 2**40 + number, "source": 1, "height": 48, "width": 64}
     blobs = {"image": bytes([number]) * 5000 * number, "keypoints": b"", "ignore": b"\0\1\0\0", "truth": b"[]"}
     return {**scalars, "file_name": f"{number}.jpg", **blobs}
 

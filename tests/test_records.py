@@ -45,7 +45,9 @@ def test_pack_and_unpack_are_inverse(people: int, height: int, width: int, fill:
     annotation, data = records.unpack(packed)
     _assert_equal(annotation, _annotation(people, mask))
     assert data.tobytes() == jpeg
-    np.testing.assert_array_equal(records.unpack_ignore(packed["ignore"], height, width), mask)
+    size, runs = records.unpack_ignore(packed["ignore"])
+    assert size == (height, width)
+    np.testing.assert_array_equal(records.decode_runs(runs, *size), mask)
 
 
 def test_given_runs_replace_the_annotations_region() -> None:
@@ -78,7 +80,7 @@ def test_through_a_file(tmp_path: Path) -> None:
     columns = list(records.TRAIN_COLUMNS)
     (row, *_) = MindDataset([path], columns, shuffle=False).create_dict_iterator(num_epochs=1, output_numpy=True)
     assert set(row) == set(columns)
-    assert records.unpack_keypoints(row["keypoints"], int(row["people"])).shape == (0, 18, 3)
+    assert records.unpack_keypoints(row["keypoints"]).shape == (0, 18, 3)
 
 
 def test_real_annotations(coco_mini: Path) -> None:
@@ -88,11 +90,11 @@ def test_real_annotations(coco_mini: Path) -> None:
 
 
 def test_damaged_values_are_refused() -> None:
-    with pytest.raises(InputError, match="do not fill a frame of 5x4 px"):
-        records.unpack_ignore(np.array([1, 2, 3], "<u4").tobytes(), 4, 5)
-    with pytest.raises(InputError, match="do not fill"):
-        records.unpack_ignore(b"12345", 4, 5)
-    with pytest.raises(InputError, match="do not fill"):
-        records.unpack_ignore(np.array([2**32 - 1, 21], "<u4").tobytes(), 4, 5)
-    with pytest.raises(InputError, match="216 bytes for 2 people, expected 432"):
-        records.unpack_keypoints(bytes(216), 2)
+    for runs in ([1, 2, 3], [2**32 - 1, 21]):
+        with pytest.raises(InputError, match="do not fill a frame of 5x4 px"):
+            records.decode_runs(np.array(runs, "<u4"), 4, 5)
+    for raw in (b"", b"1234567", b"123456789"):
+        with pytest.raises(InputError, match=f"{len(raw)} bytes, expected 8 and a multiple of 4"):
+            records.unpack_ignore(raw)
+    with pytest.raises(InputError, match="217 bytes, expected a multiple of 216"):
+        records.unpack_keypoints(bytes(217))

@@ -122,15 +122,16 @@ class DecoderConfig(StrictModel):
     smooth: float = Field(default=0.0, ge=0, le=5, description="cells; blur of the heatmaps before peaks are sought")
     peak_threshold: float = Field(default=0.1, ge=0, le=1, description="height that a keypoint's peak must exceed")
     max_peaks: int = Field(default=64, ge=1, le=1000, description="most candidates of one keypoint kind in a picture")
-    limb_samples: int = Field(default=10, ge=2, le=100, description="points looked at along a candidate limb")
+    limb_samples: int = Field(default=10, ge=2, le=100, description="fewest points looked at along a candidate limb")
     limb_threshold: float = Field(default=0.05, ge=0, le=1, description="agreement above which a point supports a limb")
     limb_fraction: float = Field(default=0.8, ge=0, le=1, description="part of a limb's points that must support it")
-    near: float = Field(default=0.3, ge=0, le=10, description="cells; closer candidates may join without support")
+    near: float = Field(default=0.6, ge=0, le=10, description="cells; closer candidates may join without support")
     peak_weight: float = Field(default=0.1, ge=0, le=10, description="share of the peaks' heights in a limb's rank")
+    gap: float = Field(default=2.0, ge=0, le=10, description="longest limbs; pieces closer than this may be joined")
     min_keypoints: int = Field(
-        default=3, ge=1, le=NUM_KEYPOINTS, description="people with fewer keypoints found are left out"
+        default=1, ge=1, le=NUM_KEYPOINTS, description="people with fewer keypoints found are left out"
     )
-    min_score: float = Field(default=0.0, ge=0, le=10, description="people with a lower score are left out")
+    min_score: float = Field(default=0.02, ge=0, le=10, description="people with a lower score are left out")
 
 
 class EvaluationConfig(StrictModel):

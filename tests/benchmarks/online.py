@@ -36,7 +36,7 @@ STAGES = (
     (warp, "jitter_colour", "colour"),
     (filling, "draw", "draw of chance"),
     (filling, "move_keypoints", "keypoints"),
-    (filling, "unpack_ignore", "ignore region"),
+    (filling, "decode_runs", "ignore region"),
     (warp, "loss_mask", "loss mask"),
     (filling, "encode_maps", "targets"),
 )

@@ -1,0 +1,69 @@
+"""What decoding a picture takes, by the number of people in it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.decode import decode
+from pipeline.maps import STRIDE, Maps
+from pipeline.targets import encode_maps
+from tests.oracle import figure
+
+GRID = (46, 62)
+"""Cells of the maps of a picture of 368x496 px."""
+
+PEOPLE = (1, 2, 4, 6, 30)
+LAYOUTS = 5
+"""Arrangements of the same number of people; how many cross each other decides what decoding takes."""
+
+
+def measure_decoding(*, repeats: int = 20, people: Sequence[int] = PEOPLE, noise: float = 0.02) -> dict[str, Any]:
+    """Decode maps of 57x46x62 in one thread.
+
+    Args:
+        repeats: decodings of each arrangement of people; the median over all counts.
+        people: numbers of people.
+        noise: standard deviation added to the maps.
+
+    Returns:
+        `decode_ms`: ms a picture by number of people; `people_found`: the mean number found, likewise.
+    """
+    milliseconds, found = {}, {}
+    for number in people:
+        layouts = [crowd_maps(number, seed, noise) for seed in range(LAYOUTS)]
+        counts = [len(decode(maps)) for maps in layouts]
+        times = [_decode_ms(maps) for _ in range(repeats) for maps in layouts]
+        milliseconds[str(number)] = round(statistics.median(times), 3)
+        found[str(number)] = statistics.mean(counts)
+    return {"decode_ms": milliseconds, "people_found": found}
+
+
+def crowd_maps(number: int, seed: int, noise: float = 0.0, grid: tuple[int, int] = GRID) -> Maps:
+    """Maps of standing people all over a picture, smaller where there are more, each a tenth out of sight."""
+    rng = np.random.default_rng((seed, number))
+    height, width = grid[0] * STRIDE, grid[1] * STRIDE
+    tall = min(0.8 * height, 0.8 * (height * width / number) ** 0.5)
+    people = np.stack([_person(rng, height, width, tall) for _ in range(number)])
+    maps = encode_maps(people, (height, width))
+    heatmaps, pafs = (
+        channels + rng.normal(0, noise, channels.shape).astype(np.float32) for channels in (maps.heatmaps, maps.pafs)
+    )
+    return Maps(heatmaps, pafs, maps.stride)
+
+
+def _person(rng: np.random.Generator, height: int, width: int, tall: float) -> NDArray[np.float32]:
+    keypoints = figure(rng.uniform(0.1, 0.9) * width, rng.uniform(0.3, 0.7) * height, tall * rng.uniform(0.8, 1.2))
+    keypoints[rng.random(len(keypoints)) < 0.1] = 0
+    return np.asarray(keypoints, dtype=np.float32)
+
+
+def _decode_ms(maps: Maps) -> float:
+    start = time.perf_counter()
+    decode(maps)
+    return 1e3 * (time.perf_counter() - start)
