@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 import shutil
 import signal
 import time
@@ -132,6 +134,47 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_shards, tmp_path, capfd):
     weights = load_checkpoint(checkpoints(run)[-1]).tensors
     assert load_checkpoint(checkpoints(run)[-1]).step == failed - 1
     assert all(np.isfinite(tensor.asnumpy()).all() for tensor in weights.values())
+
+
+def poison(monkeypatch, steps):
+    """Let the targets of some steps hold a NaN."""
+    from training import run
+
+    whole, done = run.create_batches, itertools.count(1)
+
+    def create_batches(*arguments, **options):
+        for batch in whole(*arguments, **options):
+            if next(done) in steps:
+                batch["heatmaps"][0, 0, 0, 0] = np.nan
+            yield batch
+
+    monkeypatch.setattr(run, "create_batches", create_batches)
+
+
+def test_steps_that_are_not_finite_are_left_out_and_counted(tiny_shards, tiny_run, tmp_path, capfd, monkeypatch):
+    run = tmp_path / "run"
+    poison(monkeypatch, {13, 20, 21})
+    config = tiny.recipe(on_nonfinite="skip")
+    assert tiny.train_here(config, tiny_shards, run) == 0
+    said = capfd.readouterr().err
+    ids = re.findall(r"Warning: step (\d+): the loss is not finite; image ids ([\d, ]+); left out, (\d) so far", said)
+    assert [(step, count) for step, _, count in ids] == [("13", "1"), ("20", "2"), ("21", "3")]
+    losses = tiny.losses(run)
+    assert losses.keys() == tiny.losses(tiny_run).keys() - {13, 20, 21}
+    assert all(math.isfinite(loss) for loss in losses.values())
+    assert [losses[step] for step in range(1, 13)] == [tiny.losses(tiny_run)[step] for step in range(1, 13)]
+    weights = load_checkpoint(checkpoints(run)[-1]).tensors
+    assert all(np.isfinite(tensor.asnumpy()).all() for tensor in weights.values())
+
+
+def test_a_network_that_answers_nothing_finite_any_more_ends_the_run(tiny_shards, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("training.run.MOST_SKIPPED", 3)
+    poison(monkeypatch, {3, 5, 6, 7})
+    assert tiny.train_here(tiny.recipe(on_nonfinite="skip"), tiny_shards, tmp_path / "run") == DIVERGED
+    said = capfd.readouterr().err
+    assert said.count("Warning: step ") == 3
+    assert "Error: step 7: the loss is not finite; image ids " in said
+    assert sorted(tiny.losses(tmp_path / "run")) == [1, 2, 4]
 
 
 @pytest.fixture(scope="module")

@@ -101,6 +101,9 @@ class TrainingConfig(StrictModel):
     lr_decay: float = Field(default=0.1, gt=0, le=1, description="factor at each of lr_steps")
     clip_norm: float | None = Field(default=None, gt=0, description="largest global norm of the gradient; empty: any")
     loss_scale: float = Field(default=1.0, ge=1, le=2**24, description="static; undone before clipping and update")
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        default="stop", description="a step whose loss or gradient is not finite ends the run, or is left out and told"
+    )
     log_every: int = Field(default=20, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_every: int = Field(default=1000, ge=1, description="steps between checkpoints")
     keep: int = Field(default=3, ge=1, description="checkpoints kept; older ones are removed")

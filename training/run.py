@@ -33,6 +33,9 @@ DEVICE_INPUTS = ("image", "mask", "keypoints")
 DIVERGED = 3
 """Exit code of a run whose loss or gradient is not finite."""
 
+MOST_SKIPPED = 20
+"""Steps in a row that may be left out; a network that has diverged answers to nothing any more."""
+
 
 class Outcome(NamedTuple):
     """What a step came to, the same in every process: loss, norm of its gradient, whether any is asked to stop."""
@@ -70,6 +73,7 @@ class Run:
         self.world = world
         self.plan = plan
         self.position = position
+        self.skipped = self.skipped_in_a_row = 0
         self.on_device = draws_on_device(config, world)
         ms.set_seed(config.training.seed)
         self.network = OpenPose(config.model)
@@ -129,12 +133,13 @@ class Run:
         for epoch, batch in reporter.stopwatch.waiting(self.batches()):
             rate = self.rates()[-1]
             outcome = self.step(batch, signals.number > 0)
-            if not (math.isfinite(outcome.loss) and math.isfinite(outcome.norm)):
-                self.explain(outcome, batch, reporter)
-                return End.DIVERGED
             end = self.done == self.plan.total
             log = self.done % training.log_every == 0 or end
-            reporter.update(step=self.done, epoch=epoch, loss=outcome.loss, lr=rate, log=log)
+            if math.isfinite(outcome.loss) and math.isfinite(outcome.norm):
+                self.skipped_in_a_row = 0
+                reporter.update(step=self.done, epoch=epoch, loss=outcome.loss, lr=rate, log=log)
+            elif not self.skip(outcome, batch, reporter):
+                return End.DIVERGED
             if outcome.stop or end or self.done % training.checkpoint_every == 0:
                 self.save()
             if end:
@@ -143,14 +148,21 @@ class Run:
                 return End.STOPPED
         return End.FINISHED
 
-    def explain(self, outcome: Outcome, batch: Batch, reporter: Reporter) -> None:
-        """Say which step of which pictures came to a loss or a gradient that is not finite."""
+    def skip(self, outcome: Outcome, batch: Batch, reporter: Reporter) -> bool:
+        """Say which step of which pictures came to a loss or a gradient that is not finite, and whether to go on."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        goes_on = self.config.training.on_nonfinite == "skip" and self.skipped_in_a_row < MOST_SKIPPED
         what = "gradient" if math.isfinite(outcome.loss) else "loss"
         pictures = ", ".join(str(image_id) for image_id in self.world.gather(batch["image_id"]))
-        reporter.say(
-            f"Error: step {self.done}: the {what} is not finite; image ids {pictures}; nothing was saved since the "
-            "last checkpoint: lower training.lr or set training.clip_norm"
-        )
+        told = f"step {self.done}: the {what} is not finite; image ids {pictures}"
+        if goes_on:
+            reporter.say(f"Warning: {told}; left out, {self.skipped} so far")
+            reporter.bar.update()
+        else:
+            advice = "lower training.lr or set training.clip_norm"
+            reporter.say(f"Error: {told}; nothing was saved since the last checkpoint: {advice}")
+        return goes_on
 
 
 def train(

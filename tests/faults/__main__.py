@@ -50,6 +50,8 @@ def _apart(suite: Suite, seed: int, cases: int) -> Findings:
             return pool.submit(suite.run, seed, cases).result()
         except BrokenProcessPool:
             return Findings(cases, ["the suite's process died"])
+        except Exception as error:
+            return Findings(cases, [f"the suite broke off: {type(error).__name__}: {error}"])
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def _value(chance: Chance) -> Any:
         return "x" * LONG
     if kind < 4:
         nested: Any = 0
-        for _ in range(int(chance.integers(2, 900))):
+        for _ in range(int(chance.integers(2, 60))):
             nested = [nested]
         return nested
     return copy.deepcopy(VALUES[int(chance.integers(len(VALUES)))])
