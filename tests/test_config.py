@@ -147,6 +147,7 @@ def test_a_resolved_recipe_reads_back_the_same():
         ("model: 2001-99-99", "not YAML: month must be in 1..12"),
         ("model: !!python/object/apply:os.system [true]", "not YAML: could not determine a constructor"),
         ("model:\n  stages: " + "x" * 100_000, r"model\.stages: 'xxx.*\.\.\..*': input should be a valid integer"),
+        ("model:\n  ? " + "k" * 900 + "\n  : 1", r"model\.k{40}: unknown key"),
         ("a: &a [*a]\nmodel: *a", r"model: \[+\.\.\.\]+: input should be a valid dictionary"),
     ],
 )

@@ -260,7 +260,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _explain(fault: ErrorDetails) -> str:
-    place = ".".join(str(key) for key in fault["loc"]) or "recipe"
+    place = ".".join(str(key)[:40] for key in fault["loc"]) or "recipe"
     if fault["type"] == "extra_forbidden":
         key = str(fault["loc"][-1])
         close = difflib.get_close_matches(key, list(_siblings(fault["loc"])), n=1)

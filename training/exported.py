@@ -66,7 +66,7 @@ class ExportedGraph(StrictModel):
             digest = file_sha256(graph)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
-            place = ".".join(str(key) for key in fault["loc"])
+            place = ".".join(str(key)[:40] for key in fault["loc"])
             raise InputError(
                 f"{path}: {f'{place}: ' if place else ''}{fault['msg']}: export the graph again"
             ) from error
