@@ -243,3 +243,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(tiny_recipe, tiny_shards, tmp_p
         assert message in result.stderr
         assert len(result.stderr.splitlines()) == 1, result.stderr
     assert not (tmp_path / "run").exists()
+    (tmp_path / "blocked" / "metrics.jsonl").mkdir(parents=True)
+    result = run(out=tmp_path / "blocked")
+    assert result.exit_code == 2, result.output
+    assert result.stderr.endswith(f"Error: {tmp_path / 'blocked' / 'metrics.jsonl'}: Is a directory\n")

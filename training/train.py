@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.errors import reports_input_errors
+from pipeline.errors import InputError, reports_input_errors
 from pipeline.quiet import quiet_mindspore
 from training.options import device_option
 
@@ -62,7 +62,11 @@ def main(
 
     again = [*sys.argv[1:], *([] if resume else ["--resume"])]
     command = shlex.join([sys.executable, "-m", "training.train", *again])
-    raise SystemExit(train(config, shards, out, resume=resume, device=device, signals=signals, resume_command=command))
+    try:
+        code = train(config, shards, out, resume=resume, device=device, signals=signals, resume_command=command)
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

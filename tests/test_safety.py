@@ -1,0 +1,81 @@
+"""Nothing in the source runs what it reads: no pickle, no eval, no shell, no YAML that makes objects."""
+
+from __future__ import annotations
+
+import ast
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.manifest import write_atomically
+from pipeline.plan import Options
+from pipeline.shards import build
+from tests.coco_folder import mixed, write
+from tests.test_layering import SOURCES, imports, module_name
+
+MODULES = ("pickle", "dill", "cloudpickle", "marshal", "shelve", "torch")
+CALLS = (
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "load_checkpoint",
+    "load_pickle",
+    "unsafe_load",
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_no_source_runs_what_it_reads(path: Path) -> None:
+    roots = {name.partition(".")[0] for name in imports(path)}
+    assert not roots & set(MODULES)
+    for name, call in _calls(path):
+        assert name not in CALLS, f"line {call.lineno}"
+        options = {keyword.arg: keyword.value for keyword in call.keywords}
+        assert "shell" not in options, f"line {call.lineno}"
+        assert "allow_pickle" not in options, f"line {call.lineno}"
+        if name == "yaml.load":
+            assert ast.unparse(call.args[1]) == "_Loader", f"line {call.lineno}"
+
+
+def test_the_loader_of_recipes_is_a_safe_one() -> None:
+    import yaml
+
+    from training import config
+
+    assert issubclass(config._Loader, yaml.SafeLoader)
+
+
+def _calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_a_folder_of_pictures_that_links_out_of_the_source_is_refused(tmp_path: Path) -> None:
+    content = mixed(4)
+    for entry in content["images"]:
+        entry["file_name"] = f"deep/{entry['file_name']}"
+    coco = write(tmp_path / "coco", content, pictures=False)
+    (tmp_path / "outside").mkdir()
+    write(tmp_path / "other", mixed(4))
+    for picture in (tmp_path / "other" / "train").iterdir():
+        picture.rename(tmp_path / "outside" / picture.name)
+    (coco / "train" / "deep").symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="a link leads out of the picture folder"):
+        build([(coco, "train")], tmp_path / "set", Options(), workers=1)
+
+
+def test_what_is_written_in_one_step_obeys_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a.json", "{}")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o640
