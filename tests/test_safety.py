@@ -25,9 +25,8 @@ CALLS = (
     "__import__",
     "os.system",
     "os.popen",
-    "load_checkpoint",
-    "load_pickle",
-    "unsafe_load",
+    "ms.load_checkpoint",
+    "yaml.unsafe_load",
 )
 
 
