@@ -71,4 +71,7 @@ SUITES = (
     Suite("input", "inputs:results", 1500, memory=1000),
     Suite("input", "checkpoints:checkpoints", 1500, memory=1000),
     Suite("input", "checkpoints:descriptions", 500, memory=1000),
+    Suite("load", "soak:pack_pictures", 30_000),
+    Suite("load", "soak:read_epochs", 60_000),
+    Suite("load", "soak:decode_maps", 20_000),
 )

@@ -54,7 +54,7 @@ def _kill_and_resume(seed: int, cases: int, folder: Path, processes: int) -> Fin
         run = folder / "run"
         killed = tiny.start(tiny.command(recipe, shards, run, *more))
         with contextlib.suppress(subprocess.TimeoutExpired):
-            killed.wait(float(chance.uniform(0.3, 1.0)) * length)
+            killed.wait(float(chance.uniform(0.1, 1.0)) * length)
         _kill(killed, one_rank=processes > 1 and case % 2 == 0)
         killed.communicate(timeout=PATIENCE)
         reached.append(len((run / "metrics.jsonl").read_text().splitlines()) if (run / "metrics.jsonl").exists() else 0)
