@@ -10,6 +10,7 @@ import click
 from evaluation.options import flip_option, recipe_overrides, scales_option
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.quiet import quiet_opencv
+from pipeline.skeleton import NUM_KEYPOINTS
 from training.options import device_option
 
 OUTPUTS = ("overlay", "openpose", "coco")
@@ -40,6 +41,13 @@ def _parse_outputs(_context: click.Context, _option: click.Parameter, value: str
     callback=_parse_outputs,
     help="Which of these to write.",
 )
+@click.option(
+    "--min-keypoints",
+    type=click.IntRange(1, NUM_KEYPOINTS),
+    default=3,
+    show_default=True,
+    help="Leave out people with fewer keypoints; evaluation counts even lone ones.",
+)
 @scales_option
 @flip_option
 @device_option
@@ -50,6 +58,7 @@ def main(
     ckpt: Path,
     out: Path,
     outputs: frozenset[str],
+    min_keypoints: int,
     scales: tuple[float, ...] | None,
     flip: bool | None,
     device: str,
@@ -84,7 +93,8 @@ def main(
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; expected a folder")
     found = find_sources(sources, out)
-    predictor = Predictor.load(ckpt, device, recipe_overrides(overrides, scales, flip))
+    fewest = f"evaluation.decoder.min_keypoints={min_keypoints}"
+    predictor = Predictor.load(ckpt, device, recipe_overrides((fewest, *overrides), scales, flip))
     with contextlib.ExitStack() as stack:
         coco = stack.enter_context(CocoWriter(out)) if "coco" in outputs else None
         prediction = Prediction(predictor, out, outputs, coco, stopped=lambda: signals.number != 0)

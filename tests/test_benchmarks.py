@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.benchmarks.__main__ import main, ratios
+from tests.benchmarks.__main__ import main, ratios, shard_numbers
 from tests.benchmarks.online import STAGES, measure_online, measure_stages
 from tests.benchmarks.table import flat, format_table
 from tests.benchmarks.targets import PEOPLE, measure_targets
@@ -25,11 +25,13 @@ def test_a_table_beside_an_earlier_one_shows_ratios():
     assert lines == [
         ["now", "before", "ratio"],
         ["fast", "30", "20", "1.50"],
+        [],
         ["ms.new", "1.5", "-", "-"],
         ["ms.old", "4", "8", "0.50"],
     ]
     assert [line.split() for line in format_table(now).splitlines()] == [
         ["fast", "30"],
+        [],
         ["ms.new", "1.5"],
         ["ms.old", "4"],
     ]
@@ -46,6 +48,21 @@ def test_ratios_and_the_budget_of_a_host():
             "samples_per_s_for_8_devices_at_250": 2000,
             "cores_for_8_devices_at_250": 7.1,
         },
+    }
+
+
+def test_shards_are_told_by_workers_and_stage():
+    worker = {"per_second": 520.04, "start_seconds": 0.3, "peak_mb": 91.2}
+    found = {
+        "workers": {1: worker, 2: {**worker, "per_second": 950.0, "peak_mb": 80.0}},
+        "stages_ms": {"read": 0.04567},
+    }
+    assert shard_numbers(found) == {
+        "shards_1_worker": 520.0,
+        "shards_2_workers": 950.0,
+        "shards_start_s": 0.3,
+        "shards_worker_peak_mb": 91,
+        "shard_ms": {"read": 0.046},
     }
 
 

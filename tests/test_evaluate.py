@@ -191,7 +191,9 @@ def made(tmp_path_factory):
     config = Config(
         model=ModelConfig(backbone="compact", feature_widths=(8, 8), stages=1, first_width=8, stage_width=8),
         evaluation=EvaluationConfig(
-            size=64, batch_size=4, decoder={"peak_threshold": 0.0, "limb_threshold": 0.0, "min_keypoints": 1}
+            size=64,
+            batch_size=4,
+            decoder={"peak_threshold": 0.0, "limb_threshold": 0.0, "min_keypoints": 1, "min_score": 0.0},
         ),
     )
     ms.set_seed(0)

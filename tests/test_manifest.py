@@ -201,7 +201,7 @@ def _set(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (_set("format", value=99), "format 99, this program reads format 1"),
+        (_set("format", value=99), "format 99, this program reads format 2"),
         (_set("shards", 0, "file", value="../../etc/passwd"), "is not a shard's name"),
         (_set("shards", 0, "file", value="shard-00001.mindrecord"), "named twice"),
         (_set("shards", 0, "bytes", value=-1), "bytes is '-1', expected int"),

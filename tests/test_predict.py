@@ -19,7 +19,7 @@ from evaluation.sources import VideoReader, find_sources
 from evaluation.writers import CocoWriter
 from tests import tiny
 from tests.oracle import Oracle, figure, picture
-from tests.test_sources import write_video
+from tests.test_media import write_video
 from training.config import EvaluationConfig, parse_config
 
 SIZE = 128
@@ -311,6 +311,23 @@ def test_scales_and_flip_reach_the_network(tmp_path, graph):
     assert result.exit_code == 2
     assert "evaluation.scales=[0.5, 1.0]" in result.stderr
     assert call(tmp_path, "--ckpt", graph, "--out", tmp_path / "out", "--scales", "1", "--no-flip").exit_code == 0
+
+
+def test_lone_points_are_left_out_unless_asked_for(tmp_path, graph):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "x.png"), noise)
+
+    def keypoints_found(*options):
+        everything = [f"--set=evaluation.decoder.{name}=0" for name in ("peak_threshold", "min_score")]
+        out = tmp_path / "out"
+        call(tmp_path / "x.png", "--ckpt", graph, "--out", out, "--write", "openpose", *everything, *options)
+        people = json.loads((out / "openpose" / "x_keypoints.json").read_text())["people"]
+        return sorted(np.count_nonzero(person["pose_keypoints_2d"][2::3]) for person in people)
+
+    everybody = keypoints_found("--min-keypoints", 1)
+    assert min(everybody) < 3
+    assert keypoints_found() == [number for number in everybody if number >= 3]
+    assert keypoints_found("--set", "evaluation.decoder.min_keypoints=1") == everybody
 
 
 @pytest.mark.parametrize(

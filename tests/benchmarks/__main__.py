@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.quiet import quiet_mindspore
@@ -94,13 +93,13 @@ class Bench:
         numbers: dict[str, Any] = {ABOUT: self._about()}
         numbers |= _say("decoder and pipeline", lambda: measure_online(self.shards, rounds=rounds, records=self.online))
         numbers |= ratios(numbers)
-        numbers["stages_ms"] = _say("stages of a sample", lambda: measure_stages(self.shards, records=300))
+        numbers["sample_ms"] = _say("stages of a sample", lambda: measure_stages(self.shards, records=300))
         numbers |= _say("targets", measure_targets)
         if self.coco:
             coco = self.coco
-            numbers |= _say("shards", lambda: measure_shards(coco, self.split, self.records, (1, 2)))
+            numbers |= shard_numbers(_say("shards", lambda: measure_shards(coco, self.split, self.records, (1, 2))))
         numbers |= _say("training", lambda: measure_training(self.shards, self.folder, steps=steps))
-        numbers["decoding_ms"] = _say("decoding", measure_decoding)
+        numbers["decode_people_ms"] = _say("decoding", measure_decoding)["decode_ms"]
         numbers["evaluation"] = _say("evaluation", lambda: measure_evaluation(self.shards, limit=100))
         numbers["backends"] = _say("back ends", lambda: measure_backends(None))
         if full_network:
@@ -146,7 +145,7 @@ class Bench:
         manifest = Manifest.load(self.shards)
         tally = manifest.tally
         where = self.coco if self.coco else self.shards
-        kilobytes = np.round(sum(shard.bytes for shard in manifest.shards) / manifest.records / 1000)
+        kilobytes = tally.picture_bytes / manifest.records / 1000
         return {
             "date": date.today().isoformat(),
             "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.machine()}",
@@ -157,6 +156,20 @@ class Bench:
             + f", Python {platform.python_version()}",
             "pictures": f"{manifest.records} records of {where}, {kilobytes:.0f} KB each, {tally.people} people",
         }
+
+
+def shard_numbers(found: dict[str, Any]) -> dict[str, Any]:
+    """What `measure_shards` found, under the names that bench.json has for it."""
+    numbers: dict[str, Any] = {}
+    for workers, about in found["workers"].items():
+        numbers[f"shards_{workers}_worker{'s' if workers > 1 else ''}"] = round(about["per_second"], 1)
+    most = max(found["workers"])
+    return {
+        **numbers,
+        "shards_start_s": round(found["workers"][most]["start_seconds"], 2),
+        "shards_worker_peak_mb": round(max(about["peak_mb"] for about in found["workers"].values())),
+        "shard_ms": {stage: round(milliseconds, 3) for stage, milliseconds in found["stages_ms"].items()},
+    }
 
 
 def _say(what: str, measure: Callable[[], Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,11 +34,19 @@ def format_table(numbers: Mapping[str, Any], old: Mapping[str, Any] | None = Non
         rows.append((name, _short(value), "-" if before is None else _short(before), ratio))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     columns = 4 if old else 2
-    lines = [
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(cells))
-        for cells in (list(zip(row, widths, strict=True))[:columns] for row in rows)
-    ]
+    lines: list[str] = []
+    for before, row in itertools.pairwise([rows[0], *rows]):
+        if _group(before[0]) != _group(row[0]):
+            lines.append("")
+        cells = zip(row[1:columns], widths[1:], strict=False)
+        lines.append("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in cells)]))
     return "\n".join(lines)
+
+
+def _group(name: str) -> str:
+    """Names with a point belong to what stands before it; blank lines set such groups apart."""
+    head, point, _ = name.partition(".")
+    return head if point else ""
 
 
 def _short(value: float) -> str:
