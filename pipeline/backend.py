@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import re
 import secrets
@@ -23,8 +22,6 @@ from pipeline.errors import InputError
 
 _CONTINUES = "the same command continues with the missing shards"
 _ADDRESS = re.compile(r"(\w+://)?[^\s:/]+:\d+")
-
-_WATCH = "end with the build"
 
 ANSWER_SECONDS = 10
 """How long a scheduler may take to answer, and after that a first worker to be there."""
@@ -101,25 +98,23 @@ def explained_deaths(out: Path) -> Iterator[None]:
         raise InputError(f"{out}: the scheduler or all workers are gone: {_CONTINUES}") from None
 
 
-def end_with(build: int) -> None:
-    """Let this worker end soon after the build that it works for, were that killed.
+def mortal_workers() -> dict[str, Any]:
+    """Options of joblib's Parallel that let its worker processes end when this one is killed; none for other back ends.
 
-    joblib's worker processes would go on for minutes, and into the folder of the next build. Elsewhere, as in threads
-    and on a cluster, nothing happens.
-
-    Args:
-        build: process id of the build.
+    They would wait for more work for five minutes, and finish what they have in the folder of the next build.
     """
-    if not multiprocessing.current_process().name.startswith("LokyProcess"):
-        return
-    if os.getppid() != build:
-        os._exit(1)
-    if _WATCH not in {thread.name for thread in threading.enumerate()}:
-        threading.Thread(target=_wait_for_orphanhood, args=(build,), name=_WATCH, daemon=True).start()
+    from joblib.parallel import get_active_backend
+
+    backend, _ = get_active_backend()
+    return {"initializer": _end_with, "initargs": (os.getpid(),)} if type(backend).__name__ == "LokyBackend" else {}
 
 
-def _wait_for_orphanhood(build: int) -> None:
-    while os.getppid() == build:
+def _end_with(parent: int) -> None:
+    threading.Thread(target=_wait_for_orphanhood, args=(parent,), daemon=True).start()
+
+
+def _wait_for_orphanhood(parent: int) -> None:
+    while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.backend import dask_cluster, explained_deaths, stall_seconds
+from pipeline.backend import dask_cluster, explained_deaths, mortal_workers, stall_seconds
 from pipeline.coco import Rules
 from pipeline.cores import default_workers
 from pipeline.errors import InputError, reports_input_errors
@@ -143,8 +143,10 @@ def _run(plan: Plan, out: Path, workers: int | None) -> list[Receipt]:
     total = sum(len(task.pictures) for task in plan.tasks)
     if workers:
         workers = min(workers, len(plan.tasks))
-    parallel = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1, timeout=stall_seconds())
-    done = parallel(delayed(write_shard)(task, out.absolute(), os.getpid()) for task in plan.tasks)
+    parallel = Parallel(
+        n_jobs=workers, return_as="generator_unordered", batch_size=1, timeout=stall_seconds(), **mortal_workers()
+    )
+    done = parallel(delayed(write_shard)(task, out.absolute()) for task in plan.tasks)
     try:
         with explained_deaths(out), tqdm(total=total, unit=" pictures", disable=None, desc=str(out)) as bar:
             for receipt in done:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.backend import check_visible, end_with
+from pipeline.backend import check_visible
 from pipeline.coco import Picture, picture_path
 from pipeline.errors import InputError
 from pipeline.files import give_usual_mode
@@ -69,13 +69,12 @@ def receipt_path(out: Path, file: str) -> Path:
     return out / Path(file).with_suffix(".json").name
 
 
-def write_shard(task: Task, out: Path, build: int | None = None) -> Receipt:
+def write_shard(task: Task, out: Path) -> Receipt:
     """Write a task's file into `out`, or confirm that it is there already.
 
     Args:
         task: what to write.
         out: the set's folder.
-        build: id of the process that waits for the receipt, which a worker process of joblib then does not outlive.
 
     Returns:
         The receipt. With bad pictures and not `task.skip_bad`, nothing is written and `shard` is None.
@@ -85,8 +84,6 @@ def write_shard(task: Task, out: Path, build: int | None = None) -> Receipt:
     """
     import cv2
 
-    if build is not None:
-        end_with(build)
     check_visible([out, *task.roots])
     finished = _finished(task, out)
     if finished:

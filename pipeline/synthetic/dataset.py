@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.backend import mortal_workers
 from pipeline.cores import default_workers
 from pipeline.errors import InputError
 
@@ -152,7 +153,9 @@ def _write_split(folder: Path, recipe: Recipe, split: int, workers: int) -> None
     pictures.mkdir()
     batches = (_Batch(recipe, split, start, min(start + _BATCH, count), pictures) for start in range(0, count, _BATCH))
     workers = min(workers, -(-count // _BATCH)) or 1
-    done = Parallel(n_jobs=workers, return_as="generator")(delayed(_draw_batch)(batch) for batch in batches)
+    done = Parallel(n_jobs=workers, return_as="generator", **mortal_workers())(
+        delayed(_draw_batch)(batch) for batch in batches
+    )
     with tqdm(total=count, desc=name, unit=" pictures", disable=None) as progress:
 
         def drawn() -> Iterator[tuple[str, list[str]]]:
