@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from pipeline.errors import InputError
 from pipeline.manifest import FILE_NAME, Manifest
+from pipeline.records import VERSION
 from pipeline.verify import main as verify
 from tests.faults.findings import Findings
 from tests.faults.sets import build_here, contents, make_source
@@ -115,7 +116,7 @@ def manifest_of_another_set(folder: Path, other: Path, _: Chance) -> Sequence[st
 
 def manifest_of_another_version(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
     content = json.loads((folder / FILE_NAME).read_bytes())
-    content["format"] = [0, 2, 99, "1", None, 1.5][int(chance.integers(6))]
+    content["format"] = [VERSION - 1, VERSION + 1, 99, str(VERSION), None, VERSION + 0.5][int(chance.integers(6))]
     (folder / FILE_NAME).write_text(json.dumps(content))
     return [FILE_NAME]
 
