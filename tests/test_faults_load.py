@@ -14,9 +14,9 @@ from tests.faults.training import full_disk
 
 
 def test_decoding_stays_flat(tmp_path: Path) -> None:
-    findings = decode_maps(1, 600, tmp_path)
+    findings = decode_maps(1, 300, tmp_path)
     assert findings.failures == []
-    assert findings.cases == 600
+    assert findings.cases == 300
 
 
 def test_reading_stays_flat(tiny_shards: Path) -> None:
