@@ -25,6 +25,8 @@ RECIPE = $(if $(IS_DEMO),demo,$(if $(filter 1,$(NPROC)),openpose,openpose_8p))
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 BIN = .venv/bin
 READY = .venv/ready
+# the sets that are there, or what ought to be
+SETS = $(or $(wildcard $(SHARDS)/train $(SHARDS)/val),$(SHARDS))
 BUILD = $(BIN)/python -m pipeline.shards $(WORKERS:%=--workers %)
 # every split of $(1) in every folder of DATA that holds it, as options of pipeline.shards
 SOURCES = $(foreach folder,$(DATA),$(foreach split,$(1),$(if $(call ANNOTATED,$(folder),$(split)),--coco '$(folder)' --split '$(split)')))
@@ -97,10 +99,10 @@ export: $(READY) ## CKPT as a graph of FORMAT, beside the checkpoint
 	@$(BIN)/python -m training.export --ckpt '$(CKPT)' --format $(FORMAT) --device $(DEVICE) $(ARGS)
 
 stats: $(READY) ## what is in SHARDS/train and SHARDS/val
-	@$(BIN)/python -m pipeline.stats $(wildcard $(SHARDS)/train $(SHARDS)/val) $(ARGS)
+	@$(BIN)/python -m pipeline.stats $(SETS) $(ARGS)
 
 verify: $(READY) ## check every byte of SHARDS against its manifests
-	@for set in $(wildcard $(SHARDS)/train $(SHARDS)/val); do $(BIN)/python -m pipeline.verify $$set $(ARGS) || exit; done
+	@for set in $(SETS); do $(BIN)/python -m pipeline.verify $$set $(ARGS) || exit; done
 
 preview: $(READY) ## a contact sheet of augmented samples with their targets, SHARDS/preview.png
 	@$(BIN)/python -m pipeline.preview '$(SHARDS)'/train --out '$(SHARDS)'/preview.png $(ARGS)

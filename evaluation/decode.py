@@ -63,7 +63,7 @@ class DecodeConfig:
             where the keypoint between them was not found; 0 joins none.
         min_keypoints: people with fewer keypoints found are left out. COCO counts people of one labelled keypoint like
             others, so against 3, as the OpenPose authors have it, 1 is worth .02 to .07 AP on maps drawn from real
-            annotations. On the maps of the trained demo network it changes no digit of AP, and finds 431 people in 200
+            annotations. On the maps of the trained demo network it changes no digit of AP, and finds 427 people in 200
             pictures where 3 finds 349: lone points, which `evaluation.predict` leaves out by default.
         min_score: people with a lower score, as `person_scores` gives it, are left out. The default asks of a lone
             keypoint a height of 0.74, and of two with a limb 0.25 each.

@@ -90,6 +90,13 @@ def test_several_folders_and_splits_make_one_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ready")
+def test_nothing_to_verify_is_not_sound(tmp_path: Path) -> None:
+    result = make("verify", f"SHARDS={tmp_path / 'shards'}")
+    assert result.returncode == 2
+    assert "no manifest.json: run make shards" in result.stdout
+
+
+@pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize(
     ("target", "command"),
     [("train", "make shards"), ("eval", "make shards"), ("export", "make train"), ("stats", "make shards")],
