@@ -119,11 +119,13 @@ class Bench:
     def _pictures(self, coco: Path | None) -> Path:
         """A COCO folder: the one given, real pictures if there are any, or else drawn ones of COCO's size."""
         from pipeline.synthetic import generate
+        from tests.benchmarks.repeat import add_grain
 
         coco = coco or real_coco()
         if coco is None:
             coco = self.folder / "drawn"
             _say("drawing pictures", lambda: generate(coco, train=DRAWN, val=0, size=LONGER_SIDE))
+            add_grain(coco / self.split)
         return coco
 
     def _build(self) -> Path:

@@ -1,4 +1,4 @@
-"""A small COCO folder repeated to any number of pictures, so that a benchmark has enough to do."""
+"""Pictures for benchmarks: a small COCO folder repeated to any number, and drawn ones that are as heavy as COCO's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import simplejpeg
+
 from pipeline.coco import Rules, annotation_file
+
+GRAIN = 6
+"""Standard deviation of the grain that drawn pictures get, of 255."""
 
 
 def repeat_coco(
@@ -55,6 +61,22 @@ def repeat_coco(
     annotation_file(out, split).parent.mkdir(exist_ok=True)
     annotation_file(out, split).write_text(json.dumps(content), encoding="utf-8")
     return out
+
+
+def add_grain(folder: Path) -> None:
+    """Give drawn pictures the grain of photographs, and so the bytes of COCO's: 165 KB at 640 px.
+
+    Flat colours make JPEGs of 64 KB, which take half the time to decode and none of the time less for all else.
+
+    Args:
+        folder: holds the pictures, which are written again.
+    """
+    rng = np.random.default_rng(0)
+    for path in sorted(folder.iterdir()):
+        image = simplejpeg.decode_jpeg(path.read_bytes(), "BGR")
+        grain = rng.normal(0, GRAIN, image.shape[:2])[:, :, None]
+        grained = np.clip(image + grain, 0, 255).astype(np.uint8)
+        path.write_bytes(simplejpeg.encode_jpeg(grained, 95, "BGR", "444"))
 
 
 def _link(source: Path, target: Path) -> None:
