@@ -123,7 +123,7 @@ class Bench:
 
         coco = coco or real_coco()
         if coco is None:
-            coco = self.folder / "drawn"
+            coco, self.split = self.folder / "drawn", "train2017"
             _say("drawing pictures", lambda: generate(coco, train=DRAWN, val=0, size=LONGER_SIDE))
             add_grain(coco / self.split)
         return coco
