@@ -1,4 +1,4 @@
-"""Batches of augmented samples from a set of shards, and its records for evaluation.
+"""Batches of augmented samples from a set of shards, and its raw rows for all others.
 
 The only module that uses mindspore.dataset, and as a reader of raw rows in an order of our own: threads of ours fill
 each row into its place of the batch (`pipeline.filling`). That leaves nothing between decoder and batch to be copied,
@@ -23,8 +23,7 @@ from pipeline.filling import Batch, Filler, Row
 from pipeline.manifest import Manifest
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from pipeline.prefetch import Fill, fill_ahead
-from pipeline.records import EVAL_COLUMNS, TRAIN_COLUMNS, unpack
-from pipeline.sample import Annotation
+from pipeline.records import TRAIN_COLUMNS
 from pipeline.skeleton import NUM_KEYPOINTS
 from pipeline.spare import Returned
 from pipeline.targets import TargetConfig
@@ -238,26 +237,3 @@ def create_batches(
         threads=threads or default_threads(ranks),
         filler=Filler((height, width), seed, epoch, augment, targets),
     )
-
-
-def read_records(folder: Path, *, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Annotation, NDArray[np.uint8]]]:
-    """Read a set for evaluation: over all ranks every record exactly once, in the order of the shards.
-
-    Args:
-        folder: a set of shards.
-        rank: which of the processes this is; it reads records rank, rank + ranks, …
-        ranks: how many there are.
-
-    Yields:
-        The annotation with its truth, and the picture file's bytes as (N,) uint8.
-
-    Raises:
-        InputError: the set is missing or damaged.
-    """
-    manifest = Manifest.load(folder)
-    rows = read_rows(folder, manifest, EVAL_COLUMNS, range(rank, manifest.records, ranks))
-    try:
-        for row in rows:
-            yield unpack(row)
-    finally:
-        rows.close()

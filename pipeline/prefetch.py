@@ -120,8 +120,9 @@ class _Work(Generic[Row, Batch]):
                 raise self._broken
             unfinished = self._queue.popleft()
             self._changed.notify_all()
-        if unfinished.failure is not None or unfinished.batch is None:
-            raise unfinished.failure[1] if unfinished.failure else RuntimeError("a batch of nothing")
+        if unfinished.failure is not None:
+            raise unfinished.failure[1]
+        assert unfinished.batch is not None  # only one that could not be begun has none, and that is a failure
         return unfinished.batch
 
     def stop(self) -> None:

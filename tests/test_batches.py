@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from pipeline.augment import AugmentConfig, fit
-from pipeline.batches import create_batches, read_records, read_rows
+from pipeline.batches import create_batches, read_rows
 from pipeline.errors import InputError
 from pipeline.filling import sample_rng, unpack_sample
 from pipeline.manifest import Manifest
 from pipeline.plan import Options
-from pipeline.records import TRAIN_COLUMNS
+from pipeline.records import EVAL_COLUMNS, TRAIN_COLUMNS, unpack
 from pipeline.shards import build
 from pipeline.skeleton import COCO_KEYPOINTS, to_coco
 from pipeline.targets import TargetConfig, encode_maps
@@ -237,9 +237,11 @@ def test_a_dropped_iterator_leaves_no_thread(shards: Path):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 30])
-def test_evaluation_reads_every_record_once(shards: Path, source: Path, ranks: int):
+def test_rows_dealt_to_ranks_are_every_record_once(shards: Path, source: Path, ranks: int):
     content = json.loads((source / "annotations" / "person_keypoints_train.json").read_text())
-    parts = [list(read_records(shards, rank=rank, ranks=ranks)) for rank in range(ranks)]
+    manifest = Manifest.load(shards)
+    shares = [range(rank, RECORDS, ranks) for rank in range(ranks)]
+    parts = [[unpack(row) for row in read_rows(shards, manifest, EVAL_COLUMNS, share)] for share in shares]
     found = {annotation.image_id: (annotation, jpeg) for part in parts for annotation, jpeg in part}
     assert sum(map(len, parts)) == len(found) == RECORDS
     for image in content["images"]:
