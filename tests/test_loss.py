@@ -20,7 +20,7 @@ def loss():
 
     def compute(pafs, heatmaps, target_pafs, target_heatmaps, mask):
         stages = (tuple(ms.Tensor(each) for each in pafs), tuple(ms.Tensor(each) for each in heatmaps))
-        return float(cell(*stages, ms.Tensor(target_pafs), ms.Tensor(target_heatmaps), ms.Tensor(mask)).asnumpy())
+        return cell(*stages, ms.Tensor(target_pafs), ms.Tensor(target_heatmaps), ms.Tensor(mask)).asnumpy()
 
     return compute
 
@@ -29,14 +29,14 @@ def maps(rng, channels):
     return rng.normal(size=(2, channels, *GRID)).astype(np.float32)
 
 
-def test_it_is_the_sum_over_stages_of_masked_means(loss):
+def test_its_terms_are_the_masked_means_of_stages_and_branches(loss):
     rng = np.random.default_rng(0)
     pafs, heatmaps = [maps(rng, NUM_PAFS) for _ in range(3)], [maps(rng, NUM_HEATMAPS) for _ in range(3)]
     target_pafs, target_heatmaps = maps(rng, NUM_PAFS), maps(rng, NUM_HEATMAPS)
     mask = rng.integers(0, 2, (2, *GRID)).astype(np.uint8)
     weight = mask[:, None].astype(np.float64)
-    expected = sum(np.mean((paf - target_pafs) ** 2 * weight) for paf in pafs)
-    expected += sum(np.mean((heatmap - target_heatmaps) ** 2 * weight) for heatmap in heatmaps)
+    expected = [np.mean((paf - target_pafs) ** 2 * weight) for paf in pafs]
+    expected += [np.mean((heatmap - target_heatmaps) ** 2 * weight) for heatmap in heatmaps]
     assert loss(pafs, heatmaps, target_pafs, target_heatmaps, mask) == pytest.approx(expected, rel=1e-5)
 
 
@@ -48,7 +48,14 @@ def test_what_the_mask_hides_does_not_count(loss):
     wrong_paf, wrong_heatmap = paf.copy(), heatmap.copy()
     wrong_paf[1, :, 2:4, 3] += 100
     wrong_heatmap[1, :, 2:4, 3] -= 50
-    assert loss([wrong_paf] * 3, [wrong_heatmap] * 3, paf, heatmap, mask) == 0
+    assert not loss([wrong_paf] * 3, [wrong_heatmap] * 3, paf, heatmap, mask).any()
     wrong_heatmap[0, 0, 2, 3] += 1
-    assert loss([wrong_paf] * 3, [wrong_heatmap] * 3, paf, heatmap, mask) == pytest.approx(3 / heatmap.size)
-    assert loss([wrong_paf] * 3, [wrong_heatmap] * 3, paf, heatmap, np.zeros_like(mask)) == 0
+    terms = loss([wrong_paf] * 3, [wrong_heatmap] * 3, paf, heatmap, mask)
+    assert terms == pytest.approx([0] * 3 + [1 / heatmap.size] * 3)
+    assert not loss([wrong_paf] * 3, [wrong_heatmap] * 3, paf, heatmap, np.zeros_like(mask)).any()
+
+
+def test_terms_have_names_in_their_order():
+    from training.loss import term_names
+
+    assert term_names(2, 1) == ("pafs_1", "pafs_2", "heatmaps_1")

@@ -13,11 +13,16 @@ from training.network import OpenPose
 from training.targets import RenderTargets
 
 
-class StageLoss(nn.Cell):
-    """Masked mean squared error, summed over stages and branches.
+def term_names(pafs: int, heatmaps: int) -> tuple[str, ...]:
+    """Names of the loss's terms, in the order in which StageLoss gives them, for so many stages of each branch."""
+    return (*(f"pafs_{i + 1}" for i in range(pafs)), *(f"heatmaps_{i + 1}" for i in range(heatmaps)))
 
-    pafs, heatmaps: tuples of S tensors (B, 2L, h, w), (B, K + 1, h, w); targets alike; mask (B, h, w), 1 counts.
-    Returns a float32 scalar.
+
+class StageLoss(nn.Cell):
+    """Masked mean squared error of each stage and branch; their sum is the loss.
+
+    pafs, heatmaps: tuples of tensors (B, 2L, h, w), (B, K + 1, h, w), one a stage; a target of each, (B, …); mask
+    (B, h, w), 1 counts. Returns (T,) float32, named by `term_names`.
     """
 
     def construct(
@@ -29,12 +34,12 @@ class StageLoss(nn.Cell):
         mask: ms.Tensor,
     ) -> ms.Tensor:
         weight = ops.expand_dims(mask.astype(ms.float32), 1)  # (B, 1, h, w)
-        loss = ms.Tensor(0.0, ms.float32)
+        terms: tuple[ms.Tensor, ...] = ()
         for paf in pafs:
-            loss = loss + self._error(paf, target_pafs, weight)
+            terms += (self._error(paf, target_pafs, weight),)
         for heatmap in heatmaps:
-            loss = loss + self._error(heatmap, target_heatmaps, weight)
-        return loss
+            terms += (self._error(heatmap, target_heatmaps, weight),)
+        return ops.stack(terms)
 
     def _error(self, maps: ms.Tensor, targets: ms.Tensor, weight: ms.Tensor) -> ms.Tensor:
         error = (maps.astype(ms.float32) - targets) * weight
@@ -42,7 +47,7 @@ class StageLoss(nn.Cell):
 
 
 class LossFromMaps(nn.Cell):
-    """A batch with targets from the host to its loss."""
+    """A batch with targets from the host to its loss's terms, as StageLoss gives them."""
 
     def __init__(self, network: OpenPose) -> None:
         super().__init__(auto_prefix=False)
@@ -55,7 +60,7 @@ class LossFromMaps(nn.Cell):
 
 
 class LossFromKeypoints(nn.Cell):
-    """A batch whose targets are drawn on the device to its loss."""
+    """A batch whose targets are drawn on the device to its loss's terms, as StageLoss gives them."""
 
     def __init__(self, network: OpenPose, render: RenderTargets) -> None:
         super().__init__(auto_prefix=False)

@@ -8,9 +8,7 @@ import signal
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
 
-import mindspore as ms
 import numpy as np
 
 from pipeline.batches import create_batches
@@ -22,27 +20,16 @@ from training.callbacks import Reporter, StopSignal
 from training.checkpoint import Checkpoint, Position, newest_checkpoint, restore, save_checkpoint
 from training.config import Config
 from training.folder import check_folder, prepare_folder
-from training.network import OpenPose, count_parameters
+from training.learner import Learner, Outcome
+from training.network import count_parameters
 from training.parallel import World, start
 from training.plan import Plan, changes, plan_run
-from training.schedule import group_rates
-from training.step import TrainStep, build_loss, build_optimizer, set_rates
 
-HOST_INPUTS = ("image", "mask", "heatmaps", "pafs")
-DEVICE_INPUTS = ("image", "mask", "keypoints")
 DIVERGED = 3
 """Exit code of a run whose loss or gradient is not finite."""
 
 MOST_SKIPPED = 20
 """Steps in a row that may be left out; a network that has diverged answers to nothing any more."""
-
-
-class Outcome(NamedTuple):
-    """What a step came to, the same in every process: loss, norm of its gradient, whether any is asked to stop."""
-
-    loss: float
-    norm: float
-    stop: bool
 
 
 class End(Enum):
@@ -51,11 +38,6 @@ class End(Enum):
     FINISHED = 0
     STOPPED = 1
     DIVERGED = 2
-
-
-def draws_on_device(config: Config, world: World) -> bool:
-    """Where data.targets lets targets be drawn in this world."""
-    return world.targets_on_device if config.data.targets == "auto" else config.data.targets == "device"
 
 
 def fingerprint(manifest: Manifest) -> str:
@@ -74,13 +56,7 @@ class Run:
         self.plan = plan
         self.position = position
         self.skipped = self.skipped_in_a_row = 0
-        self.on_device = draws_on_device(config, world)
-        ms.set_seed(config.training.seed)
-        self.network = OpenPose(config.model)
-        self.optimizer = build_optimizer(self.network, config.training)
-        loss = build_loss(self.network, config, self.on_device)
-        self.cell = TrainStep(loss, self.optimizer, config.training, world.size)
-        self.cell.set_train()
+        self.learner = Learner(config, world, plan.total)
 
     @property
     def done(self) -> int:
@@ -90,7 +66,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint of the steps done; the ranks hold the same weights, so one of them does it."""
         if self.world.rank == 0:
-            parameters = self.cell.get_parameters()
+            parameters = self.learner.parameters()
             save_checkpoint(self.out, parameters, self.config, self.position, keep=self.config.training.keep)
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
@@ -109,33 +85,27 @@ class Run:
                 ranks=self.world.size,
                 threads=data.threads,
                 augment=data.augment,
-                targets=None if self.on_device else data.target,
+                targets=None if self.learner.on_device else data.target,
                 start=start if epoch == first else 0,
             )
             for batch in batches:
                 yield epoch, batch
 
-    def rates(self) -> tuple[float, float, float]:
-        """Learning rates of the next update."""
-        return group_rates(self.done, self.plan.total, self.config.training)
-
     def step(self, batch: Batch, stop: bool) -> Outcome:
         """Learn from one batch; `stop` says whether this process was asked to stop."""
-        set_rates(self.optimizer, self.rates())
-        names = DEVICE_INPUTS if self.on_device else HOST_INPUTS
-        loss, norm, stops = self.cell(ms.Tensor(np.float32(stop)), *(ms.Tensor(batch[name]) for name in names))
+        outcome = self.learner.step(batch, self.done, stop)
         self.position = self.position.after(1)
-        return Outcome(float(loss.asnumpy()), float(norm.asnumpy()), float(stops.asnumpy()) > 0)
+        return outcome
 
     def loop(self, reporter: Reporter, signals: StopSignal) -> End:
         """Train to the end, to a signal, or to a loss or gradient that is not finite."""
         training = self.config.training
         for epoch, batch in reporter.stopwatch.waiting(self.batches()):
-            rate = self.rates()[-1]
+            rate = self.learner.rates(self.done)[-1]
             outcome = self.step(batch, signals.number > 0)
             end = self.done == self.plan.total
             log = self.done % training.log_every == 0 or end
-            if math.isfinite(outcome.loss) and math.isfinite(outcome.norm):
+            if outcome.finite:
                 self.skipped_in_a_row = 0
                 reporter.update(step=self.done, epoch=epoch, loss=outcome.loss, lr=rate, log=log)
             elif not self.skip(outcome, batch, reporter):
@@ -209,7 +179,7 @@ def train(
             return 0
         run = Run(config, shards, out, world, plan, position.after(done))
         if checkpoint:
-            restore(run.cell, checkpoint.tensors, checkpoint.path)
+            restore(run.learner.cell, checkpoint.tensors, checkpoint.path)
         if world.rank == 0:
             prepare_folder(out, config, done)
         reporter.say(_summary(run))
@@ -254,7 +224,7 @@ def _agree(done: int, world: World, out: Path) -> None:
 def _summary(run: Run) -> str:
     world, plan, images = run.world, run.plan, run.config.training.batch_size * run.world.size
     return (
-        f"{count_parameters(run.network) / 1e6:.1f} M parameters, {world.size} x {world.device}, "
+        f"{count_parameters(run.learner.network) / 1e6:.1f} M parameters, {world.size} x {world.device}, "
         f"{run.position.records} records: {plan.total} steps of {images} images, {plan.epochs} epochs"
     )
 

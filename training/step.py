@@ -63,7 +63,7 @@ class TrainStep(nn.Cell):
     clipped to a global norm. A step whose gradients are not finite changes no weight.
 
     Takes `stop`, a float32 scalar that is above 0 where this process was asked to stop, and then what the loss takes.
-    Returns three float32 scalars, the same on every process: the loss averaged over processes, the global norm of the
+    Returns float32, the same on every process: the loss's terms (T,) averaged over processes, the global norm of the
     gradients before clipping, and the sum of `stop`, so that all processes stop after the same step.
     """
 
@@ -75,21 +75,21 @@ class TrainStep(nn.Cell):
         self.scale = config.loss_scale
         self.clip_norm = config.clip_norm
         self.processes = processes
-        self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights)
+        self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights, has_aux=True)
         if processes > 1:
             self.reduce_gradients = nn.DistributedGradReducer(self.weights, mean=True, degree=processes)
             self.reduce = ops.AllReduce()
 
-    def scaled_loss(self, *batch: ms.Tensor) -> ms.Tensor:
-        return self.loss(*batch) * self.scale
+    def scaled_loss(self, *batch: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
+        terms = self.loss(*batch)  # (T,)
+        return ops.sum(terms) * self.scale, terms
 
     def construct(self, stop: ms.Tensor, *batch: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
-        loss, gradients = self.value_and_grad(*batch)
-        loss = loss / self.scale
+        (_, terms), gradients = self.value_and_grad(*batch)
         if self.processes > 1:
             gradients = self.reduce_gradients(gradients)
-            shared = self.reduce(ops.stack((loss, stop)))
-            loss, stop = shared[0] / self.processes, shared[1]
+            shared = self.reduce(ops.cat((terms, ops.reshape(stop, (1,)))))
+            terms, stop = shared[:-1] / self.processes, shared[-1]
         norm = self.global_norm(gradients)
         factor = ms.Tensor(1.0 / self.scale, ms.float32)
         if self.clip_norm is not None:
@@ -98,8 +98,8 @@ class TrainStep(nn.Cell):
             updates = ()
             for gradient in gradients:
                 updates += (gradient * factor,)  # type: ignore[assignment]  # a graph knows no list of tensors
-            loss = ops.depend(loss, self.optimizer(updates))
-        return loss, norm, stop
+            terms = ops.depend(terms, self.optimizer(updates))
+        return terms, norm, stop
 
     def global_norm(self, gradients: tuple[ms.Tensor, ...]) -> ms.Tensor:
         squares = ms.Tensor(0.0, ms.float32)
