@@ -9,11 +9,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from training.plan import Plan
 
 QUIET_INTERVAL = 10.0
 """s between progress lines where nobody watches, as in a log file."""
@@ -54,36 +57,61 @@ class Reporter:
     A person at a terminal sees one line that changes; a log file gets a line of its own now and then.
     """
 
-    def __init__(self, run: Path, *, first: int, total: int, epochs: int, images_per_step: int, speaks: bool) -> None:
+    def __init__(
+        self, run: Path, plan: Plan, *, first: int, log_every: int, images_per_step: int, speaks: bool
+    ) -> None:
         self.run = run
-        self.total = total
-        self.epochs = epochs
+        self.total = plan.total
+        self.epochs = plan.epochs
+        self.log_every = log_every
         self.images_per_step = images_per_step
         self.speaks = speaks
         self.stopwatch = Stopwatch()
-        self.losses: list[float] = []
+        self.steps: list[Mapping[str, float]] = []
         self.watched = sys.stderr.isatty() or os.environ.get(WATCHED) == "1"
         self.written = -math.inf
         self.bar = tqdm(
-            total=total,
+            total=plan.total,
             initial=first,
             disable=not (speaks and self.watched),
             dynamic_ncols=True,
             bar_format="step {n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}]{postfix}",
         )
 
-    def update(self, *, step: int, epoch: int, loss: float, lr: float, log: bool) -> None:
-        """Count a finished step; with `log`, write the mean loss since the last line and the speed."""
-        self.losses.append(loss)
-        if log:
-            elapsed, data_wait = self.stopwatch.lap()
-            speed = self.images_per_step * len(self.losses) / elapsed
-            mean = sum(self.losses) / len(self.losses)
-            self.losses.clear()
-            self._write(step=step, epoch=epoch, loss=mean, lr=lr, images_per_s=round(speed, 2), data_wait=data_wait)
-            line = f"epoch {epoch + 1}/{self.epochs} loss {mean:.4f} lr {lr:.1e} {speed:.0f} images/s"
-            self._show(f"{line} data wait {data_wait:.1%}", step, speed)
+    def update(self, *, step: int, epoch: int, terms: Mapping[str, float], rates: Mapping[str, float]) -> None:
+        """Count a finished step.
+
+        Args:
+            step: updates done, this one included.
+            epoch: 0 for the first.
+            terms: of the loss, by name; the loss is their sum.
+            rates: the update's learning rates, by part of the network; the recipe's own is that of the last.
+        """
+        self.steps.append(terms)
+        if step % self.log_every == 0 or step == self.total:
+            self._log(step, epoch, rates)
         self.bar.update()
+
+    def _log(self, step: int, epoch: int, rates: Mapping[str, float]) -> None:
+        """Write means since the last line, and the speed."""
+        elapsed, data_wait = self.stopwatch.lap()
+        speed = self.images_per_step * len(self.steps) / elapsed
+        loss = _mean([sum(terms.values()) for terms in self.steps])
+        terms = {name: _mean([terms[name] for terms in self.steps]) for name in self.steps[0]}
+        self.steps.clear()
+        lr = list(rates.values())[-1]
+        self._write(
+            step=step,
+            epoch=epoch,
+            loss=loss,
+            lr=lr,
+            images_per_s=round(speed, 2),
+            data_wait=data_wait,
+            terms=terms,
+            rates=dict(rates),
+        )
+        line = f"epoch {epoch + 1}/{self.epochs} loss {loss:.4f} lr {lr:.1e} {speed:.0f} images/s"
+        self._show(f"{line} data wait {data_wait:.1%}", step, speed)
 
     def say(self, text: str) -> None:
         """Print a line above the progress."""
@@ -105,10 +133,14 @@ class Reporter:
             eta = tqdm.format_interval(left * self.images_per_step / speed)
             self.say(f"step {step}/{self.total} {line} ETA {eta}")
 
-    def _write(self, **metrics: float) -> None:
+    def _write(self, **metrics: float | dict[str, float]) -> None:
         if self.speaks:
             with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(metrics) + "\n")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 class StopSignal:

@@ -24,6 +24,7 @@ from training.learner import Learner, Outcome
 from training.network import count_parameters
 from training.parallel import World, start
 from training.plan import Plan, changes, plan_run
+from training.step import GROUPS
 
 DIVERGED = 3
 """Exit code of a run whose loss or gradient is not finite."""
@@ -101,13 +102,13 @@ class Run:
         """Train to the end, to a signal, or to a loss or gradient that is not finite."""
         training = self.config.training
         for epoch, batch in reporter.stopwatch.waiting(self.batches()):
-            rate = self.learner.rates(self.done)[-1]
+            rates = dict(zip(GROUPS, self.learner.rates(self.done), strict=True))
             outcome = self.step(batch, signals.number > 0)
             end = self.done == self.plan.total
-            log = self.done % training.log_every == 0 or end
             if outcome.finite:
                 self.skipped_in_a_row = 0
-                reporter.update(step=self.done, epoch=epoch, loss=outcome.loss, lr=rate, log=log)
+                terms = dict(zip(self.learner.term_names, outcome.terms, strict=True))
+                reporter.update(step=self.done, epoch=epoch, terms=terms, rates=rates)
             elif not self.skip(outcome, batch, reporter):
                 return End.DIVERGED
             if outcome.stop or end or self.done % training.checkpoint_every == 0:
@@ -165,9 +166,9 @@ def train(
     _agree(done, world, out)
     reporter = Reporter(
         out,
+        plan,
         first=done,
-        total=plan.total,
-        epochs=plan.epochs,
+        log_every=config.training.log_every,
         images_per_step=config.training.batch_size * world.size,
         speaks=world.rank == 0,
     )
