@@ -96,11 +96,11 @@ def checkpoint_network(checkpoint: Checkpoint) -> Network:
     """The checkpoint's network on MindSpore's device; a new canvas or batch size compiles a graph, once."""
     import mindspore as ms
 
-    from training.checkpoint import restore
+    from training.checkpoint import restore_answering
     from training.network import Answer, OpenPose
 
     network = OpenPose(checkpoint.config.model)
-    restore(network, checkpoint.tensors, checkpoint.path)
+    restore_answering(network, checkpoint)
     answer = Answer(network).set_train(False)
 
     def run(images: NDArray[np.uint8]) -> tuple[Floats, Floats]:

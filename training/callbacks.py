@@ -68,6 +68,7 @@ class Reporter:
         self.speaks = speaks
         self.stopwatch = Stopwatch()
         self.steps: list[Mapping[str, float]] = []
+        self.overflows = self.new_overflows = 0
         self.watched = sys.stderr.isatty() or os.environ.get(WATCHED) == "1"
         self.written = -math.inf
         self.bar = tqdm(
@@ -78,7 +79,16 @@ class Reporter:
             bar_format="step {n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}]{postfix}",
         )
 
-    def update(self, *, step: int, epoch: int, terms: Mapping[str, float], rates: Mapping[str, float]) -> None:
+    def update(
+        self,
+        *,
+        step: int,
+        epoch: int,
+        terms: Mapping[str, float],
+        rates: Mapping[str, float],
+        scale: float | None = None,
+        overflow: bool = False,
+    ) -> None:
         """Count a finished step.
 
         Args:
@@ -86,13 +96,16 @@ class Reporter:
             epoch: 0 for the first.
             terms: of the loss, by name; the loss is their sum.
             rates: the update's learning rates, by part of the network; the recipe's own is that of the last.
+            scale: of the loss in this step; None where it is not scaled.
+            overflow: whether the step was left out because its gradients overflowed.
         """
         self.steps.append(terms)
+        self.new_overflows += overflow
         if step % self.log_every == 0 or step == self.total:
-            self._log(step, epoch, rates)
+            self._log(step, epoch, rates, scale)
         self.bar.update()
 
-    def _log(self, step: int, epoch: int, rates: Mapping[str, float]) -> None:
+    def _log(self, step: int, epoch: int, rates: Mapping[str, float], scale: float | None) -> None:
         """Write means since the last line, and the speed."""
         elapsed, data_wait = self.stopwatch.lap()
         speed = self.images_per_step * len(self.steps) / elapsed
@@ -109,8 +122,12 @@ class Reporter:
             data_wait=data_wait,
             terms=terms,
             rates=dict(rates),
+            **({} if scale is None else {"loss_scale": scale, "overflows": self.new_overflows}),
         )
+        self.overflows, self.new_overflows = self.overflows + self.new_overflows, 0
         line = f"epoch {epoch + 1}/{self.epochs} loss {loss:.4f} lr {lr:.1e} {speed:.0f} images/s"
+        if self.overflows:
+            line += f" overflows {self.overflows}"
         self._show(f"{line} data wait {data_wait:.1%}", step, speed)
 
     def say(self, text: str) -> None:

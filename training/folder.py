@@ -2,7 +2,8 @@
 
 config.yaml is the resolved recipe, checkpoints/ the newest checkpoints, logs/ what the processes of a distributed run
 said, debug/ the graphs that MindSpore could not compile. metrics.jsonl has one object a line, each with its step, in
-the order of the run: of a logged step `step epoch loss lr images_per_s data_wait terms rates`, where terms (of the
+the order of the run: of a logged step `step epoch loss lr images_per_s data_wait terms rates`, and `loss_scale
+overflows` (of the last step, and how many since the line before) where the loss is scaled, where terms (of the
 loss, by stage and branch: pafs_1 …) and rates (of backbone, features, stages) are objects; of an evaluation `step`, the
 ten numbers by COCO's names (AP AP50 AP75 APM APL AR AR50 AR75 ARM ARL), `pictures` and `seconds`. Loss and terms are
 means since the line before. Nothing here imports MindSpore.
