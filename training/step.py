@@ -119,7 +119,7 @@ class TrainStep(nn.Cell):
 class Accumulate(nn.Cell):
     """Adds what `Gradients` gives of a batch to sums, of which `UpdateFromSums` makes an update.
 
-    The sums are 0 between updates, so no checkpoint keeps them.
+    Takes what the loss takes. The sums are 0 between updates, so no checkpoint keeps them.
     """
 
     def __init__(self, gradients: Gradients, weights: ms.ParameterTuple, terms: int) -> None:
@@ -132,7 +132,8 @@ class Accumulate(nn.Cell):
         sums, gradients = self.gradients(*batch)
         for total, gradient in zip(self.gradient_sums, gradients):  # noqa: B905  # a graph knows no strict
             ops.assign_add(total, gradient)
-        return ops.assign_add(self.sums, sums)
+        ops.assign_add(self.sums, sums)
+        return sums
 
 
 class UpdateFromSums(nn.Cell):
