@@ -66,6 +66,10 @@ class Learner:
         """Everything that a checkpoint keeps."""
         return self.cell.get_parameters()
 
+    def answering_weights(self) -> dict[str, ms.Parameter]:
+        """The weights to evaluate, by the names that the network gives them."""
+        return {parameter.name: parameter for parameter in self.network.get_parameters()}
+
     def rates(self, done: int) -> tuple[float, float, float]:
         """Learning rates of the parts of the network in the update after `done` updates."""
         return group_rates(done, self.total, self.training)

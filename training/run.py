@@ -19,12 +19,13 @@ from pipeline.manifest import Manifest
 from training.callbacks import Reporter, StopSignal
 from training.checkpoint import Checkpoint, Position, newest_checkpoint, restore, save_checkpoint
 from training.config import Config
-from training.folder import check_folder, prepare_folder
+from training.folder import best_path, check_folder, prepare_folder
 from training.learner import Learner, Outcome
 from training.network import count_parameters
 from training.parallel import World, start
 from training.plan import Plan, changes, plan_run
 from training.step import GROUPS
+from training.watch import Evaluator, Watch
 
 DIVERGED = 3
 """Exit code of a run whose loss or gradient is not finite."""
@@ -49,13 +50,23 @@ def fingerprint(manifest: Manifest) -> str:
 class Run:
     """A network in training, its data and its folder."""
 
-    def __init__(self, config: Config, shards: Path, out: Path, world: World, plan: Plan, position: Position) -> None:
+    def __init__(
+        self,
+        config: Config,
+        shards: Path,
+        out: Path,
+        world: World,
+        plan: Plan,
+        position: Position,
+        watch: Watch | None = None,
+    ) -> None:
         self.config = config
         self.shards = shards
         self.out = out
         self.world = world
         self.plan = plan
         self.position = position
+        self.watch = watch
         self.skipped = self.skipped_in_a_row = 0
         self.learner = Learner(config, world, plan.total)
 
@@ -73,6 +84,8 @@ class Run:
     def batches(self) -> Iterator[tuple[int, Batch]]:
         """What is left of the run's batches, each with its epoch."""
         data = self.config.data
+        if self.done == self.plan.total:
+            return
         first, start = divmod(self.done, self.plan.epoch_steps)
         for epoch in range(first, self.plan.epochs):
             batches = create_batches(
@@ -98,9 +111,17 @@ class Run:
         self.position = self.position.after(1)
         return outcome
 
-    def loop(self, reporter: Reporter, signals: StopSignal) -> End:
-        """Train to the end, to a signal, or to a loss or gradient that is not finite."""
+    def loop(self, reporter: Reporter, signals: StopSignal, overdue: bool = False) -> End:
+        """Train to the end, to a signal, or to a loss or gradient that is not finite.
+
+        Args:
+            reporter: told of every step.
+            signals: whether this process was asked to stop.
+            overdue: whether the network as it is now is to be evaluated first.
+        """
         training = self.config.training
+        if overdue and self.watch and not self.evaluate(self.watch, reporter, signals):
+            return End.STOPPED
         for epoch, batch in reporter.stopwatch.waiting(self.batches()):
             rates = dict(zip(GROUPS, self.learner.rates(self.done), strict=True))
             outcome = self.step(batch, signals.number > 0)
@@ -113,11 +134,28 @@ class Run:
                 return End.DIVERGED
             if outcome.stop or end or self.done % training.checkpoint_every == 0:
                 self.save()
+            if outcome.stop and not end:
+                return End.STOPPED
+            if self.watch and self.watch.due(self.done) and not self.evaluate(self.watch, reporter, signals):
+                return End.STOPPED
             if end:
                 break
-            if outcome.stop:
-                return End.STOPPED
         return End.FINISHED
+
+    def evaluate(self, watch: Watch, reporter: Reporter, signals: StopSignal) -> bool:
+        """Score the network and keep it if it is the best; False, and all is saved, if a process was asked to stop."""
+        with reporter.stopwatch.paused():
+            try:
+                score = watch.evaluate(self.learner, lambda: signals.number > 0, reporter.evaluating)
+            except InputError as error:
+                # a bad picture is no reason to lose days of training
+                reporter.say(f"Warning: step {self.done}: not evaluated: {error}")
+                return True
+            if score is None:
+                self.save()
+                return False
+            reporter.evaluated(self.done, score, best=watch.keep(score, self.learner, self.position))
+        return True
 
     def skip(self, outcome: Outcome, batch: Batch, reporter: Reporter) -> bool:
         """Say which step of which pictures came to a loss or a gradient that is not finite, and whether to go on."""
@@ -137,7 +175,15 @@ class Run:
 
 
 def train(
-    config: Config, shards: Path, out: Path, *, resume: bool, device: str, signals: StopSignal, resume_command: str
+    config: Config,
+    shards: Path,
+    out: Path,
+    *,
+    resume: bool,
+    device: str,
+    signals: StopSignal,
+    resume_command: str,
+    evaluator: Evaluator | None = None,
 ) -> int:
     """Train in this process, which may be one of several that msrun started.
 
@@ -149,6 +195,7 @@ def train(
         device: auto, cpu or ascend.
         signals: whether SIGINT or SIGTERM has come.
         resume_command: what to type to go on with a run that was stopped.
+        evaluator: what scores the network every training.eval_every steps; None for never.
 
     Returns:
         The exit code: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 3 loss or gradient is not finite.
@@ -164,6 +211,8 @@ def train(
     checkpoint, remarks = _resume_point(out, config, position) if resume else (None, [])
     done = checkpoint.step if checkpoint else 0
     _agree(done, world, out)
+    watch = Watch(out, config, evaluator, plan.total, world) if evaluator and config.training.eval_every else None
+    overdue = watch is not None and watch.missed(done)
     reporter = Reporter(
         out,
         plan,
@@ -173,19 +222,22 @@ def train(
         speaks=world.rank == 0,
     )
     try:
-        for remark in remarks:
+        for remark in [*remarks, *(watch.resume() if watch else [])]:
             reporter.say(remark)
-        if done >= plan.total:
+        if done >= plan.total and not overdue:
             reporter.say(f"{out}: finished, all {plan.total} steps are done; more with --set training.epochs=…")
             return 0
-        run = Run(config, shards, out, world, plan, position.after(done))
+        run = Run(config, shards, out, world, plan, position.after(done), watch)
         if checkpoint:
             restore(run.learner.cell, checkpoint.tensors, checkpoint.path)
         if world.rank == 0:
             prepare_folder(out, config, done)
         reporter.say(_summary(run))
         reporter.say(_host_work(run))
-        end = run.loop(reporter, signals)
+        end = run.loop(reporter, signals, overdue)
+        if watch and watch.best:
+            step, ap = watch.best
+            reporter.say(f"Best: AP {ap:.3f} after step {step}, {best_path(out)}")
         if end is End.STOPPED:
             reporter.say(f"Stopped after step {run.done} of {plan.total}; go on with: {resume_command}")
         return _exit_code(end, signals, world)
