@@ -95,11 +95,11 @@ def _load_graph(path: Path, device: str, overrides: Sequence[str]) -> Backend:
 def checkpoint_network(checkpoint: Checkpoint) -> Network:
     """The checkpoint's network on MindSpore's device; a new canvas or batch size compiles a graph, once."""
     from training.answer import answering
-    from training.checkpoint import restore
+    from training.checkpoint import restore_answering
     from training.network import OpenPose
 
     network = OpenPose(checkpoint.config.model)
-    restore(network, checkpoint.tensors, checkpoint.path)
+    restore_answering(network, checkpoint)
     return answering(network)
 
 

@@ -83,6 +83,7 @@ class Reporter:
         self.steps: list[Mapping[str, float]] = []
         self.ap = ""
         self.events: Events | None = None
+        self.overflows = self.new_overflows = 0
         self.watched = sys.stderr.isatty() or os.environ.get(WATCHED) == "1"
         self.written = -math.inf
         self.bar = tqdm(
@@ -93,7 +94,16 @@ class Reporter:
             bar_format="step {n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}]{postfix}",
         )
 
-    def update(self, *, step: int, epoch: int, terms: Mapping[str, float], rates: Mapping[str, float]) -> None:
+    def update(
+        self,
+        *,
+        step: int,
+        epoch: int,
+        terms: Mapping[str, float],
+        rates: Mapping[str, float],
+        scale: float | None = None,
+        overflow: bool = False,
+    ) -> None:
         """Count a finished step.
 
         Args:
@@ -101,13 +111,16 @@ class Reporter:
             epoch: 0 for the first.
             terms: of the loss, by name; the loss is their sum.
             rates: the update's learning rates, by part of the network; the recipe's own is that of the last.
+            scale: of the loss in this step; None where it is not scaled.
+            overflow: whether the step was left out because its gradients overflowed.
         """
         self.steps.append(terms)
+        self.new_overflows += overflow
         if step % self.log_every == 0 or step == self.total:
-            self._log(step, epoch, rates)
+            self._log(step, epoch, rates, scale)
         self.bar.update()
 
-    def _log(self, step: int, epoch: int, rates: Mapping[str, float]) -> None:
+    def _log(self, step: int, epoch: int, rates: Mapping[str, float], scale: float | None) -> None:
         """Write means since the last line, and the speed."""
         elapsed, data_wait = self.stopwatch.lap()
         speed = self.images_per_step * len(self.steps) / elapsed
@@ -116,9 +129,13 @@ class Reporter:
         self.steps.clear()
         lr = list(rates.values())[-1]
         pace = {"images_per_s": round(speed, 2), "data_wait": data_wait}
+        scaling = {} if scale is None else {"loss_scale": scale, "overflows": self.new_overflows}
         line = {"step": step, "epoch": epoch, "loss": loss, "lr": lr, **pace, "terms": terms, "rates": dict(rates)}
-        self._write(line, {"loss": {"total": loss, **terms}, "rate": rates, "pace": pace})
+        self._write(line | scaling, {"loss": {"total": loss, **terms}, "rate": rates, "pace": pace, "scaling": scaling})
+        self.overflows, self.new_overflows = self.overflows + self.new_overflows, 0
         told = f"epoch {epoch + 1}/{self.epochs} loss {loss:.4f} lr {lr:.1e} {speed:.0f} images/s"
+        if self.overflows:
+            told += f" overflows {self.overflows}"
         self._show(f"{told} data wait {data_wait:.1%}{self.ap}", step, speed)
 
     def evaluating(self, done: int, pictures: int) -> None:

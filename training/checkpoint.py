@@ -16,6 +16,7 @@ from mindspore import nn
 from pipeline.errors import InputError
 from pipeline.files import give_usual_mode
 from training.config import Config, parse_config
+from training.ema import PREFIX
 from training.folder import best_path, checkpoint_path, checkpoints
 from training.tensors import read_tensors
 
@@ -67,7 +68,7 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        tensors: parameters of network and optimizer by name.
+        tensors: parameters of network, optimizer, average of weights and loss scale by name.
         config: the recipe they were learnt with.
         position: where in the data training stood.
         mark: what it was chosen for, None if it was not.
@@ -201,7 +202,22 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[DamagedCheckpo
 
 def restore(cell: nn.Cell, tensors: dict[str, ms.Parameter], path: Path) -> None:
     """Put the tensors into a cell's parameters, every one of them; InputError names the first that does not fit."""
-    for parameter in cell.get_parameters():
+    restore_parameters(cell.get_parameters(), tensors, path)
+
+
+def restore_answering(network: nn.Cell, checkpoint: Checkpoint) -> None:
+    """Put into a network the weights that it should answer with: the average of weights, where the recipe kept one.
+
+    Raises:
+        InputError: a weight is missing or of another shape.
+    """
+    average = {name.removeprefix(PREFIX): each for name, each in checkpoint.tensors.items() if name.startswith(PREFIX)}
+    restore(network, average or checkpoint.tensors, checkpoint.path)
+
+
+def restore_parameters(parameters: Iterable[ms.Parameter], tensors: dict[str, ms.Parameter], path: Path) -> None:
+    """Put the tensors into parameters of their names, every one of them; InputError names one that does not fit."""
+    for parameter in parameters:
         tensor = tensors.get(parameter.name)
         if tensor is None:
             raise InputError(f"{path}: has no {parameter.name}; expected shape {tuple(parameter.shape)}")

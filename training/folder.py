@@ -4,9 +4,10 @@ config.yaml is the resolved recipe, checkpoints/ the newest checkpoints and best
 what the processes of a distributed run said, debug/ the graphs that MindSpore could not compile. metrics.jsonl has one
 object a line, each with its step, in the order of the run: of a logged step
 `step epoch loss lr images_per_s data_wait terms rates`, where terms (of the loss, by stage and branch: pafs_1 …) and
-rates (of backbone, features, stages) are objects, and loss and terms means since the line before; of an evaluation
-`step`, the ten numbers by COCO's names (AP AP50 AP75 APM APL AR AR50 AR75 ARM ARL), `pictures` and `seconds`. Nothing
-here imports MindSpore.
+rates (of backbone, features, stages) are objects, and loss and terms means since the line before; with `loss_scale
+overflows`, of the last step and since the line before, where the loss is scaled; of an evaluation `step`, the ten
+numbers by COCO's names (AP AP50 AP75 APM APL AR AR50 AR75 ARM ARL), `pictures` and `seconds`. Nothing here imports
+MindSpore.
 """
 
 from __future__ import annotations

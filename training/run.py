@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.batches import create_batches
 from pipeline.cores import default_threads, usable_cores
@@ -17,14 +18,14 @@ from pipeline.errors import InputError
 from pipeline.filling import Batch
 from pipeline.manifest import Manifest
 from training.callbacks import Reporter, StopSignal
-from training.checkpoint import Checkpoint, Position, newest_checkpoint, restore, save_checkpoint
+from training.checkpoint import Checkpoint, Position, newest_checkpoint, save_checkpoint
 from training.config import Config
 from training.folder import best_path, check_folder, prepare_folder
 from training.learner import Learner, Outcome
 from training.network import count_parameters
+from training.optimizer import GROUPS
 from training.parallel import World, start
-from training.plan import Plan, changes, plan_run
-from training.step import GROUPS
+from training.plan import Plan, changes, plan_run, update_samples
 from training.watch import Evaluator, Watch
 
 DIVERGED = 3
@@ -83,7 +84,7 @@ class Run:
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
         """What is left of the run's batches, each with its epoch."""
-        data = self.config.data
+        data, accumulate = self.config.data, self.config.training.accumulate
         if self.done == self.plan.total:
             return
         first, start = divmod(self.done, self.plan.epoch_steps)
@@ -100,15 +101,17 @@ class Run:
                 threads=data.threads,
                 augment=data.augment,
                 targets=None if self.learner.on_device else data.target,
-                start=start if epoch == first else 0,
+                start=start * accumulate if epoch == first else 0,
+                stop=self.plan.epoch_steps * accumulate,
             )
             for batch in batches:
                 yield epoch, batch
 
-    def step(self, batch: Batch, stop: bool) -> Outcome:
-        """Learn from one batch; `stop` says whether this process was asked to stop."""
+    def step(self, batch: Batch, stop: bool) -> Outcome | None:
+        """Learn from one batch, None if the step takes more; `stop` says whether this process was asked to stop."""
         outcome = self.learner.step(batch, self.done, stop)
-        self.position = self.position.after(1)
+        if outcome:
+            self.position = self.position.after(1)
         return outcome
 
     def loop(self, reporter: Reporter, signals: StopSignal, overdue: bool = False) -> End:
@@ -122,16 +125,24 @@ class Run:
         training = self.config.training
         if overdue and self.watch and not self.evaluate(self.watch, reporter, signals):
             return End.STOPPED
+        image_ids: list[NDArray[np.int64]] = []
         for epoch, batch in reporter.stopwatch.waiting(self.batches()):
             rates = dict(zip(GROUPS, self.learner.rates(self.done), strict=True))
+            image_ids.append(batch["image_id"])
             outcome = self.step(batch, signals.number > 0)
+            if outcome is None:
+                continue
             end = self.done == self.plan.total
-            if outcome.finite:
-                self.skipped_in_a_row = 0
+            self.skipped_in_a_row = 0 if outcome.finite else self.skipped_in_a_row + 1
+            if outcome.finite or (outcome.overflow and self.skipped_in_a_row < MOST_SKIPPED):
                 terms = dict(zip(self.learner.term_names, outcome.terms, strict=True))
-                reporter.update(step=self.done, epoch=epoch, terms=terms, rates=rates)
-            elif not self.skip(outcome, batch, reporter):
+                scale = None if outcome.scale == 1 else outcome.scale
+                reporter.update(
+                    step=self.done, epoch=epoch, terms=terms, rates=rates, scale=scale, overflow=outcome.overflow
+                )
+            elif not self.skip(outcome, np.concatenate(image_ids), reporter):
                 return End.DIVERGED
+            image_ids.clear()
             if outcome.stop or end or self.done % training.checkpoint_every == 0:
                 self.save()
             if outcome.stop and not end:
@@ -157,19 +168,20 @@ class Run:
             reporter.evaluated(self.done, score, best=watch.keep(score, self.learner, self.position))
         return True
 
-    def skip(self, outcome: Outcome, batch: Batch, reporter: Reporter) -> bool:
+    def skip(self, outcome: Outcome, image_ids: NDArray[np.int64], reporter: Reporter) -> bool:
         """Say which step of which pictures came to a loss or a gradient that is not finite, and whether to go on."""
         self.skipped += 1
-        self.skipped_in_a_row += 1
         goes_on = self.config.training.on_nonfinite == "skip" and self.skipped_in_a_row < MOST_SKIPPED
         what = "gradient" if math.isfinite(outcome.loss) else "loss"
-        pictures = ", ".join(str(image_id) for image_id in self.world.gather(batch["image_id"]))
+        pictures = ", ".join(str(image_id) for image_id in self.world.gather(image_ids))
         told = f"step {self.done}: the {what} is not finite; image ids {pictures}"
         if goes_on:
             reporter.say(f"Warning: {told}; left out, {self.skipped} so far")
             reporter.bar.update()
         else:
             advice = "lower training.lr or set training.clip_norm"
+            if outcome.overflow:
+                advice = "lower training.loss_scale or set training.loss_scale_mode=dynamic"
             reporter.say(f"Error: {told}; nothing was saved since the last checkpoint: {advice}")
         return goes_on
 
@@ -218,7 +230,7 @@ def train(
         plan,
         first=done,
         log_every=config.training.log_every,
-        images_per_step=config.training.batch_size * world.size,
+        images_per_step=update_samples(config, world.size),
         speaks=world.rank == 0,
     )
     try:
@@ -229,7 +241,7 @@ def train(
             return 0
         run = Run(config, shards, out, world, plan, position.after(done), watch)
         if checkpoint:
-            restore(run.learner.cell, checkpoint.tensors, checkpoint.path)
+            run.learner.restore(checkpoint)
         if world.rank == 0:
             prepare_folder(out, config, done)
         reporter.say(_summary(run))
@@ -275,10 +287,11 @@ def _agree(done: int, world: World, out: Path) -> None:
 
 
 def _summary(run: Run) -> str:
-    world, plan, images = run.world, run.plan, run.config.training.batch_size * run.world.size
+    world, plan, images = run.world, run.plan, update_samples(run.config, run.world.size)
     return (
-        f"{count_parameters(run.learner.network) / 1e6:.1f} M parameters, {world.size} x {world.device}, "
-        f"{run.position.records} records: {plan.total} steps of {images} images, {plan.epochs} epochs"
+        f"{count_parameters(run.learner.network) / 1e6:.1f} M parameters, {run.learner.precision}, "
+        f"{world.size} x {world.device}, {run.position.records} records: {plan.total} steps of {images} images, "
+        f"{plan.epochs} epochs"
     )
 
 
