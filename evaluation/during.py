@@ -1,6 +1,6 @@
 """Scoring a network while it trains: COCO's AP on some pictures of a set, shared by the processes that train.
 
-What `training.watch.Evaluator` asks for. One scale and no flip, whatever the recipe evaluates with in the end: that
+What `training.validation.Evaluator` asks for. One scale and no flip, whatever the recipe evaluates with in the end: that
 takes a fraction of the time, and orders checkpoints as well.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from evaluation.flip import Network
     from training.config import Config
     from training.parallel import World
-    from training.watch import Score
+    from training.validation import Score
 
 
 def spread(total: int, number: int | None) -> list[int]:
@@ -61,8 +61,8 @@ class DuringTraining:
     def __call__(
         self, network: Network, world: World, stopped: Callable[[], bool], progress: Callable[[int, int], object]
     ) -> Score | None:
-        """Score a network; arguments, result and errors as `training.watch.Evaluator` has them."""
-        from training.watch import Score
+        """Score a network; arguments, result and errors as `training.validation.Evaluator` has them."""
+        from training.validation import Score
 
         start = time.monotonic()
         mine, sheet = self._look(network, world, stopped, progress)

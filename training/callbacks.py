@@ -19,7 +19,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from training.events import Events
     from training.plan import Plan
-    from training.watch import Score
+    from training.validation import Score
 
 QUIET_INTERVAL = 10.0
 """s between progress lines where nobody watches, as in a log file."""

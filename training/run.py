@@ -26,7 +26,7 @@ from training.network import count_parameters
 from training.optimizer import GROUPS
 from training.parallel import World, start
 from training.plan import Plan, changes, plan_run, update_samples
-from training.watch import Evaluator, Watch
+from training.validation import Evaluator, Validation
 
 DIVERGED = 3
 """Exit code of a run whose loss or gradient is not finite."""
@@ -59,7 +59,7 @@ class Run:
         world: World,
         plan: Plan,
         position: Position,
-        watch: Watch | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self.config = config
         self.shards = shards
@@ -67,7 +67,7 @@ class Run:
         self.world = world
         self.plan = plan
         self.position = position
-        self.watch = watch
+        self.validation = validation
         self.skipped = self.skipped_in_a_row = 0
         self.learner = Learner(config, world, plan.total)
 
@@ -123,7 +123,7 @@ class Run:
             overdue: whether the network as it is now is to be evaluated first.
         """
         training = self.config.training
-        if overdue and self.watch and not self.evaluate(self.watch, reporter, signals):
+        if overdue and self.validation and not self.evaluate(self.validation, reporter, signals):
             return End.STOPPED
         image_ids: list[NDArray[np.int64]] = []
         for epoch, batch in reporter.stopwatch.waiting(self.batches()):
@@ -147,17 +147,21 @@ class Run:
                 self.save()
             if outcome.stop and not end:
                 return End.STOPPED
-            if self.watch and self.watch.due(self.done) and not self.evaluate(self.watch, reporter, signals):
+            if (
+                self.validation
+                and self.validation.due(self.done)
+                and not self.evaluate(self.validation, reporter, signals)
+            ):
                 return End.STOPPED
             if end:
                 break
         return End.FINISHED
 
-    def evaluate(self, watch: Watch, reporter: Reporter, signals: StopSignal) -> bool:
+    def evaluate(self, validation: Validation, reporter: Reporter, signals: StopSignal) -> bool:
         """Score the network and keep it if it is the best; False, and all is saved, if a process was asked to stop."""
         with reporter.stopwatch.paused():
             try:
-                score = watch.evaluate(self.learner, lambda: signals.number > 0, reporter.evaluating)
+                score = validation.evaluate(self.learner, lambda: signals.number > 0, reporter.evaluating)
             except InputError as error:
                 # a bad picture is no reason to lose days of training
                 reporter.say(f"Warning: step {self.done}: not evaluated: {error}")
@@ -165,7 +169,7 @@ class Run:
             if score is None:
                 self.save()
                 return False
-            reporter.evaluated(self.done, score, best=watch.keep(score, self.learner, self.position))
+            reporter.evaluated(self.done, score, best=validation.keep(score, self.learner, self.position))
         return True
 
     def skip(self, outcome: Outcome, image_ids: NDArray[np.int64], reporter: Reporter) -> bool:
@@ -223,8 +227,10 @@ def train(
     checkpoint, remarks = _resume_point(out, config, position) if resume else (None, [])
     done = checkpoint.step if checkpoint else 0
     _agree(done, world, out)
-    watch = Watch(out, config, evaluator, plan.total, world) if evaluator and config.training.eval_every else None
-    overdue = watch is not None and watch.missed(done)
+    validation = (
+        Validation(out, config, evaluator, plan.total, world) if evaluator and config.training.eval_every else None
+    )
+    overdue = validation is not None and validation.missed(done)
     reporter = Reporter(
         out,
         plan,
@@ -234,12 +240,12 @@ def train(
         speaks=world.rank == 0,
     )
     try:
-        for remark in [*remarks, *(watch.resume() if watch else [])]:
+        for remark in [*remarks, *(validation.resume() if validation else [])]:
             reporter.say(remark)
         if done >= plan.total and not overdue:
             reporter.say(f"{out}: finished, all {plan.total} steps are done; more with --set training.epochs=…")
             return 0
-        run = Run(config, shards, out, world, plan, position.after(done), watch)
+        run = Run(config, shards, out, world, plan, position.after(done), validation)
         if checkpoint:
             run.learner.restore(checkpoint)
         if world.rank == 0:
@@ -247,8 +253,8 @@ def train(
         reporter.say(_summary(run))
         reporter.say(_host_work(run))
         end = run.loop(reporter, signals, overdue)
-        if watch and watch.best:
-            step, ap = watch.best
+        if validation and validation.best:
+            step, ap = validation.best
             reporter.say(f"Best: AP {ap:.3f} after step {step}, {best_path(out)}")
         if end is End.STOPPED:
             reporter.say(f"Stopped after step {run.done} of {plan.total}; go on with: {resume_command}")

@@ -15,7 +15,7 @@ from training.options import device_option
 
 if TYPE_CHECKING:
     from training.config import Config
-    from training.watch import Evaluator
+    from training.validation import Evaluator
 
 
 @click.command()

@@ -76,7 +76,7 @@ class Evaluator(Protocol):
         ...
 
 
-class Watch:
+class Validation:
     """Evaluates a run's network when it is due, and keeps the checkpoint of the best.
 
     Attributes:
