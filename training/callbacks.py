@@ -209,10 +209,11 @@ class StopSignal:
 
     Attributes:
         number: of the last signal that came, 0 before.
+        count: how many have come.
     """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number = self.count = 0
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
     def watch(self, answer: str = "Stopping after the next step") -> None:
@@ -222,5 +223,6 @@ class StopSignal:
     def _wait(self, answer: str) -> None:
         while True:
             self.number = signal.sigwait(STOPPING)
+            self.count += 1
             sys.stderr.write(f"\n{answer}\n")
             sys.stderr.flush()

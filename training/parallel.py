@@ -15,16 +15,17 @@ from mindspore import communication, ops
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from training.launch import launched
+from training.launch import launched, local_processes
 
 
 @dataclass(frozen=True)
 class World:
-    """A process among all that train together."""
+    """A process among all that train together; `local` of the `size` are on this machine."""
 
     device: str
     rank: int = 0
     size: int = 1
+    local: int = 1
 
     @property
     def targets_on_device(self) -> bool:
@@ -78,7 +79,8 @@ def start(device: str, debug_folder: Path) -> World:
     if not launched():
         return World(target)
     communication.init()
-    world = World(target, communication.get_rank(), communication.get_group_size())
+    size = communication.get_group_size()
+    world = World(target, communication.get_rank(), size, local_processes(size))
     ms.set_auto_parallel_context(
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world.size
     )

@@ -98,7 +98,7 @@ class Run:
                 epoch=epoch,
                 rank=self.world.rank,
                 ranks=self.world.size,
-                threads=data.threads,
+                threads=data.threads or default_threads(self.world.local),
                 augment=data.augment,
                 targets=None if self.learner.on_device else data.target,
                 start=start * accumulate if epoch == first else 0,
@@ -277,7 +277,8 @@ def _resume_point(out: Path, config: Config, here: Position) -> tuple[Checkpoint
             "the same, or train into another folder"
         )
     if there.processes != here.processes:
-        raise InputError(f"{checkpoint.path}: trained by NPROC={there.processes}, now {here.processes}: use the same")
+        counts = f"trained by {there.processes} processes, now {here.processes}"
+        raise InputError(f"{checkpoint.path}: {counts}: use the same NPROC and HOSTS")
     try:
         changed = changes(checkpoint.config, config)
     except InputError as error:
@@ -302,8 +303,8 @@ def _summary(run: Run) -> str:
 
 
 def _host_work(run: Run) -> str:
-    threads = run.config.data.threads or default_threads(run.world.size)
-    return f"{threads} data threads in each of {run.world.size} processes, {usable_cores()} cores"
+    threads = run.config.data.threads or default_threads(run.world.local)
+    return f"{threads} data threads in each of {run.world.local} processes, {usable_cores()} cores"
 
 
 def _exit_code(end: End, signals: StopSignal, world: World) -> int:

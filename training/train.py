@@ -11,6 +11,7 @@ import click
 
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.quiet import quiet_mindspore
+from training.cluster import MASTER_PORT, plan_cluster
 from training.options import device_option
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
 @click.option("--verify", is_flag=True, help="Hash every shard before anything starts, not only those that changed.")
 @device_option
-@click.option("--nproc", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes, one a device.")
+@click.option("--nproc", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes on each machine.")
+@click.option("--hosts", default="1", show_default=True, help="Machines: how many, or the names of all, 0 first.")
+@click.option("--node-rank", type=int, help="Which of --hosts this is, from 0.  [names: found by address]")
+@click.option("--master", metavar="ADDRESS", help="Of machine 0, as the others reach it.  [names: the first]")
+@click.option("--master-port", type=click.IntRange(1024, 65535), default=MASTER_PORT, show_default=True, help="Of it.")
 @reports_input_errors
 def main(
     recipe: Path,
@@ -39,6 +44,10 @@ def main(
     verify: bool,
     device: str,
     nproc: int,
+    hosts: str,
+    node_rank: int | None,
+    master: str | None,
+    master_port: int,
 ) -> None:
     """Train the network of a recipe on a set of shards.
 
@@ -48,6 +57,7 @@ def main(
     Exit codes: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 2 something given is wrong; 3 the loss or the
     gradient is not finite. With several processes, that of the one that failed first, 128 + N if signal N killed it.
     """
+    cluster = plan_cluster(nproc, hosts, node_rank, master, master_port)
     quiet_mindspore()
     from training.callbacks import StopSignal
 
@@ -55,17 +65,19 @@ def main(
     from pipeline.manifest import Manifest
     from training.config import load_config
     from training.folder import check_folder
-    from training.launch import launch, launched
+    from training.launch import join_launch, launch, launched
     from training.plan import plan_run
 
+    if launched():
+        join_launch(cluster)
     config = load_config(recipe, overrides)
     if not launched():
-        plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, nproc)
+        plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, cluster.total)
         check_folder(out, resume)
     evaluator = _evaluator(config, val)
     signals.watch()
-    if nproc > 1 and not launched():
-        raise SystemExit(launch(nproc, out, sys.argv[1:], signals))
+    if cluster.total > 1 and not launched():
+        raise SystemExit(launch(cluster, out, sys.argv[1:], signals))
     from training.run import train
 
     again = [*sys.argv[1:], *([] if resume else ["--resume"])]
