@@ -225,7 +225,7 @@ def test_the_command_checks_the_validation_set_before_it_starts(tiny_recipe, tin
     assert not (tmp_path / "run").exists()
     result = run()
     assert result.exit_code == 0, result.output
-    assert "Warning: training.eval_every: there is no validation set" in result.stderr
+    assert "Warning: training.eval_every: nothing to evaluate on; give a set with --val" in result.stderr
     assert tiny.evaluations(tmp_path / "run") == {}
 
 
@@ -248,3 +248,19 @@ def test_ranks_take_the_moments_of_the_first(monkeypatch):
     for name, parameter in understudy.parameters.items():
         expected = weights[name].asnumpy() + (name in moments)
         np.testing.assert_array_equal(parameter.asnumpy(), expected, err_msg=name)
+
+
+def test_two_processes_share_the_pictures_of_an_evaluation(tiny_recipe, tiny_shards, tmp_path):
+    run = tmp_path / "run"
+    settings = ("training.batch_size=2", "training.eval_every=24", "training.eval_pictures=12", "model.batch_norm=true")
+    more = [part for setting in settings for part in ("--set", setting)]
+    command = tiny.command(tiny_recipe, tiny_shards, run, "--nproc", "2", "--val", str(tiny_shards), *more)
+    process = tiny.start(command)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    lines = [line for line in tiny.metrics(run) if "AP" in line]
+    assert [(line["step"], line["pictures"]) for line in lines] == [(24, 12), (48, 12)]
+    assert err.count(" on 12 pictures in ") == 2
+    best = load_checkpoint(best_path(run))
+    assert f"Best: AP {best.mark.ap:.3f} after step {best.step}, {best_path(run)}\n" in err
+    assert [step for step, _ in curves(run)["validation/AP"]] == [24, 48]

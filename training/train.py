@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--config", "recipe", type=click.Path(path_type=Path), required=True, help="Recipe, a YAML file.")
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Training set, made by pipeline.shards.")
-@click.option("--val", type=click.Path(path_type=Path), help="Validation set, for training.eval_every.")
+@click.option("--val", type=click.Path(path_type=Path), help="Validation set, scored every training.eval_every steps.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field: training.lr=2e-4.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
@@ -74,41 +74,35 @@ def main(
     if not launched():
         plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, cluster.total)
         check_folder(out, resume)
-    evaluator = _evaluator(config, val)
+    evaluator = _evaluator(config, val, tell=not launched())
     signals.watch()
     if cluster.total > 1 and not launched():
         raise SystemExit(launch(cluster, out, sys.argv[1:], signals))
+    raise SystemExit(_train(config, shards, out, resume=resume, device=device, signals=signals, evaluator=evaluator))
+
+
+def _train(config: Config, shards: Path, out: Path, *, resume: bool, **more: Any) -> int:
+    """`training.run.train`, whose errors of the disk become InputErrors; returns the exit code."""
     from training.run import train
 
     again = [*sys.argv[1:], *([] if resume else ["--resume"])]
     command = shlex.join([sys.executable, "-m", "training.train", *again])
     try:
-        code = train(
-            config,
-            shards,
-            out,
-            resume=resume,
-            device=device,
-            signals=signals,
-            resume_command=command,
-            evaluator=evaluator,
-        )
+        return train(config, shards, out, resume=resume, resume_command=command, **more)
     except OSError as error:
         raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
-    raise SystemExit(code)
 
 
-def _evaluator(config: Config, val: Path | None) -> Evaluator | None:
-    """What scores the network on its way; InputError where the validation set is no use.
+def _evaluator(config: Config, val: Path | None, tell: bool) -> Evaluator | None:
+    """What scores the network on its way, if anything; InputError where the validation set is no use.
 
     This command is where training and evaluation are put together: nothing else in training imports evaluation.
     """
     if config.training.eval_every is None:
         return None
     if val is None:
-        click.echo(
-            "Warning: training.eval_every: there is no validation set to evaluate on; give one with --val", err=True
-        )
+        if tell:
+            click.echo("Warning: training.eval_every: nothing to evaluate on; give a set with --val", err=True)
         return None
     from evaluation.during import DuringTraining
 
