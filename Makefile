@@ -6,6 +6,10 @@ VAL ?= val2017
 SHARDS ?= shards/$(NAME)
 RUN ?= runs/$(NAME)
 NPROC ?= 1
+HOSTS ?= 1
+NODE_RANK ?=
+MASTER ?=
+MASTER_PORT ?=
 CONFIG ?= configs/$(RECIPE).yaml
 CKPT ?= $(RUN)
 FORMAT ?= onnx
@@ -21,13 +25,15 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 NAME = $(subst $(SPACE),+,$(notdir $(abspath $(DATA))))
 SPACE = $(subst ,, )
 IS_DEMO = $(filter $(abspath data/demo),$(abspath $(DATA)))
-RECIPE = $(if $(IS_DEMO),demo,$(if $(filter 1,$(NPROC)),openpose,openpose_8p))
+RECIPE = $(if $(IS_DEMO),demo,$(if $(filter-out 1,$(NPROC) $(HOSTS)),openpose_8p,openpose))
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 BIN = .venv/bin
 READY = .venv/ready
 # the sets that are there, or what ought to be
 SETS = $(or $(wildcard $(SHARDS)/train $(SHARDS)/val),$(SHARDS))
 BUILD = $(BIN)/python -m pipeline.shards $(WORKERS:%=--workers %)
+MACHINES = $(if $(filter-out 1,$(HOSTS)),--hosts '$(HOSTS)') $(NODE_RANK:%=--node-rank %) $(MASTER:%=--master %) \
+	$(MASTER_PORT:%=--master-port %)
 # every split of $(1) in every folder of DATA that holds it, as options of pipeline.shards
 SOURCES = $(foreach folder,$(DATA),$(foreach split,$(1),$(if $(call ANNOTATED,$(folder),$(split)),--coco '$(folder)' --split '$(split)')))
 ANNOTATED = $(shell test -f '$(1)/annotations/person_keypoints_$(2).json' && echo yes)
@@ -45,7 +51,11 @@ help: ## print this
 	@echo '  SHARDS      folder of the MindRecord sets train/ and val/  [$(SHARDS)]'
 	@echo '  RUN         folder of the training run  [$(RUN)]'
 	@echo '  CONFIG      recipe  [$(CONFIG)]'
-	@echo '  NPROC       processes that train or evaluate, one a device  [$(NPROC)]'
+	@echo '  NPROC       processes that train or evaluate, one a device; in training on each machine  [$(NPROC)]'
+	@echo '  HOSTS       machines that train: how many, or the names of all, number 0 first  [$(HOSTS)]'
+	@echo '  NODE_RANK   which of HOSTS this one is, from 0; of names it is found  [$(NODE_RANK)]'
+	@echo '  MASTER      address of machine 0 for the others; of names it is the first  [$(MASTER)]'
+	@echo '  MASTER_PORT on it, free  [$(or $(MASTER_PORT),8118)]'
 	@echo '  CKPT        checkpoint to evaluate or export, or a run: its newest  [$(CKPT)]'
 	@echo '  FORMAT      of the exported graph: onnx, mindir or air  [$(FORMAT)]'
 	@echo '  WORKERS     processes that write shards  [$(or $(WORKERS),one a core)]'
@@ -88,8 +98,9 @@ shards: $(READY) $(if $(IS_DEMO),data) ## DATA -> SHARDS/train and SHARDS/val
 	@$(if $(strip $(call SOURCES,$(VAL))),$(BUILD) $(call SOURCES,$(VAL)) --out '$(SHARDS)'/val $(ARGS))
 
 train: $(READY) ## train CONFIG on SHARDS/train into RUN
-	@$(BIN)/python -m training.train --config '$(CONFIG)' --shards '$(SHARDS)'/train --out '$(RUN)' \
-		--nproc $(NPROC) --device $(DEVICE) $(if $(RESUME),--resume) $(ARGS)
+	@$(BIN)/python -m training.train --config '$(CONFIG)' --shards '$(SHARDS)'/train \
+		$(if $(wildcard $(SHARDS)/val),--val '$(SHARDS)'/val) --out '$(RUN)' \
+		--nproc $(NPROC) $(MACHINES) --device $(DEVICE) $(if $(RESUME),--resume) $(ARGS)
 
 eval: $(READY) ## COCO keypoint AP of CKPT on SHARDS/val; RUN/report explains it, RUN/pictures shows it
 	@$(BIN)/python -m evaluation.evaluate --ckpt '$(CKPT)' --shards '$(SHARDS)'/val --out '$(RUN)' \

@@ -16,7 +16,7 @@ from tests import tiny
 from training.callbacks import StopSignal
 from training.checkpoint import load_checkpoint
 from training.folder import checkpoints
-from training.launch import Watch
+from training.watch import Watch
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
 
@@ -147,7 +147,7 @@ def test_signals_reach_a_worker_in_another_session(tmp_path, number, code):
 
 
 def test_a_worker_that_does_not_end_is_killed(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("training.launch.GRACE", 1.0)
+    monkeypatch.setattr("training.watch.GRACE", 1.0)
     worker = "[signal.signal(n, signal.SIG_IGN) for n in (2, 15)]"
     assert watch(tmp_path / "logs", worker, signal.SIGTERM) == 1
     assert "Error: the workers did not end within 1 s" in capfd.readouterr().err

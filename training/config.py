@@ -141,7 +141,15 @@ class TrainingConfig(StrictModel):
     )
     log_every: int = Field(default=20, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_every: int = Field(default=1000, ge=1, description="steps between checkpoints")
-    keep: int = Field(default=3, ge=1, description="checkpoints kept; older ones are removed")
+    eval_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="steps between evaluations, at one scale without flip; the last step too; empty: never",
+    )
+    eval_pictures: int | None = Field(
+        default=None, ge=1, description="pictures of the validation set to evaluate, evenly spread; empty: all"
+    )
+    keep: int = Field(default=3, ge=1, description="newest checkpoints kept, beside the best; others are removed")
 
     @field_validator("lr_steps")
     @classmethod

@@ -102,6 +102,11 @@ class Learner:
                 tensors[parameter.name] = tensors.get(parameter.name.removeprefix(PREFIX), parameter)
         restore_parameters(self.parameters(), tensors, checkpoint.path)
 
+    def answering_weights(self) -> dict[str, ms.Parameter]:
+        """The weights to evaluate, by the names that the network gives them: their average, if there is one."""
+        parameters = self.average.averages if self.average else self.network.get_parameters()
+        return {parameter.name.removeprefix(PREFIX): parameter for parameter in parameters}
+
     def rates(self, done: int) -> tuple[float, float, float]:
         """Learning rates of the parts of the network in the update after `done` updates."""
         return group_rates(done, self.total, self.training)

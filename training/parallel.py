@@ -15,16 +15,17 @@ from mindspore import communication, ops
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from training.launch import launched
+from training.launch import launched, local_processes
 
 
 @dataclass(frozen=True)
 class World:
-    """A process among all that train together."""
+    """A process among all that train together; `local` of the `size` are on this machine."""
 
     device: str
     rank: int = 0
     size: int = 1
+    local: int = 1
 
     @property
     def targets_on_device(self) -> bool:
@@ -39,6 +40,22 @@ class World:
         halves = ms.Tensor(np.ascontiguousarray(values).view(np.int32))
         gathered: NDArray[np.int32] = ops.AllGather()(halves).asnumpy()
         return gathered.view(np.int64)
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """What each process gives, of any length, by rank; every process has to call this."""
+        lengths = self.gather(np.array([len(data)])).tolist()
+        # by powers of two, for each length that is new builds an operator
+        room = 8 << max(0, (max(lengths) - 1) // 8).bit_length()
+        padded = np.frombuffer(data.ljust(room, b"\0"), dtype=np.int64)
+        together = self.gather(padded).tobytes()
+        return [together[rank * room :][:length] for rank, length in enumerate(lengths)]
+
+    def of_first(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The (N,) values that rank 0 has; every process has to call this, with as many."""
+        if self.size == 1:
+            return values
+        everywhere: NDArray[np.float32] = ops.AllGather()(ms.Tensor(values)).asnumpy()
+        return everywhere[: len(values)]
 
 
 def start(device: str, debug_folder: Path) -> World:
@@ -62,7 +79,8 @@ def start(device: str, debug_folder: Path) -> World:
     if not launched():
         return World(target)
     communication.init()
-    world = World(target, communication.get_rank(), communication.get_group_size())
+    size = communication.get_group_size()
+    world = World(target, communication.get_rank(), size, local_processes(size))
     ms.set_auto_parallel_context(
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world.size
     )

@@ -20,12 +20,13 @@ from pipeline.manifest import Manifest
 from training.callbacks import Reporter, StopSignal
 from training.checkpoint import Checkpoint, Position, newest_checkpoint, save_checkpoint
 from training.config import Config
-from training.folder import check_folder, prepare_folder
+from training.folder import best_path, check_folder, prepare_folder
 from training.learner import Learner, Outcome
 from training.network import count_parameters
 from training.optimizer import GROUPS
 from training.parallel import World, start
 from training.plan import Plan, changes, plan_run, update_samples
+from training.validation import Evaluator, Validation
 
 DIVERGED = 3
 """Exit code of a run whose loss or gradient is not finite."""
@@ -50,13 +51,23 @@ def fingerprint(manifest: Manifest) -> str:
 class Run:
     """A network in training, its data and its folder."""
 
-    def __init__(self, config: Config, shards: Path, out: Path, world: World, plan: Plan, position: Position) -> None:
+    def __init__(
+        self,
+        config: Config,
+        shards: Path,
+        out: Path,
+        world: World,
+        plan: Plan,
+        position: Position,
+        validation: Validation,
+    ) -> None:
         self.config = config
         self.shards = shards
         self.out = out
         self.world = world
         self.plan = plan
         self.position = position
+        self.validation = validation
         self.skipped = self.skipped_in_a_row = 0
         self.learner = Learner(config, world, plan.total)
 
@@ -74,6 +85,8 @@ class Run:
     def batches(self) -> Iterator[tuple[int, Batch]]:
         """What is left of the run's batches, each with its epoch."""
         data, accumulate = self.config.data, self.config.training.accumulate
+        if self.done == self.plan.total:
+            return
         first, start = divmod(self.done, self.plan.epoch_steps)
         for epoch in range(first, self.plan.epochs):
             batches = create_batches(
@@ -85,7 +98,7 @@ class Run:
                 epoch=epoch,
                 rank=self.world.rank,
                 ranks=self.world.size,
-                threads=data.threads,
+                threads=data.threads or default_threads(self.world.local),
                 augment=data.augment,
                 targets=None if self.learner.on_device else data.target,
                 start=start * accumulate if epoch == first else 0,
@@ -101,9 +114,17 @@ class Run:
             self.position = self.position.after(1)
         return outcome
 
-    def loop(self, reporter: Reporter, signals: StopSignal) -> End:
-        """Train to the end, to a signal, or to a loss or gradient that is not finite."""
+    def loop(self, reporter: Reporter, signals: StopSignal, overdue: bool = False) -> End:
+        """Train to the end, to a signal, or to a loss or gradient that is not finite.
+
+        Args:
+            reporter: told of every step.
+            signals: whether this process was asked to stop.
+            overdue: whether the network as it is now is to be evaluated first.
+        """
         training = self.config.training
+        if overdue and not self.evaluate(reporter, signals):
+            return End.STOPPED
         image_ids: list[NDArray[np.int64]] = []
         for epoch, batch in reporter.stopwatch.waiting(self.batches()):
             rates = dict(zip(GROUPS, self.learner.rates(self.done), strict=True))
@@ -124,11 +145,29 @@ class Run:
             image_ids.clear()
             if outcome.stop or end or self.done % training.checkpoint_every == 0:
                 self.save()
+            if outcome.stop and not end:
+                return End.STOPPED
+            if self.validation.due(self.done) and not self.evaluate(reporter, signals):
+                return End.STOPPED
             if end:
                 break
-            if outcome.stop:
-                return End.STOPPED
         return End.FINISHED
+
+    def evaluate(self, reporter: Reporter, signals: StopSignal) -> bool:
+        """Score the network and keep it if it is the best; False, and all is saved, if a process was asked to stop."""
+        validation = self.validation
+        with reporter.stopwatch.paused():
+            try:
+                score = validation.evaluate(self.learner, lambda: signals.number > 0, reporter.evaluating)
+            except InputError as error:
+                # a bad picture is no reason to lose days of training
+                reporter.say(f"Warning: step {self.done}: not evaluated: {error}")
+                return True
+            if score is None:
+                self.save()
+                return False
+            reporter.evaluated(self.done, score, best=validation.keep(score, self.learner, self.position))
+        return True
 
     def skip(self, outcome: Outcome, image_ids: NDArray[np.int64], reporter: Reporter) -> bool:
         """Say which step of which pictures came to a loss or a gradient that is not finite, and whether to go on."""
@@ -149,7 +188,15 @@ class Run:
 
 
 def train(
-    config: Config, shards: Path, out: Path, *, resume: bool, device: str, signals: StopSignal, resume_command: str
+    config: Config,
+    shards: Path,
+    out: Path,
+    *,
+    resume: bool,
+    device: str,
+    signals: StopSignal,
+    resume_command: str,
+    evaluator: Evaluator | None = None,
 ) -> int:
     """Train in this process, which may be one of several that msrun started.
 
@@ -161,6 +208,7 @@ def train(
         device: auto, cpu or ascend.
         signals: whether SIGINT or SIGTERM has come.
         resume_command: what to type to go on with a run that was stopped.
+        evaluator: what scores the network every training.eval_every steps; None for never.
 
     Returns:
         The exit code: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 3 loss or gradient is not finite.
@@ -176,6 +224,8 @@ def train(
     checkpoint, remarks = _resume_point(out, config, position) if resume else (None, [])
     done = checkpoint.step if checkpoint else 0
     _agree(done, world, out)
+    validation = Validation(out, config, evaluator, plan.total, world)
+    overdue = validation.missed(done)
     reporter = Reporter(
         out,
         plan,
@@ -185,24 +235,32 @@ def train(
         speaks=world.rank == 0,
     )
     try:
-        for remark in remarks:
+        for remark in [*remarks, *validation.resume()]:
             reporter.say(remark)
-        if done >= plan.total:
+        if done >= plan.total and not overdue:
             reporter.say(f"{out}: finished, all {plan.total} steps are done; more with --set training.epochs=…")
             return 0
-        run = Run(config, shards, out, world, plan, position.after(done))
+        run = Run(config, shards, out, world, plan, position.after(done), validation)
         if checkpoint:
             run.learner.restore(checkpoint)
-        if world.rank == 0:
-            prepare_folder(out, config, done)
-        reporter.say(_summary(run))
-        reporter.say(_host_work(run))
-        end = run.loop(reporter, signals)
-        if end is End.STOPPED:
-            reporter.say(f"Stopped after step {run.done} of {plan.total}; go on with: {resume_command}")
-        return _exit_code(end, signals, world)
+        return _go(run, overdue, reporter, signals, resume_command)
     finally:
         reporter.close()
+
+
+def _go(run: Run, overdue: bool, reporter: Reporter, signals: StopSignal, resume_command: str) -> int:
+    """Make the folder ready, train, and say how it ended; returns the exit code."""
+    if run.world.rank == 0:
+        prepare_folder(run.out, run.config, run.done)
+    reporter.say(_summary(run))
+    reporter.say(_host_work(run))
+    end = run.loop(reporter, signals, overdue)
+    if run.validation.best:
+        step, ap = run.validation.best
+        reporter.say(f"Best: AP {ap:.3f} after step {step}, {best_path(run.out)}")
+    if end is End.STOPPED:
+        reporter.say(f"Stopped after step {run.done} of {run.plan.total}; go on with: {resume_command}")
+    return _exit_code(end, signals, run.world)
 
 
 def _resume_point(out: Path, config: Config, here: Position) -> tuple[Checkpoint | None, list[str]]:
@@ -219,7 +277,8 @@ def _resume_point(out: Path, config: Config, here: Position) -> tuple[Checkpoint
             "the same, or train into another folder"
         )
     if there.processes != here.processes:
-        raise InputError(f"{checkpoint.path}: trained by NPROC={there.processes}, now {here.processes}: use the same")
+        counts = f"trained by {there.processes} processes, now {here.processes}"
+        raise InputError(f"{checkpoint.path}: {counts}: use the same NPROC and HOSTS")
     try:
         changed = changes(checkpoint.config, config)
     except InputError as error:
@@ -244,8 +303,8 @@ def _summary(run: Run) -> str:
 
 
 def _host_work(run: Run) -> str:
-    threads = run.config.data.threads or default_threads(run.world.size)
-    return f"{threads} data threads in each of {run.world.size} processes, {usable_cores()} cores"
+    threads = run.config.data.threads or default_threads(run.world.local)
+    return f"{threads} data threads in each of {run.world.local} processes, {usable_cores()} cores"
 
 
 def _exit_code(end: End, signals: StopSignal, world: World) -> int:

@@ -5,42 +5,59 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.quiet import quiet_mindspore
+from training.cluster import MASTER_PORT, plan_cluster
 from training.options import device_option
+
+if TYPE_CHECKING:
+    from training.config import Config
+    from training.validation import Evaluator
 
 
 @click.command()
 @click.option("--config", "recipe", type=click.Path(path_type=Path), required=True, help="Recipe, a YAML file.")
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Training set, made by pipeline.shards.")
+@click.option("--val", type=click.Path(path_type=Path), help="Validation set, scored every training.eval_every steps.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field: training.lr=2e-4.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
 @click.option("--verify", is_flag=True, help="Hash every shard before anything starts, not only those that changed.")
 @device_option
-@click.option("--nproc", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes, one a device.")
+@click.option("--nproc", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes on each machine.")
+@click.option("--hosts", default="1", show_default=True, help="Machines: how many, or the names of all, 0 first.")
+@click.option("--node-rank", type=int, help="Which of --hosts this is, from 0.  [names: found by address]")
+@click.option("--master", metavar="ADDRESS", help="Of machine 0, as the others reach it.  [names: the first]")
+@click.option("--master-port", type=click.IntRange(1024, 65535), default=MASTER_PORT, show_default=True, help="Of it.")
 @reports_input_errors
 def main(
     recipe: Path,
     shards: Path,
+    val: Path | None,
     out: Path,
     overrides: tuple[str, ...],
     resume: bool,
     verify: bool,
     device: str,
     nproc: int,
+    hosts: str,
+    node_rank: int | None,
+    master: str | None,
+    master_port: int,
 ) -> None:
     """Train the network of a recipe on a set of shards.
 
-    Writes OUT/config.yaml, OUT/metrics.jsonl and OUT/checkpoints/. SIGINT or SIGTERM saves at the next step and ends;
-    --resume goes on from there.
+    Writes OUT/config.yaml, OUT/metrics.jsonl, OUT/tensorboard/ and OUT/checkpoints/: those of the newest steps and, by
+    AP on --val, best.ckpt. SIGINT or SIGTERM saves at the next step and ends; --resume goes on from there.
 
     Exit codes: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 2 something given is wrong; 3 the loss or the
     gradient is not finite. With several processes, that of the one that failed first, 128 + N if signal N killed it.
     """
+    cluster = plan_cluster(nproc, hosts, node_rank, master, master_port)
     quiet_mindspore()
     from training.callbacks import StopSignal
 
@@ -48,25 +65,48 @@ def main(
     from pipeline.manifest import Manifest
     from training.config import load_config
     from training.folder import check_folder
-    from training.launch import launch, launched
+    from training.launch import join_launch, launch, launched
     from training.plan import plan_run
 
+    if launched():
+        join_launch(cluster)
     config = load_config(recipe, overrides)
     if not launched():
-        plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, nproc)
+        plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, cluster.total)
         check_folder(out, resume)
+    evaluator = _evaluator(config, val, tell=not launched())
     signals.watch()
-    if nproc > 1 and not launched():
-        raise SystemExit(launch(nproc, out, sys.argv[1:], signals))
+    if cluster.total > 1 and not launched():
+        raise SystemExit(launch(cluster, out, sys.argv[1:], signals))
+    raise SystemExit(_train(config, shards, out, resume=resume, device=device, signals=signals, evaluator=evaluator))
+
+
+def _train(config: Config, shards: Path, out: Path, *, resume: bool, **more: Any) -> int:
+    """`training.run.train`, whose errors of the disk become InputErrors; returns the exit code."""
     from training.run import train
 
     again = [*sys.argv[1:], *([] if resume else ["--resume"])]
     command = shlex.join([sys.executable, "-m", "training.train", *again])
     try:
-        code = train(config, shards, out, resume=resume, device=device, signals=signals, resume_command=command)
+        return train(config, shards, out, resume=resume, resume_command=command, **more)
     except OSError as error:
         raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
-    raise SystemExit(code)
+
+
+def _evaluator(config: Config, val: Path | None, tell: bool) -> Evaluator | None:
+    """What scores the network on its way, if anything; InputError where the validation set is no use.
+
+    This command is where training and evaluation are put together: nothing else in training imports evaluation.
+    """
+    if config.training.eval_every is None:
+        return None
+    if val is None:
+        if tell:
+            click.echo("Warning: training.eval_every: nothing to evaluate on; give a set with --val", err=True)
+        return None
+    from evaluation.during import DuringTraining
+
+    return DuringTraining(config, val)
 
 
 if __name__ == "__main__":
