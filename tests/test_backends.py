@@ -112,6 +112,9 @@ def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path
     found, expected = (Predictor.load(each, "cpu").maps(pictures()[:1])[0] for each in (path, checkpoint))
     assert np.array_equal(found.heatmaps, expected.heatmaps)
     assert np.array_equal(found.pafs, expected.pafs)
+    result = export(path, "onnx", "--height", 64, "--width", 64, "--out", tmp_path / "graph.onnx")
+    assert "; averaged weights; maps within " in result.output
+    assert ExportedGraph.load(tmp_path / "graph.onnx").averaged
     network = answering(load_checkpoint(path), all_stages=False)
     for parameter in network.get_parameters():
         assert np.array_equal(parameter.asnumpy(), average[parameter.name.removeprefix("network.")].asnumpy())

@@ -55,7 +55,7 @@ def test_an_average_and_a_scale_may_begin_and_end_with_a_resume(tmp_path):
     learner = begin(**AVERAGED, **SCALED)
     learner.restore(bare)
     weights = values(learner.network.get_parameters())
-    for name, value in values(learner.answering().values()).items():
+    for name, value in values(learner.answering_weights().values()).items():
         np.testing.assert_array_equal(value, weights[name.removeprefix(PREFIX)], err_msg=name)
     assert learner.scale.value.asnumpy() == 64
     begin().restore(saved(tmp_path / "full", learner, **AVERAGED, **SCALED))
@@ -75,7 +75,7 @@ def test_the_average_answers_where_there_is_one(tmp_path):
         learner = begin(**training)
         checkpoint = saved(tmp_path / name, learner, **training)
         restore_answering(network, checkpoint)
-        expected = values(learner.answering().values())
+        expected = values(learner.answering_weights().values())
         assert all(key.startswith(PREFIX) == (name == "average") for key in expected)
         for parameter in network.get_parameters():
             key = parameter.name if name == "weights" else f"{PREFIX}{parameter.name}"

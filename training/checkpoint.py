@@ -85,6 +85,11 @@ class Checkpoint:
         """Updates done."""
         return self.position.step
 
+    @property
+    def averaged(self) -> bool:
+        """Whether it holds the average of weights that its network should answer with."""
+        return any(name.startswith(PREFIX) for name in self.tensors)
+
 
 def save_checkpoint(
     run: Path, parameters: Iterable[ms.Parameter], config: Config, position: Position, *, keep: int
@@ -211,8 +216,9 @@ def restore_answering(network: nn.Cell, checkpoint: Checkpoint) -> None:
     Raises:
         InputError: a weight is missing or of another shape.
     """
-    average = {name.removeprefix(PREFIX): each for name, each in checkpoint.tensors.items() if name.startswith(PREFIX)}
-    restore(network, average or checkpoint.tensors, checkpoint.path)
+    prefix = PREFIX if checkpoint.averaged else ""
+    weights = {name.removeprefix(prefix): each for name, each in checkpoint.tensors.items() if name.startswith(prefix)}
+    restore(network, weights, checkpoint.path)
 
 
 def restore_parameters(parameters: Iterable[ms.Parameter], tensors: dict[str, ms.Parameter], path: Path) -> None:

@@ -86,11 +86,6 @@ class Learner:
         cells = [self.network, self.optimizer, self.scale, *([self.average] if self.average else [])]
         return {id(each): each for cell in cells for each in cell.get_parameters()}.values()
 
-    def answering(self) -> dict[str, ms.Parameter]:
-        """The weights that the network should answer with, by their names in it: their average where there is one."""
-        kept = self.average.averages if self.average else self.network.get_parameters()
-        return {parameter.name.removeprefix(PREFIX): parameter for parameter in kept}
-
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint's state, before the first step; InputError names what does not fit.
 

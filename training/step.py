@@ -125,7 +125,7 @@ class Accumulate(nn.Cell):
     def __init__(self, gradients: Gradients, weights: ms.ParameterTuple, terms: int) -> None:
         super().__init__(auto_prefix=False)
         self.gradients = gradients
-        self.sums = ms.Parameter(ms.ops.zeros((terms + 1,), ms.float32), name="sum.terms", requires_grad=False)
+        self.sums = ms.Parameter(ops.zeros((terms + 1,), ms.float32), name="sum.terms", requires_grad=False)
         self.gradient_sums = weights.clone("sum", init="zeros")
 
     def construct(self, *batch: ms.Tensor) -> ms.Tensor:
