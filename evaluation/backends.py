@@ -94,20 +94,13 @@ def _load_graph(path: Path, device: str, overrides: Sequence[str]) -> Backend:
 
 def checkpoint_network(checkpoint: Checkpoint) -> Network:
     """The checkpoint's network on MindSpore's device; a new canvas or batch size compiles a graph, once."""
-    import mindspore as ms
-
-    from training.checkpoint import restore
-    from training.network import Answer, OpenPose
+    from training.answer import answering
+    from training.checkpoint import restore_answering
+    from training.network import OpenPose
 
     network = OpenPose(checkpoint.config.model)
-    restore(network, checkpoint.tensors, checkpoint.path)
-    answer = Answer(network).set_train(False)
-
-    def run(images: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        pafs, heatmaps = answer(ms.Tensor(images))
-        return pafs.asnumpy(), heatmaps.asnumpy()
-
-    return run
+    restore_answering(network, checkpoint)
+    return answering(network)
 
 
 def mindir_network(path: Path, device: str, exported: ExportedGraph) -> Network:

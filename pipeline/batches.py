@@ -204,6 +204,7 @@ def create_batches(
     augment: AugmentConfig | None,
     targets: TargetConfig | None = None,
     start: int = 0,
+    stop: int | None = None,
 ) -> Batches:
     """Prepare the batches of one epoch for one rank; the same arguments give the same bytes.
 
@@ -220,6 +221,7 @@ def create_batches(
         augment: distribution of augmentations; None fits the whole picture into the input instead.
         targets: also draw heatmaps and part affinity fields.
         start: batches of the epoch to leave out, for resuming within an epoch.
+        stop: batch of the epoch to end before; None gives all.
 
     Raises:
         InputError: the set is missing or damaged, holds too few records or has more people on a picture than
@@ -232,7 +234,7 @@ def create_batches(
     return Batches(
         folder=folder,
         manifest=manifest,
-        indices=order[start:],
+        indices=order[start:stop],
         max_people=max_people,
         threads=threads or default_threads(ranks),
         filler=Filler((height, width), seed, epoch, augment, targets),

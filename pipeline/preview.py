@@ -184,7 +184,7 @@ def contact_sheet(batch: dict[str, NDArray[Any]], columns: int) -> Picture:
     """
     tiles = []
     for place, small in enumerate(batch["image"]):
-        image, keypoints = _enlarged(small, batch["keypoints"][place])
+        image, keypoints = enlarged(small, batch["keypoints"][place])
         pictures = (
             draw_keypoints(image, keypoints),
             draw_heatmaps(image, batch["heatmaps"][place]),
@@ -192,9 +192,7 @@ def contact_sheet(batch: dict[str, NDArray[Any]], columns: int) -> Picture:
             draw_ignored(image, batch["mask"][place]),
         )
         for title, picture in zip(CAPTIONS, pictures, strict=True):
-            label = np.full((CAPTION_HEIGHT, image.shape[1], 3), _BACKGROUND, dtype=np.uint8)
-            _write(label, 4, f"{batch['image_id'][place]}: {title}" if title == CAPTIONS[0] else title)
-            tiles.append(_framed(np.concatenate((label, picture))))
+            tiles.append(captioned(picture, f"{batch['image_id'][place]}: {title}" if title == CAPTIONS[0] else title))
     per_row = columns * len(CAPTIONS)
     tiles += [np.full_like(tiles[0], _BACKGROUND)] * (-len(tiles) % per_row)
     strips = [np.pad(strip, _SIDE_GAP, constant_values=_BACKGROUND) for strip in legend(image.shape[1])]
@@ -202,7 +200,7 @@ def contact_sheet(batch: dict[str, NDArray[Any]], columns: int) -> Picture:
     return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
 
-def _enlarged(image: Picture, keypoints: NDArray[np.float32]) -> tuple[Picture, NDArray[np.float32]]:
+def enlarged(image: Picture, keypoints: NDArray[np.float32]) -> tuple[Picture, NDArray[np.float32]]:
     """A picture as many times as large as it takes to be `LEAST_WIDTH` px wide, and its people."""
     import cv2
 
@@ -213,8 +211,12 @@ def _enlarged(image: Picture, keypoints: NDArray[np.float32]) -> tuple[Picture, 
     return large, moved
 
 
-def _framed(picture: Picture) -> Picture:
-    return np.pad(picture, ((_GAP, _GAP), (_GAP, _GAP), (0, 0)), constant_values=_BACKGROUND)
+def captioned(picture: Picture, title: str) -> Picture:
+    """A picture, (H, W, 3) uint8 BGR, below a line of text and with a frame around it."""
+    label = np.full((CAPTION_HEIGHT, picture.shape[1], 3), _BACKGROUND, dtype=np.uint8)
+    _write(label, 4, title)
+    frame = ((_GAP, _GAP), (_GAP, _GAP), (0, 0))
+    return np.pad(np.concatenate((label, picture)), frame, constant_values=_BACKGROUND)
 
 
 @click.command(context_settings={"show_default": True})

@@ -6,7 +6,7 @@ import numpy as np
 
 from evaluation.fit import GREY, fit_size
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE
-from pipeline.skeleton import KEYPOINTS
+from pipeline.skeleton import KEYPOINTS, to_coco
 from pipeline.targets import encode_maps
 
 POSE = {
@@ -33,6 +33,11 @@ def figure(x, y, height):
     return keypoints
 
 
+def two_people(size):
+    height, width = size
+    return np.stack([figure(0.3 * width, 0.5 * height, 0.8 * height), figure(0.7 * width, 0.55 * height, 0.6 * height)])
+
+
 def picture(colour, size):
     """(H, W, 3) u8 of one colour."""
     return np.full((*size, 3), colour, dtype=np.uint8)
@@ -42,6 +47,26 @@ def scaled(image):
     """(height, width) px of what is not grey."""
     seen = (image != GREY).any(axis=2)
     return seen.any(axis=1).sum(), seen.any(axis=0).sum()
+
+
+def truth_of(keypoints, image_id):
+    """One COCO annotation for each of (P, 18, 3)."""
+    annotations = []
+    for i, person in enumerate(keypoints):
+        low, high = person[:, :2].min(axis=0), person[:, :2].max(axis=0)
+        annotations.append(
+            {
+                "id": 10 * image_id + i,
+                "image_id": image_id,
+                "category_id": 1,
+                "iscrowd": 0,
+                "num_keypoints": 17,
+                "area": float(0.6 * np.prod(high - low)),
+                "bbox": [*low.tolist(), *(high - low).tolist()],
+                "keypoints": to_coco(person).reshape(-1).tolist(),
+            }
+        )
+    return tuple(annotations)
 
 
 class Oracle:

@@ -29,33 +29,12 @@ from pipeline.coco import Rules
 from pipeline.errors import InputError
 from pipeline.plan import Options
 from pipeline.shards import build
-from pipeline.skeleton import to_coco
 from tests import coco_folder
 from tests.coco_folder import ROOT
-from tests.oracle import Oracle, figure, picture
+from tests.oracle import Oracle, figure, picture, truth_of, two_people
 from training.config import Config, EvaluationConfig, ModelConfig
 
 SIZES = [(200, 300), (500, 375), (90, 120), (240, 240)]
-
-
-def truth_of(keypoints, image_id):
-    """One COCO annotation for each of (P, 18, 3)."""
-    annotations = []
-    for i, person in enumerate(keypoints):
-        low, high = person[:, :2].min(axis=0), person[:, :2].max(axis=0)
-        annotations.append(
-            {
-                "id": 10 * image_id + i,
-                "image_id": image_id,
-                "category_id": 1,
-                "iscrowd": 0,
-                "num_keypoints": 17,
-                "area": float(0.6 * np.prod(high - low)),
-                "bbox": [*low.tolist(), *(high - low).tolist()],
-                "keypoints": to_coco(person).reshape(-1).tolist(),
-            }
-        )
-    return tuple(annotations)
 
 
 def record(image_id, colour, size, keypoints):
@@ -66,11 +45,6 @@ def record(image_id, colour, size, keypoints):
 
 def evaluate(predictor, records, on_picture=lambda: None):
     return score_findings(find_people(predictor, records, on_picture))
-
-
-def two_people(size):
-    height, width = size
-    return np.stack([figure(0.3 * width, 0.5 * height, 0.8 * height), figure(0.7 * width, 0.55 * height, 0.6 * height)])
 
 
 @pytest.fixture(scope="module")

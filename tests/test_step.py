@@ -8,7 +8,11 @@ import pytest
 from mindspore import nn, ops
 
 from training.config import TrainingConfig
-from training.step import GROUPS, TrainStep, build_optimizer, set_rates
+from training.ema import WeightAverage
+from training.optimizer import GROUPS, build_optimizer, set_rates
+from training.precision import choose_precision
+from training.scale import LossScale
+from training.step import Accumulate, Gradients, TrainStep, Update, UpdateFromSums
 
 LR = 0.5
 
@@ -48,17 +52,36 @@ class Trial:
         config = TrainingConfig(**({"optimizer": "momentum", "momentum": 0.0, "lr": LR} | training))
         self.network = Network()
         self.optimizer = build_optimizer(self.network, config)
-        self.cell = TrainStep(Product(self.network), self.optimizer, config, processes=1)
-        self.cell.set_train()
+        self.scale = LossScale(choose_precision(config, "CPU"))
+        self.average = WeightAverage(self.network) if config.ema_decay else None
+        weights = self.optimizer.parameters
+        gradients = Gradients(Product(self.network), weights, self.scale, low_precision=False)
+        update = Update(self.optimizer, self.scale, self.average, config, processes=1)
+        self.accumulate = config.accumulate
+        if config.accumulate == 1:
+            self.train = TrainStep(gradients, update).set_train()
+        else:
+            self.gather = Accumulate(gradients, weights, terms=len(GROUPS)).set_train()
+            self.update = UpdateFromSums(self.gather, update)
 
-    def step(self, gradient, stop=0.0):
-        outcome = self.cell(ms.Tensor(np.float32(stop)), ms.Tensor(np.array(gradient, np.float32)))
+    def step(self, *gradients, stop=0.0, decay=0.0):
+        """Loss, norm, whether it was finite, loss scale and the request to stop of an update."""
+        assert len(gradients) == self.accumulate
+        facts = [ms.Tensor(np.float32(fact)) for fact in (stop, decay)]
+        batches = [ms.Tensor(np.array(gradient, np.float32)) for gradient in gradients]
+        if self.accumulate == 1:
+            outcome = self.train(*facts, *batches)
+        else:
+            for batch in batches:
+                self.gather(batch)
+            outcome = self.update(*facts)
         return [float(each.asnumpy().sum()) for each in outcome]
 
-    def values(self):
-        """Weight and bias of each part."""
-        named = {parameter.name: float(parameter.asnumpy().sum()) for parameter in self.network.get_parameters()}
-        return np.array([named[f"{part}.conv.{kind}"] for part in GROUPS for kind in ("weight", "bias")])
+    def values(self, prefix=""):
+        """Weight and bias of each part, or their averages."""
+        source = self.average.averages if prefix else self.network.get_parameters()
+        named = {parameter.name: float(parameter.asnumpy().sum()) for parameter in source}
+        return np.array([named[f"{prefix}{part}.conv.{kind}"] for part in GROUPS for kind in ("weight", "bias")])
 
 
 GRADIENT = np.array([3.0, 0, 0, 4.0, 0, 0])
@@ -71,9 +94,11 @@ def scaled():
 
 def test_the_loss_scale_is_undone(scaled):
     before = scaled.values()
-    loss, norm, stop = scaled.step(GRADIENT)
+    loss, norm, finite, scale, stop = scaled.step(GRADIENT)
     assert loss == pytest.approx(7)
     assert norm == pytest.approx(5)
+    assert finite
+    assert scale == 1024
     assert stop == 0
     assert scaled.values() - before == pytest.approx(-LR * GRADIENT)
 
@@ -81,15 +106,16 @@ def test_the_loss_scale_is_undone(scaled):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
 def test_a_gradient_that_is_not_finite_changes_nothing(scaled, bad):
     before = scaled.values()
-    _, norm, _ = scaled.step([bad, 1, 1, 1, 1, 1])
+    _, norm, finite, *_ = scaled.step([bad, 1, 1, 1, 1, 1])
     assert not np.isfinite(norm)
+    assert not finite
     assert np.array_equal(scaled.values(), before)
     scaled.step(GRADIENT)
     assert scaled.values() - before == pytest.approx(-LR * GRADIENT)
 
 
 def test_the_request_to_stop_comes_back(scaled):
-    assert scaled.step(np.zeros(6), stop=1.0)[2] == 1
+    assert scaled.step(np.zeros(6), stop=1.0)[-1] == 1
 
 
 def test_each_part_has_its_rate_and_a_frozen_one_stays(scaled):
@@ -132,3 +158,53 @@ def test_moments_go_on_while_a_part_is_frozen():
     set_rates(trial.optimizer, (LR, LR, LR))
     trial.step(np.ones(6))
     assert trial.values()[:2] == pytest.approx([1 - LR, 1 - LR], abs=1e-3)
+
+
+def test_batches_are_averaged_into_one_update_and_forgotten_after_it():
+    trial = Trial(accumulate=2, loss_scale=8, clip_norm=4.0)
+    loss, norm, *_ = trial.step(GRADIENT, -0.5 * GRADIENT)
+    assert loss == pytest.approx(7 / 4)
+    assert norm == pytest.approx(5 / 4)
+    assert trial.values() == pytest.approx(1 - LR * GRADIENT / 4)
+    before = trial.values()
+    assert trial.step(GRADIENT, 3 * GRADIENT)[1] == pytest.approx(10)  # before clipping
+    assert trial.values() - before == pytest.approx(-LR * GRADIENT * 4 / 5, abs=1e-5)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_one_batch_that_is_not_finite_spoils_its_update_and_no_other(place):
+    trial = Trial(accumulate=2)
+    gradients = [GRADIENT, GRADIENT]
+    gradients[place] = np.full(6, np.nan)
+    assert not trial.step(*gradients)[2]
+    assert trial.values().tolist() == [1] * 6
+    assert trial.step(GRADIENT, GRADIENT)[2]
+    assert trial.values() == pytest.approx(1 - LR * GRADIENT)
+
+
+def test_the_average_follows_the_weights_of_every_update_that_counts():
+    trial = Trial(ema_decay=0.9)
+    average = trial.values()
+    for decay, gradient in ((0.0, GRADIENT), (0.5, GRADIENT), (0.9, [np.nan] * 6), (0.9, 2 * GRADIENT)):
+        if trial.step(gradient, decay=decay)[2]:
+            average = decay * average + (1 - decay) * trial.values()
+        assert trial.values("ema.") == pytest.approx(average, rel=1e-6)
+    assert not np.allclose(average, trial.values())
+
+
+def test_a_dynamic_scale_halves_on_overflow_and_doubles_after_good_updates():
+    """The square of 1e18 times the scale is beyond float32 from a scale of 32 on."""
+    trial = Trial(loss_scale_mode="dynamic", loss_scale=64, loss_scale_window=3, lr=1e-18)
+    seen = []
+    for _ in range(9):
+        before = trial.values()
+        _, _, finite, scale, _ = trial.step([1e18, 0, 0, 0, 0, 0])
+        seen.append((scale, bool(finite)))
+        moved = (trial.values() - before)[0]
+        assert moved == pytest.approx(-1.0 if finite else 0.0)
+    assert seen == [(64, False), (32, False), *[(16, True)] * 3, (32, False), *[(16, True)] * 3]
+
+
+def test_a_dynamic_scale_does_not_fall_below_1():
+    trial = Trial(loss_scale_mode="dynamic", loss_scale=3)
+    assert [trial.step([np.inf] * 6)[3] for _ in range(4)] == [3, 1.5, 1, 1]

@@ -43,7 +43,10 @@ def test_every_step_is_logged(tiny_run):
     assert [line["step"] for line in lines] == list(range(1, tiny.STEPS + 1))
     assert [line["epoch"] for line in lines] == [step // 12 for step in range(tiny.STEPS)]
     for line in lines:
-        assert set(line) == {"step", "epoch", "loss", "lr", "images_per_s", "data_wait"}
+        assert set(line) == {"step", "epoch", "loss", "lr", "images_per_s", "data_wait", "terms", "rates"}
+        assert list(line["terms"]) == ["pafs_1", "pafs_2", "heatmaps_1", "heatmaps_2"]
+        assert line["loss"] == sum(line["terms"].values())
+        assert line["rates"] == dict.fromkeys(("backbone", "features", "stages"), line["lr"])
         assert line["images_per_s"] > 0
         assert 0 <= line["data_wait"] <= 1
     assert lines[0]["lr"] == 3e-3

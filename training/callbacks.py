@@ -1,7 +1,8 @@
-"""What a run tells while it goes on: one line of progress, one line of metrics.jsonl a logged step."""
+"""What a run tells while it goes on: a line of progress, lines of metrics.jsonl, TensorBoard's events."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -9,11 +10,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from training.events import Events
+    from training.plan import Plan
+    from training.validation import Score
 
 QUIET_INTERVAL = 10.0
 """s between progress lines where nobody watches, as in a log file."""
@@ -29,6 +35,15 @@ class Stopwatch:
     def __init__(self) -> None:
         self.waited = 0.0
         self.began = time.perf_counter()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time that the block takes."""
+        paused = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.began += time.perf_counter() - paused
 
     def waiting(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Pass the batches on and count the time it takes to get each."""
@@ -49,41 +64,101 @@ class Stopwatch:
 
 
 class Reporter:
-    """Progress on stderr and metrics.jsonl in the run's folder; says nothing on ranks other than 0.
+    """Progress on stderr, metrics.jsonl and TensorBoard's events in the run's folder; ranks other than 0 say nothing.
 
     A person at a terminal sees one line that changes; a log file gets a line of its own now and then.
     """
 
-    def __init__(self, run: Path, *, first: int, total: int, epochs: int, images_per_step: int, speaks: bool) -> None:
+    def __init__(
+        self, run: Path, plan: Plan, *, first: int, log_every: int, images_per_step: int, speaks: bool
+    ) -> None:
         self.run = run
-        self.total = total
-        self.epochs = epochs
+        self.first = first
+        self.total = plan.total
+        self.epochs = plan.epochs
+        self.log_every = log_every
         self.images_per_step = images_per_step
         self.speaks = speaks
         self.stopwatch = Stopwatch()
-        self.losses: list[float] = []
+        self.steps: list[Mapping[str, float]] = []
+        self.ap = ""
+        self.events: Events | None = None
+        self.overflows = self.new_overflows = 0
         self.watched = sys.stderr.isatty() or os.environ.get(WATCHED) == "1"
         self.written = -math.inf
         self.bar = tqdm(
-            total=total,
+            total=plan.total,
             initial=first,
             disable=not (speaks and self.watched),
             dynamic_ncols=True,
             bar_format="step {n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}]{postfix}",
         )
 
-    def update(self, *, step: int, epoch: int, loss: float, lr: float, log: bool) -> None:
-        """Count a finished step; with `log`, write the mean loss since the last line and the speed."""
-        self.losses.append(loss)
-        if log:
-            elapsed, data_wait = self.stopwatch.lap()
-            speed = self.images_per_step * len(self.losses) / elapsed
-            mean = sum(self.losses) / len(self.losses)
-            self.losses.clear()
-            self._write(step=step, epoch=epoch, loss=mean, lr=lr, images_per_s=round(speed, 2), data_wait=data_wait)
-            line = f"epoch {epoch + 1}/{self.epochs} loss {mean:.4f} lr {lr:.1e} {speed:.0f} images/s"
-            self._show(f"{line} data wait {data_wait:.1%}", step, speed)
+    def update(
+        self,
+        *,
+        step: int,
+        epoch: int,
+        terms: Mapping[str, float],
+        rates: Mapping[str, float],
+        scale: float | None = None,
+        overflow: bool = False,
+    ) -> None:
+        """Count a finished step.
+
+        Args:
+            step: updates done, this one included.
+            epoch: 0 for the first.
+            terms: of the loss, by name; the loss is their sum.
+            rates: the update's learning rates, by part of the network; the recipe's own is that of the last.
+            scale: of the loss in this step; None where it is not scaled.
+            overflow: whether the step was left out because its gradients overflowed.
+        """
+        self.steps.append(terms)
+        self.new_overflows += overflow
+        if step % self.log_every == 0 or step == self.total:
+            self._log(step, epoch, rates, scale)
         self.bar.update()
+
+    def _log(self, step: int, epoch: int, rates: Mapping[str, float], scale: float | None) -> None:
+        """Write means since the last line, and the speed."""
+        elapsed, data_wait = self.stopwatch.lap()
+        speed = self.images_per_step * len(self.steps) / elapsed
+        loss = _mean([sum(terms.values()) for terms in self.steps])
+        terms = {name: _mean([terms[name] for terms in self.steps]) for name in self.steps[0]}
+        self.steps.clear()
+        lr = list(rates.values())[-1]
+        pace = {"images_per_s": round(speed, 2), "data_wait": data_wait}
+        scaling = {} if scale is None else {"loss_scale": scale, "overflows": self.new_overflows}
+        line = {"step": step, "epoch": epoch, "loss": loss, "lr": lr, **pace, "terms": terms, "rates": dict(rates)}
+        self._write(line | scaling, {"loss": {"total": loss, **terms}, "rate": rates, "pace": pace, "scaling": scaling})
+        self.overflows, self.new_overflows = self.overflows + self.new_overflows, 0
+        told = f"epoch {epoch + 1}/{self.epochs} loss {loss:.4f} lr {lr:.1e} {speed:.0f} images/s"
+        if self.overflows:
+            told += f" overflows {self.overflows}"
+        self._show(f"{told} data wait {data_wait:.1%}{self.ap}", step, speed)
+
+    def evaluating(self, done: int, pictures: int) -> None:
+        """Tell how far an evaluation has come."""
+        line = f"evaluating picture {done}/{pictures}"
+        if self.watched:
+            self.bar.set_postfix_str(line)
+        elif time.perf_counter() - self.written >= QUIET_INTERVAL:
+            self.written = time.perf_counter()
+            self.say(line)
+
+    def evaluated(self, step: int, score: Score, best: bool) -> None:
+        """Write what an evaluation came to; `best` says that no earlier one came to as much."""
+        line = {"step": step, **score.numbers, "pictures": score.pictures, "seconds": round(score.seconds, 2)}
+        self._write(line, {"validation": score.numbers})
+        if score.sheet is not None and self.events:
+            self.events.picture(step, "maps", score.sheet)
+            self.events.flush()
+        ap, ap50, ar = (f"{score.numbers[name]:.3f}" if score.defined else "-" for name in ("AP", "AP50", "AR"))
+        self.ap = f" AP {ap}"
+        self.bar.set_postfix_str("", refresh=False)
+        how = f"{score.pictures} pictures in {score.seconds:.1f} s"
+        self.say(f"step {step}/{self.total} AP {ap} AP50 {ap50} AR {ar} on {how}{', the best so far' if best else ''}")
 
     def say(self, text: str) -> None:
         """Print a line above the progress."""
@@ -93,6 +168,8 @@ class Reporter:
     def close(self) -> None:
         """Leave the last progress line standing."""
         self.bar.close()
+        if self.events:
+            self.events.close()
 
     def _show(self, line: str, step: int, speed: float) -> None:
         if self.watched:
@@ -105,10 +182,23 @@ class Reporter:
             eta = tqdm.format_interval(left * self.images_per_step / speed)
             self.say(f"step {step}/{self.total} {line} ETA {eta}")
 
-    def _write(self, **metrics: float) -> None:
-        if self.speaks:
-            with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
+    def _write(self, line: Mapping[str, Any], curves: Mapping[str, Mapping[str, float]]) -> None:
+        """Add a line to metrics.jsonl and, by group and name, values to TensorBoard's curves."""
+        if not self.speaks:
+            return
+        with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.events is None:
+            from training.events import Events
+
+            self.events = Events(self.run / "tensorboard", after=self.first)
+        tags = {f"{group}/{name}": value for group, values in curves.items() for name, value in values.items()}
+        self.events.numbers(line["step"], tags)
+        self.events.flush()
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 class StopSignal:

@@ -8,6 +8,7 @@ import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 from mindspore import nn
@@ -15,7 +16,8 @@ from mindspore import nn
 from pipeline.errors import InputError
 from pipeline.files import give_usual_mode
 from training.config import Config, parse_config
-from training.folder import checkpoint_path, checkpoints
+from training.ema import PREFIX
+from training.folder import best_path, checkpoint_path, checkpoints
 from training.tensors import read_tensors
 
 FORMAT = 1
@@ -48,20 +50,35 @@ class Position:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """What a network was chosen for.
+
+    Attributes:
+        ap: its average precision on some pictures, 0..1.
+        basis: names these and the way of finding people; marks of one basis can be compared.
+    """
+
+    ap: float
+    basis: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint file holds.
 
     Attributes:
         path: the file.
-        tensors: parameters of network and optimizer by name.
+        tensors: parameters of network, optimizer, average of weights and loss scale by name.
         config: the recipe they were learnt with.
         position: where in the data training stood.
+        mark: what it was chosen for, None if it was not.
     """
 
     path: Path
     tensors: dict[str, ms.Parameter]
     config: Config
     position: Position
+    mark: Mark | None = None
 
     @property
     def step(self) -> int:
@@ -78,23 +95,41 @@ def save_checkpoint(
         InputError: it cannot be written.
     """
     path = checkpoint_path(run, position.step)
+    _save(path, parameters, _state(config, position))
+    try:
+        for old in checkpoints(run)[:-keep]:
+            old.unlink()
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be removed: {error.strerror}") from error
+    return path
+
+
+def save_best(run: Path, parameters: Iterable[ms.Parameter], config: Config, position: Position, mark: Mark) -> Path:
+    """Write the run's best checkpoint, with its mark, in place of the one before; errors as `save_checkpoint`."""
+    path = best_path(run)
+    _save(path, parameters, _state(config, position) | {"mark": vars(mark)})
+    return path
+
+
+def _state(config: Config, position: Position) -> dict[str, Any]:
+    return {"format": FORMAT, "config": config.model_dump(mode="json"), **vars(position)}
+
+
+def _save(path: Path, parameters: Iterable[ms.Parameter], state: dict[str, Any]) -> None:
+    """Write a file under a temporary name and rename it."""
     unfinished = path.with_name(f".{path.name}")
-    state = {"format": FORMAT, "config": config.model_dump(mode="json"), **vars(position)}
     named = [{"name": parameter.name, "data": parameter} for parameter in parameters]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         ms.save_checkpoint(named, str(unfinished), append_dict={_STATE: json.dumps(state)}, crc_check=True)
         _settle(unfinished)
         unfinished.replace(path)
-        for old in checkpoints(run)[:-keep]:
-            old.unlink()
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
     finally:
         # MindSpore writes under a name of its own before it takes the one it was given
-        for leftover in path.parent.glob(".step-*"):
+        for leftover in path.parent.glob(f".{path.stem}*"):
             leftover.unlink()
-    return path
 
 
 def _settle(path: Path) -> None:
@@ -119,12 +154,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise DamagedCheckpointError(f"{path}: damaged or not a MindSpore checkpoint; use an older one") from error
-    config, position = _parse_state(values.pop(_STATE, None), path)
+    config, position, mark = _parse_state(values.pop(_STATE, None), path)
     tensors = {name: value for name, value in values.items() if not isinstance(value, str)}
-    return Checkpoint(path=path, tensors=tensors, config=config, position=position)
+    return Checkpoint(path=path, tensors=tensors, config=config, position=position, mark=mark)
 
 
-def _parse_state(text: object, path: Path) -> tuple[Config, Position]:
+def _parse_state(text: object, path: Path) -> tuple[Config, Position, Mark | None]:
     try:
         state = json.loads(str(text))
     except (ValueError, RecursionError):
@@ -138,7 +173,14 @@ def _parse_state(text: object, path: Path) -> tuple[Config, Position]:
         if type(value) is not int or not 0 <= value < 2**63:
             raise InputError(f"{path}: {name} is {reprlib.repr(value)}, expected a whole number")
     config = parse_config(state["config"], source=f"{path}: its recipe")
-    return config, Position(**counts, shards=str(state.get("shards", "")))
+    mark = _parse_mark(state["mark"], path) if "mark" in state else None
+    return config, Position(**counts, shards=str(state.get("shards", ""))), mark
+
+
+def _parse_mark(mark: Any, path: Path) -> Mark:
+    if not isinstance(mark, dict) or type(mark.get("ap")) is not float or not 0 <= mark["ap"] <= 1:
+        raise InputError(f"{path}: mark is {reprlib.repr(mark)}, expected an AP of 0 to 1")
+    return Mark(mark["ap"], str(mark.get("basis", "")))
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[DamagedCheckpointError]]:
@@ -160,7 +202,22 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[DamagedCheckpo
 
 def restore(cell: nn.Cell, tensors: dict[str, ms.Parameter], path: Path) -> None:
     """Put the tensors into a cell's parameters, every one of them; InputError names the first that does not fit."""
-    for parameter in cell.get_parameters():
+    restore_parameters(cell.get_parameters(), tensors, path)
+
+
+def restore_answering(network: nn.Cell, checkpoint: Checkpoint) -> None:
+    """Put into a network the weights that it should answer with: the average of weights, where the recipe kept one.
+
+    Raises:
+        InputError: a weight is missing or of another shape.
+    """
+    average = {name.removeprefix(PREFIX): each for name, each in checkpoint.tensors.items() if name.startswith(PREFIX)}
+    restore(network, average or checkpoint.tensors, checkpoint.path)
+
+
+def restore_parameters(parameters: Iterable[ms.Parameter], tensors: dict[str, ms.Parameter], path: Path) -> None:
+    """Put the tensors into parameters of their names, every one of them; InputError names one that does not fit."""
+    for parameter in parameters:
         tensor = tensors.get(parameter.name)
         if tensor is None:
             raise InputError(f"{path}: has no {parameter.name}; expected shape {tuple(parameter.shape)}")

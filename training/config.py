@@ -79,7 +79,13 @@ class TrainingConfig(StrictModel):
     """How the weights are learnt."""
 
     seed: int = Field(default=0, ge=0, lt=2**31, description="of weights, order and augmentation")
-    batch_size: int = Field(default=10, ge=1, le=1024, description="samples in each process and step")
+    batch_size: int = Field(default=10, ge=1, le=1024, description="samples in each process and batch")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="batches of each process in a step: 8 on one device do what eight devices do",
+    )
     epochs: int = Field(default=60, ge=1, le=10_000, description="passes over the shards")
     max_steps: int | None = Field(default=None, ge=1, description="end after this many steps; empty: after the epochs")
     optimizer: Literal["adam", "momentum"] = Field(default="adam", description="update rule")
@@ -100,13 +106,50 @@ class TrainingConfig(StrictModel):
     lr_steps: tuple[int, ...] = Field(default=(), description="steps at which the rate is multiplied by lr_decay")
     lr_decay: float = Field(default=0.1, gt=0, le=1, description="factor at each of lr_steps")
     clip_norm: float | None = Field(default=None, gt=0, description="largest global norm of the gradient; empty: any")
-    loss_scale: float = Field(default=1.0, ge=1, le=2**24, description="static; undone before clipping and update")
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="part of the weights' moving average that a step leaves, as 0.999; evaluation and export then take "
+        "the average; empty: none",
+    )
+    amp: Literal["auto", "O0", "O2"] = Field(
+        default="auto",
+        description="O0: float32; O2: convolutions in amp_dtype, weights, normalisation and loss in float32; auto: O2 "
+        "on Ascend, O0 on CPU",
+    )
+    amp_dtype: Literal["float16", "bfloat16"] = Field(default="float16", description="of O2; bfloat16 not on CPU")
+    loss_scale_mode: Literal["auto", "static", "dynamic"] = Field(
+        default="auto",
+        description="dynamic: halved by a step that overflows, which is left out; auto: dynamic with float16, else "
+        "static",
+    )
+    loss_scale: float | None = Field(
+        default=None,
+        ge=1,
+        le=2**24,
+        description="factor on the loss, undone before clipping and update; the first if dynamic; empty: 16384 with "
+        "float16, else 1",
+    )
+    loss_scale_window: int = Field(
+        default=2000, ge=1, le=1_000_000, description="steps without overflow after which a dynamic loss_scale doubles"
+    )
     on_nonfinite: Literal["stop", "skip"] = Field(
-        default="stop", description="a step whose loss or gradient is not finite ends the run, or is left out and told"
+        default="stop",
+        description="a step whose loss is not finite, or whose gradient without a loss_scale is not, ends the run, or "
+        "is left out and told",
     )
     log_every: int = Field(default=20, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_every: int = Field(default=1000, ge=1, description="steps between checkpoints")
-    keep: int = Field(default=3, ge=1, description="checkpoints kept; older ones are removed")
+    eval_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="steps between evaluations, at one scale without flip; the last step too; empty: never",
+    )
+    eval_pictures: int | None = Field(
+        default=None, ge=1, description="pictures of the validation set to evaluate, evenly spread; empty: all"
+    )
+    keep: int = Field(default=3, ge=1, description="newest checkpoints kept, beside the best; others are removed")
 
     @field_validator("lr_steps")
     @classmethod

@@ -126,11 +126,11 @@ def export(
 
 def answering(checkpoint: Checkpoint, *, all_stages: bool) -> nn.Cell:
     """The checkpoint's network, (B, H, W, 3) uint8 BGR to maps in the order of `output_names`."""
-    from training.checkpoint import restore
+    from training.checkpoint import restore_answering
     from training.network import Answer, OpenPose
 
     network = OpenPose(checkpoint.config.model)
-    restore(network, checkpoint.tensors, checkpoint.path)
+    restore_answering(network, checkpoint)
     cell = network if all_stages else Answer(network)
     return cell.set_train(False)
 

@@ -1,8 +1,13 @@
 """The folder of a run: what lies in it, and making it ready without losing a run that is in it already.
 
-config.yaml is the resolved recipe, metrics.jsonl has one object a logged step, checkpoints/ the newest checkpoints,
-logs/ what the processes of a distributed run said, debug/ the graphs that MindSpore could not compile. Nothing here
-imports MindSpore.
+config.yaml is the resolved recipe, checkpoints/ the newest checkpoints and best.ckpt, tensorboard/ event files, logs/
+what the processes of a distributed run said, debug/ the graphs that MindSpore could not compile. metrics.jsonl has one
+object a line, each with its step, in the order of the run: of a logged step
+`step epoch loss lr images_per_s data_wait terms rates`, where terms (of the loss, by stage and branch: pafs_1 …) and
+rates (of backbone, features, stages) are objects, and loss and terms means since the line before; with `loss_scale
+overflows`, of the last step and since the line before, where the loss is scaled; of an evaluation `step`, the ten
+numbers by COCO's names (AP AP50 AP75 APM APL AR AR50 AR75 ARM ARL), `pictures` and `seconds`. Nothing here imports
+MindSpore.
 """
 
 from __future__ import annotations
@@ -24,8 +29,13 @@ def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:07d}.ckpt"
 
 
+def best_path(run: Path) -> Path:
+    """Name of the checkpoint that evaluation during training found best."""
+    return run / "checkpoints" / "best.ckpt"
+
+
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
+    """The checkpoints of a run's newest steps, oldest first."""
     found = [(path, _CHECKPOINT.fullmatch(path.name)) for path in (run / "checkpoints").glob("step-*.ckpt")]
     return [path for _, path in sorted((int(match[1]), path) for path, match in found if match)]
 
@@ -44,14 +54,14 @@ def check_folder(run: Path, resume: bool) -> None:
     """Raise InputError where `run` cannot be a run's folder, or where a new run would overwrite one."""
     if run.exists() and not run.is_dir():
         raise InputError(f"{run}: is a file; expected a folder for the run")
-    if not resume and checkpoints(run):
+    if not resume and (checkpoints(run) or best_path(run).exists()):
         raise InputError(f"{run}: holds a run already; go on with RESUME=1, or choose another folder or remove it")
 
 
 def prepare_folder(run: Path, config: Config, done: int) -> None:
     """Make the folder ready for a run that has done `done` steps: it then holds nothing of later ones."""
     run.mkdir(parents=True, exist_ok=True)
-    for unfinished in (run / "checkpoints").glob(".step-*"):
+    for unfinished in (run / "checkpoints").glob(".*"):
         unfinished.unlink()
     for path in checkpoints(run):
         if path > checkpoint_path(run, done):
@@ -61,9 +71,19 @@ def prepare_folder(run: Path, config: Config, done: int) -> None:
     (run / "config.yaml").write_text(text, encoding="utf-8")
 
 
+def evaluated_steps(run: Path) -> set[int]:
+    """Steps whose evaluation metrics.jsonl holds."""
+    return {line["step"] for line in map(json.loads, _whole_lines(run / "metrics.jsonl")) if "AP" in line}
+
+
 def _trim_metrics(path: Path, step: int) -> None:
     """Forget the lines after `step`: a resumed run writes them anew."""
     if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        path.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+        path.write_text("".join(kept), encoding="utf-8")
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file, if there is one, without one that was not written to its end."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [line for line in lines if line.endswith("\n")]

@@ -10,12 +10,17 @@ import mindspore as ms
 import numpy as np
 
 from pipeline.filling import Batch
+from training.checkpoint import Checkpoint, restore_parameters
 from training.config import Config
+from training.ema import PREFIX, WeightAverage
 from training.loss import term_names
 from training.network import OpenPose
+from training.optimizer import build_optimizer, set_rates
 from training.parallel import World
-from training.schedule import group_rates
-from training.step import TrainStep, build_loss, build_optimizer, set_rates
+from training.precision import choose_precision, lower
+from training.scale import LossScale
+from training.schedule import ema_decay, group_rates
+from training.step import Accumulate, Gradients, TrainStep, Update, UpdateFromSums, build_loss
 
 HOST_INPUTS = ("image", "mask", "heatmaps", "pafs")
 DEVICE_INPUTS = ("image", "mask", "keypoints")
@@ -28,11 +33,15 @@ class Outcome:
     Attributes:
         terms: of the loss, by the names in `Learner.term_names`.
         norm: global norm of the gradient before clipping.
+        finite: whether loss and gradient were, so that the step was learnt from.
+        scale: of the loss in this step.
         stop: whether any process was asked to stop.
     """
 
     terms: tuple[float, ...]
     norm: float
+    finite: bool
+    scale: float
     stop: bool
 
     @property
@@ -41,41 +50,89 @@ class Outcome:
         return sum(self.terms)
 
     @property
-    def finite(self) -> bool:
-        """Whether the step could be learnt from."""
-        return math.isfinite(self.loss) and math.isfinite(self.norm)
+    def overflow(self) -> bool:
+        """Whether the step was left out for a gradient that a lower loss scale may bring within the numbers' range."""
+        return not self.finite and math.isfinite(self.loss) and self.scale > 1
 
 
 class Learner:
     """A network in training. Comes after `parallel.start`; draws its first weights from the recipe's seed."""
 
     def __init__(self, config: Config, world: World, total: int) -> None:
-        """`total` is the number of updates of the whole run."""
+        """`total` is the number of updates of the whole run; InputError if the device lacks the recipe's precision."""
         self.training = config.training
         self.total = total
         self.on_device = _draws_on_device(config, world)
+        self.precision = choose_precision(config.training, world.device)
         ms.set_seed(config.training.seed)
         self.network = OpenPose(config.model)
-        self.optimizer = build_optimizer(self.network, config.training)
-        loss = build_loss(self.network, config, self.on_device)
         self.term_names = term_names(config.model.stages, config.model.stages)
-        self.cell = TrainStep(loss, self.optimizer, config.training, world.size)
-        self.cell.set_train()
+        self.optimizer = build_optimizer(self.network, config.training)
+        self.average = WeightAverage(self.network) if config.training.ema_decay else None
+        self.scale = LossScale(self.precision)
+        loss = build_loss(lower(self.network, self.precision), config, self.on_device)
+        low = self.precision.dtype is not None
+        gradients = Gradients(loss, self.optimizer.parameters, self.scale, low_precision=low)
+        update = Update(self.optimizer, self.scale, self.average, config.training, world.size)
+        self._gathered = 0
+        if config.training.accumulate == 1:
+            self._train = TrainStep(gradients, update).set_train()
+        else:
+            self._gather = Accumulate(gradients, self.optimizer.parameters, len(self.term_names)).set_train()
+            self._update = UpdateFromSums(self._gather, update)
 
     def parameters(self) -> Iterable[ms.Parameter]:
-        """Everything that a checkpoint keeps."""
-        return self.cell.get_parameters()
+        """Everything that a checkpoint keeps: weights, optimizer, average of weights, dynamic loss scale."""
+        cells = [self.network, self.optimizer, self.scale, *([self.average] if self.average else [])]
+        return {id(each): each for cell in cells for each in cell.get_parameters()}.values()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over a checkpoint's state, before the first step; InputError names what does not fit.
+
+        An average of weights that the recipe has only now begins with the weights, a dynamic loss scale with its first.
+        """
+        tensors = dict(checkpoint.tensors)
+        for parameter in (*(self.average.averages if self.average else ()), *self.scale.get_parameters()):
+            if not any(name.startswith(parameter.name.partition(".")[0] + ".") for name in checkpoint.tensors):
+                tensors[parameter.name] = tensors.get(parameter.name.removeprefix(PREFIX), parameter)
+        restore_parameters(self.parameters(), tensors, checkpoint.path)
+
+    def answering_weights(self) -> dict[str, ms.Parameter]:
+        """The weights to evaluate, by the names that the network gives them: their average, if there is one."""
+        parameters = self.average.averages if self.average else self.network.get_parameters()
+        return {parameter.name.removeprefix(PREFIX): parameter for parameter in parameters}
 
     def rates(self, done: int) -> tuple[float, float, float]:
         """Learning rates of the parts of the network in the update after `done` updates."""
         return group_rates(done, self.total, self.training)
 
-    def step(self, batch: Batch, done: int, stop: bool) -> Outcome:
-        """Learn from one batch, after `done` updates; `stop` says whether this process was asked to stop."""
-        set_rates(self.optimizer, self.rates(done))
+    def step(self, batch: Batch, done: int, stop: bool) -> Outcome | None:
+        """Learn from one batch, after `done` updates.
+
+        Args:
+            batch: as `pipeline.batches` gives it.
+            done: updates done.
+            stop: whether this process was asked to stop.
+
+        Returns:
+            What the update came to; None if it takes more batches.
+        """
         names = DEVICE_INPUTS if self.on_device else HOST_INPUTS
-        terms, norm, stops = self.cell(ms.Tensor(np.float32(stop)), *(ms.Tensor(batch[name]) for name in names))
-        return Outcome(tuple(terms.asnumpy().tolist()), float(norm.asnumpy()), float(stops.asnumpy()) > 0)
+        inputs = [ms.Tensor(batch[name]) for name in names]
+        self._gathered += 1
+        if self._gathered < self.training.accumulate:
+            self._gather(*inputs)
+            return None
+        self._gathered = 0
+        set_rates(self.optimizer, self.rates(done))
+        facts = [ms.Tensor(np.float32(fact)) for fact in (stop, ema_decay(done, self.training))]
+        if self.training.accumulate == 1:
+            answer = self._train(*facts, *inputs)
+        else:
+            self._gather(*inputs)
+            answer = self._update(*facts)
+        terms, norm, finite, scale, stops = (each.asnumpy().tolist() for each in answer)
+        return Outcome(tuple(terms), norm, finite > 0, scale, stops > 0)
 
 
 def _draws_on_device(config: Config, world: World) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.errors import InputError
 from training.config import Config
 
-FIXED = ("model", "data", "training.seed", "training.batch_size", "training.optimizer")
+FIXED = ("model", "data", "training.seed", "training.batch_size", "training.accumulate", "training.optimizer")
 """Sections and fields that a resumed run keeps: they decide the network's shape and which data a step sees."""
 FREE = ("data.threads", "data.targets")
 """Exceptions from these: where work is done, not what is learnt."""
@@ -34,14 +34,20 @@ class Plan:
         return math.ceil(self.total / self.epoch_steps)
 
 
+def update_samples(config: Config, processes: int) -> int:
+    """How many samples of all processes together are in one update."""
+    return config.training.batch_size * config.training.accumulate * processes
+
+
 def plan_run(config: Config, records: int, processes: int) -> Plan:
-    """Count the updates; InputError if the set does not fill one batch of every process."""
-    step_records = config.training.batch_size * processes
+    """Count the updates; InputError if the set does not fill one of them."""
+    step_records = update_samples(config, processes)
     epoch_steps = records // step_records
     if epoch_steps == 0:
+        batches = f"{config.training.accumulate} times " if config.training.accumulate > 1 else ""
         raise InputError(
-            f"training.batch_size: {config.training.batch_size} on {processes} processes takes {step_records} records "
-            f"a step, but the training set has {records}"
+            f"training.batch_size: {batches}{config.training.batch_size} on {processes} processes takes {step_records} "
+            f"records a step, but the training set has {records}"
         )
     total = config.training.epochs * epoch_steps
     return Plan(epoch_steps, min(total, config.training.max_steps or total))

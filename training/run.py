@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.batches import create_batches
 from pipeline.cores import default_threads, usable_cores
@@ -17,13 +18,15 @@ from pipeline.errors import InputError
 from pipeline.filling import Batch
 from pipeline.manifest import Manifest
 from training.callbacks import Reporter, StopSignal
-from training.checkpoint import Checkpoint, Position, newest_checkpoint, restore, save_checkpoint
+from training.checkpoint import Checkpoint, Position, newest_checkpoint, save_checkpoint
 from training.config import Config
-from training.folder import check_folder, prepare_folder
+from training.folder import best_path, check_folder, prepare_folder
 from training.learner import Learner, Outcome
 from training.network import count_parameters
+from training.optimizer import GROUPS
 from training.parallel import World, start
-from training.plan import Plan, changes, plan_run
+from training.plan import Plan, changes, plan_run, update_samples
+from training.validation import Evaluator, Validation
 
 DIVERGED = 3
 """Exit code of a run whose loss or gradient is not finite."""
@@ -48,13 +51,23 @@ def fingerprint(manifest: Manifest) -> str:
 class Run:
     """A network in training, its data and its folder."""
 
-    def __init__(self, config: Config, shards: Path, out: Path, world: World, plan: Plan, position: Position) -> None:
+    def __init__(
+        self,
+        config: Config,
+        shards: Path,
+        out: Path,
+        world: World,
+        plan: Plan,
+        position: Position,
+        validation: Validation | None = None,
+    ) -> None:
         self.config = config
         self.shards = shards
         self.out = out
         self.world = world
         self.plan = plan
         self.position = position
+        self.validation = validation
         self.skipped = self.skipped_in_a_row = 0
         self.learner = Learner(config, world, plan.total)
 
@@ -71,7 +84,9 @@ class Run:
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
         """What is left of the run's batches, each with its epoch."""
-        data = self.config.data
+        data, accumulate = self.config.data, self.config.training.accumulate
+        if self.done == self.plan.total:
+            return
         first, start = divmod(self.done, self.plan.epoch_steps)
         for epoch in range(first, self.plan.epochs):
             batches = create_batches(
@@ -86,57 +101,105 @@ class Run:
                 threads=data.threads or default_threads(self.world.local),
                 augment=data.augment,
                 targets=None if self.learner.on_device else data.target,
-                start=start if epoch == first else 0,
+                start=start * accumulate if epoch == first else 0,
+                stop=self.plan.epoch_steps * accumulate,
             )
             for batch in batches:
                 yield epoch, batch
 
-    def step(self, batch: Batch, stop: bool) -> Outcome:
-        """Learn from one batch; `stop` says whether this process was asked to stop."""
+    def step(self, batch: Batch, stop: bool) -> Outcome | None:
+        """Learn from one batch, None if the step takes more; `stop` says whether this process was asked to stop."""
         outcome = self.learner.step(batch, self.done, stop)
-        self.position = self.position.after(1)
+        if outcome:
+            self.position = self.position.after(1)
         return outcome
 
-    def loop(self, reporter: Reporter, signals: StopSignal) -> End:
-        """Train to the end, to a signal, or to a loss or gradient that is not finite."""
+    def loop(self, reporter: Reporter, signals: StopSignal, overdue: bool = False) -> End:
+        """Train to the end, to a signal, or to a loss or gradient that is not finite.
+
+        Args:
+            reporter: told of every step.
+            signals: whether this process was asked to stop.
+            overdue: whether the network as it is now is to be evaluated first.
+        """
         training = self.config.training
+        if overdue and self.validation and not self.evaluate(self.validation, reporter, signals):
+            return End.STOPPED
+        image_ids: list[NDArray[np.int64]] = []
         for epoch, batch in reporter.stopwatch.waiting(self.batches()):
-            rate = self.learner.rates(self.done)[-1]
+            rates = dict(zip(GROUPS, self.learner.rates(self.done), strict=True))
+            image_ids.append(batch["image_id"])
             outcome = self.step(batch, signals.number > 0)
+            if outcome is None:
+                continue
             end = self.done == self.plan.total
-            log = self.done % training.log_every == 0 or end
-            if outcome.finite:
-                self.skipped_in_a_row = 0
-                reporter.update(step=self.done, epoch=epoch, loss=outcome.loss, lr=rate, log=log)
-            elif not self.skip(outcome, batch, reporter):
+            self.skipped_in_a_row = 0 if outcome.finite else self.skipped_in_a_row + 1
+            if outcome.finite or (outcome.overflow and self.skipped_in_a_row < MOST_SKIPPED):
+                terms = dict(zip(self.learner.term_names, outcome.terms, strict=True))
+                scale = None if outcome.scale == 1 else outcome.scale
+                reporter.update(
+                    step=self.done, epoch=epoch, terms=terms, rates=rates, scale=scale, overflow=outcome.overflow
+                )
+            elif not self.skip(outcome, np.concatenate(image_ids), reporter):
                 return End.DIVERGED
+            image_ids.clear()
             if outcome.stop or end or self.done % training.checkpoint_every == 0:
                 self.save()
+            if outcome.stop and not end:
+                return End.STOPPED
+            if (
+                self.validation
+                and self.validation.due(self.done)
+                and not self.evaluate(self.validation, reporter, signals)
+            ):
+                return End.STOPPED
             if end:
                 break
-            if outcome.stop:
-                return End.STOPPED
         return End.FINISHED
 
-    def skip(self, outcome: Outcome, batch: Batch, reporter: Reporter) -> bool:
+    def evaluate(self, validation: Validation, reporter: Reporter, signals: StopSignal) -> bool:
+        """Score the network and keep it if it is the best; False, and all is saved, if a process was asked to stop."""
+        with reporter.stopwatch.paused():
+            try:
+                score = validation.evaluate(self.learner, lambda: signals.number > 0, reporter.evaluating)
+            except InputError as error:
+                # a bad picture is no reason to lose days of training
+                reporter.say(f"Warning: step {self.done}: not evaluated: {error}")
+                return True
+            if score is None:
+                self.save()
+                return False
+            reporter.evaluated(self.done, score, best=validation.keep(score, self.learner, self.position))
+        return True
+
+    def skip(self, outcome: Outcome, image_ids: NDArray[np.int64], reporter: Reporter) -> bool:
         """Say which step of which pictures came to a loss or a gradient that is not finite, and whether to go on."""
         self.skipped += 1
-        self.skipped_in_a_row += 1
         goes_on = self.config.training.on_nonfinite == "skip" and self.skipped_in_a_row < MOST_SKIPPED
         what = "gradient" if math.isfinite(outcome.loss) else "loss"
-        pictures = ", ".join(str(image_id) for image_id in self.world.gather(batch["image_id"]))
+        pictures = ", ".join(str(image_id) for image_id in self.world.gather(image_ids))
         told = f"step {self.done}: the {what} is not finite; image ids {pictures}"
         if goes_on:
             reporter.say(f"Warning: {told}; left out, {self.skipped} so far")
             reporter.bar.update()
         else:
             advice = "lower training.lr or set training.clip_norm"
+            if outcome.overflow:
+                advice = "lower training.loss_scale or set training.loss_scale_mode=dynamic"
             reporter.say(f"Error: {told}; nothing was saved since the last checkpoint: {advice}")
         return goes_on
 
 
 def train(
-    config: Config, shards: Path, out: Path, *, resume: bool, device: str, signals: StopSignal, resume_command: str
+    config: Config,
+    shards: Path,
+    out: Path,
+    *,
+    resume: bool,
+    device: str,
+    signals: StopSignal,
+    resume_command: str,
+    evaluator: Evaluator | None = None,
 ) -> int:
     """Train in this process, which may be one of several that msrun started.
 
@@ -148,6 +211,7 @@ def train(
         device: auto, cpu or ascend.
         signals: whether SIGINT or SIGTERM has come.
         resume_command: what to type to go on with a run that was stopped.
+        evaluator: what scores the network every training.eval_every steps; None for never.
 
     Returns:
         The exit code: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 3 loss or gradient is not finite.
@@ -163,28 +227,35 @@ def train(
     checkpoint, remarks = _resume_point(out, config, position) if resume else (None, [])
     done = checkpoint.step if checkpoint else 0
     _agree(done, world, out)
+    validation = (
+        Validation(out, config, evaluator, plan.total, world) if evaluator and config.training.eval_every else None
+    )
+    overdue = validation is not None and validation.missed(done)
     reporter = Reporter(
         out,
+        plan,
         first=done,
-        total=plan.total,
-        epochs=plan.epochs,
-        images_per_step=config.training.batch_size * world.size,
+        log_every=config.training.log_every,
+        images_per_step=update_samples(config, world.size),
         speaks=world.rank == 0,
     )
     try:
-        for remark in remarks:
+        for remark in [*remarks, *(validation.resume() if validation else [])]:
             reporter.say(remark)
-        if done >= plan.total:
+        if done >= plan.total and not overdue:
             reporter.say(f"{out}: finished, all {plan.total} steps are done; more with --set training.epochs=…")
             return 0
-        run = Run(config, shards, out, world, plan, position.after(done))
+        run = Run(config, shards, out, world, plan, position.after(done), validation)
         if checkpoint:
-            restore(run.learner.cell, checkpoint.tensors, checkpoint.path)
+            run.learner.restore(checkpoint)
         if world.rank == 0:
             prepare_folder(out, config, done)
         reporter.say(_summary(run))
         reporter.say(_host_work(run))
-        end = run.loop(reporter, signals)
+        end = run.loop(reporter, signals, overdue)
+        if validation and validation.best:
+            step, ap = validation.best
+            reporter.say(f"Best: AP {ap:.3f} after step {step}, {best_path(out)}")
         if end is End.STOPPED:
             reporter.say(f"Stopped after step {run.done} of {plan.total}; go on with: {resume_command}")
         return _exit_code(end, signals, world)
@@ -223,10 +294,11 @@ def _agree(done: int, world: World, out: Path) -> None:
 
 
 def _summary(run: Run) -> str:
-    world, plan, images = run.world, run.plan, run.config.training.batch_size * run.world.size
+    world, plan, images = run.world, run.plan, update_samples(run.config, run.world.size)
     return (
-        f"{count_parameters(run.learner.network) / 1e6:.1f} M parameters, {world.size} x {world.device}, "
-        f"{run.position.records} records: {plan.total} steps of {images} images, {plan.epochs} epochs"
+        f"{count_parameters(run.learner.network) / 1e6:.1f} M parameters, {run.learner.precision}, "
+        f"{world.size} x {world.device}, {run.position.records} records: {plan.total} steps of {images} images, "
+        f"{plan.epochs} epochs"
     )
 
 

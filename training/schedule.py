@@ -1,4 +1,4 @@
-"""Learning rates as one pure function of the step."""
+"""Learning rates, and the decay of averaged weights, as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ def group_rates(step: int, total: int, config: TrainingConfig) -> tuple[float, f
     rate = learning_rate(step, total, config)
     frozen = step < config.freeze_backbone_steps
     return (0.0 if frozen else rate * config.backbone_lr_factor, rate * config.feature_lr_factor, rate)
+
+
+def ema_decay(step: int, config: TrainingConfig) -> float:
+    """Part of the weights' moving average that the update at a step leaves: none of what stood before the first.
+
+    It rises with the number of weights that were averaged, so that the first, which are poor, are soon forgotten: the
+    warm-up of TensorFlow's ExponentialMovingAverage. 0 where the recipe wants no average.
+    """
+    return min(config.ema_decay or 0.0, step / (9 + step))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,10 +14,15 @@ from pipeline.quiet import quiet_mindspore
 from training.cluster import MASTER_PORT, plan_cluster
 from training.options import device_option
 
+if TYPE_CHECKING:
+    from training.config import Config
+    from training.validation import Evaluator
+
 
 @click.command()
 @click.option("--config", "recipe", type=click.Path(path_type=Path), required=True, help="Recipe, a YAML file.")
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Training set, made by pipeline.shards.")
+@click.option("--val", type=click.Path(path_type=Path), help="Validation set, for training.eval_every.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field: training.lr=2e-4.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
@@ -31,6 +37,7 @@ from training.options import device_option
 def main(
     recipe: Path,
     shards: Path,
+    val: Path | None,
     out: Path,
     overrides: tuple[str, ...],
     resume: bool,
@@ -44,8 +51,8 @@ def main(
 ) -> None:
     """Train the network of a recipe on a set of shards.
 
-    Writes OUT/config.yaml, OUT/metrics.jsonl and OUT/checkpoints/. SIGINT or SIGTERM saves at the next step and ends;
-    --resume goes on from there.
+    Writes OUT/config.yaml, OUT/metrics.jsonl, OUT/tensorboard/ and OUT/checkpoints/: those of the newest steps and, by
+    AP on --val, best.ckpt. SIGINT or SIGTERM saves at the next step and ends; --resume goes on from there.
 
     Exit codes: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 2 something given is wrong; 3 the loss or the
     gradient is not finite. With several processes, that of the one that failed first, 128 + N if signal N killed it.
@@ -67,6 +74,7 @@ def main(
     if not launched():
         plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, cluster.total)
         check_folder(out, resume)
+    evaluator = _evaluator(config, val)
     signals.watch()
     if cluster.total > 1 and not launched():
         raise SystemExit(launch(cluster, out, sys.argv[1:], signals))
@@ -75,10 +83,36 @@ def main(
     again = [*sys.argv[1:], *([] if resume else ["--resume"])]
     command = shlex.join([sys.executable, "-m", "training.train", *again])
     try:
-        code = train(config, shards, out, resume=resume, device=device, signals=signals, resume_command=command)
+        code = train(
+            config,
+            shards,
+            out,
+            resume=resume,
+            device=device,
+            signals=signals,
+            resume_command=command,
+            evaluator=evaluator,
+        )
     except OSError as error:
         raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
     raise SystemExit(code)
+
+
+def _evaluator(config: Config, val: Path | None) -> Evaluator | None:
+    """What scores the network on its way; InputError where the validation set is no use.
+
+    This command is where training and evaluation are put together: nothing else in training imports evaluation.
+    """
+    if config.training.eval_every is None:
+        return None
+    if val is None:
+        click.echo(
+            "Warning: training.eval_every: there is no validation set to evaluate on; give one with --val", err=True
+        )
+        return None
+    from evaluation.during import DuringTraining
+
+    return DuringTraining(config, val)
 
 
 if __name__ == "__main__":

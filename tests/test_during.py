@@ -1,0 +1,204 @@
+"""Scoring a network while it trains: the same numbers whoever shares the work, and problems told in every process."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from evaluation import during
+from evaluation.during import DuringTraining, spread
+from evaluation.finding import find_people
+from evaluation.metrics import AP_KEYS
+from evaluation.outputs import score_findings
+from evaluation.predictor import Predictor
+from evaluation.sets import ShardSet
+from pipeline.errors import InputError
+from pipeline.plan import Options
+from pipeline.shards import build
+from tests import coco_folder, tiny
+from tests.oracle import Oracle, figure, picture, truth_of, two_people
+from training.config import override_config
+from training.parallel import World
+
+SIZES = [(200, 300), (300, 200), (180, 240), (240, 240), (200, 310)]
+EVERYBODY = 14
+
+
+def people_of(index, size):
+    """Two people, one of them sometimes far off what is annotated; nobody in every seventh picture."""
+    return two_people(size) if index % 7 else np.zeros((0, 18, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def known():
+    """By image id: colour, size and people."""
+    sizes = [SIZES[i % len(SIZES)] for i in range(EVERYBODY)]
+    return {100 + 7 * i: (5 + 8 * i, size, people_of(i, size)) for i, size in enumerate(sizes)}
+
+
+@pytest.fixture(scope="module")
+def val(known, tmp_path_factory):
+    """The pictures as shards."""
+    folder = tmp_path_factory.mktemp("val")
+    images = [coco_folder.image(image_id, *size) for image_id, (_, size, _) in known.items()]
+    annotations = [one for image_id, (_, _, people) in known.items() for one in truth_of(people, image_id)]
+    content = {"images": images, "annotations": annotations, "categories": [coco_folder.CATEGORY]}
+    coco_folder.write(folder / "coco", content, "val", pictures=False)
+    for entry in images:
+        colour, size, _ = known[entry["id"]]
+        data = simplejpeg.encode_jpeg(picture(colour, size), quality=95, colorspace="BGR")
+        (folder / "coco" / "val" / entry["file_name"]).write_bytes(data)
+    build([(folder / "coco", "val")], folder / "shards", Options(keep_empty=True), workers=1)
+    return folder / "shards"
+
+
+@pytest.fixture
+def oracle(known):
+    """Knows the answer, but for one picture's people, whom it takes to be elsewhere."""
+    told = {colour: (size, people) for colour, size, people in known.values()}
+    colour, size, _ = known[107]
+    told[colour] = (size, figure(0.5 * size[1], 0.5 * size[0], 0.5 * size[0])[None])
+    return Oracle(told, 256)
+
+
+def recipe(*overrides):
+    settings = ("training.eval_every=10", "evaluation.size=256", "evaluation.batch_size=3", "evaluation.scales=[1, 2]")
+    return override_config(tiny.recipe(), [*settings, "evaluation.flip=true", *overrides])
+
+
+def never():
+    return False
+
+
+def ignore(done, total):
+    pass
+
+
+@dataclass(frozen=True)
+class Threads(World):
+    """Processes as threads of this one, which give and wait for each other as real ones do."""
+
+    given: dict[int, bytes] = field(default_factory=dict)
+    all_gave: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+
+    def gather_bytes(self, data):
+        self.given[self.rank] = data
+        self.all_gave.wait(60)
+        return [self.given[rank] for rank in range(self.size)]
+
+
+def together(evaluator, network, size, stopped=never):
+    """What each of `size` processes gets, or the error that it meets."""
+    given, barrier, got = {}, threading.Barrier(size), {}
+
+    def run(rank):
+        try:
+            world = Threads("CPU", rank, size, given=given, all_gave=barrier)
+            got[rank] = evaluator(network, world, stopped, ignore)
+        except InputError as error:
+            got[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [got[rank] for rank in range(size)]
+
+
+def test_the_numbers_are_those_of_an_evaluation_at_one_scale(val, oracle):
+    score = DuringTraining(recipe(), val)(oracle, World("CPU"), never, ignore)
+    pictures = ShardSet(val)
+    config = recipe("evaluation.scales=[1]", "evaluation.flip=false").evaluation
+    findings = find_people(Predictor(oracle, config), pictures.records(range(len(pictures))))
+    assert score.numbers == score_findings(findings).ap
+    assert list(score.numbers) == list(AP_KEYS)
+    assert 0.7 < score.ap < 0.99
+    assert score.defined
+    assert score.pictures == EVERYBODY
+    assert score.seconds > 0
+
+
+@pytest.mark.parametrize("size", [2, 3, 20])
+def test_any_number_of_processes_gets_the_same_numbers(val, oracle, size):
+    evaluator = DuringTraining(recipe(), val)
+    alone = evaluator(oracle, World("CPU"), never, ignore)
+    scores = together(evaluator, oracle, size)
+    assert all(score.numbers == alone.numbers for score in scores)
+    assert {score.pictures for score in scores} == {EVERYBODY}
+    assert [score.sheet is not None for score in scores] == [rank == 0 for rank in range(size)]
+
+
+def test_two_canvases_do_for_pictures_of_all_shapes(val, oracle):
+    DuringTraining(recipe(), val)(oracle, World("CPU"), never, ignore)
+    assert {shape[:3] for shape in oracle.batches} == {(3, 256, 448), (3, 384, 256)}
+
+
+def test_some_pictures_evenly_spread(val, oracle):
+    progress = []
+    evaluator = DuringTraining(recipe("training.eval_pictures=4"), val)
+    score = evaluator(oracle, World("CPU"), never, lambda *now: progress.append(now))
+    assert score.pictures == 4
+    assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert evaluator.indices == [1, 5, 8, 12]
+    assert spread(5000, 500)[:3] == [5, 15, 25]
+    assert spread(3, 10) == spread(3, None) == [0, 1, 2]
+    assert spread(7, 1) == [3]
+
+
+def test_a_basis_is_pictures_and_the_way_of_finding(val):
+    basis = DuringTraining(recipe(), val).basis
+    assert DuringTraining(recipe("training.lr=1e-4", "evaluation.flip=false"), val).basis == basis
+    assert DuringTraining(recipe("training.eval_pictures=4"), val).basis != basis
+    assert DuringTraining(recipe("evaluation.decoder.smooth=1"), val).basis != basis
+
+
+def test_a_stop_ends_it_in_every_process(val, oracle):
+    evaluator = DuringTraining(recipe(), val)
+    assert evaluator(oracle, World("CPU"), lambda: True, ignore) is None
+    asked = []
+
+    def in_one_of_them():
+        asked.append(threading.current_thread())
+        return threading.current_thread() is asked[0] and len(asked) > 3
+
+    assert together(evaluator, oracle, 2, in_one_of_them) == [None, None]
+
+
+def test_an_answer_that_is_no_use_is_told_in_every_process(val, oracle):
+    def broken(images):
+        pafs, heatmaps = oracle(images)
+        return pafs, heatmaps if images.shape[1] > images.shape[2] else heatmaps * np.float32(np.nan)
+
+    errors = together(DuringTraining(recipe(), val), broken, 2)
+    assert all(isinstance(error, InputError) and "the network's answer is no use" in str(error) for error in errors)
+
+
+def test_a_set_of_nobody_is_no_better_than_another(val, oracle, known, monkeypatch):
+    monkeypatch.setattr(during, "spread", lambda total, number: [0])
+    score = DuringTraining(recipe(), val)(oracle, World("CPU"), never, ignore)
+    assert not score.defined
+    assert score.sheet is None
+
+
+def test_what_is_wrong_with_a_set_is_told_at_once(tmp_path, tiny_shards):
+    with pytest.raises(InputError, match=r"nowhere.*make shards"):
+        DuringTraining(recipe(), tmp_path / "nowhere")
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        DuringTraining(recipe(), tmp_path)
+
+
+def test_the_sheet_shows_the_truth_beside_what_is_found(val, oracle):
+    """A network that knows the answer draws the same maps twice."""
+    sheet = DuringTraining(recipe("training.eval_pictures=3"), val)(oracle, World("CPU"), never, ignore).sheet
+    assert sheet.dtype == np.uint8
+    people, true_heat, heat, true_pafs, pafs = np.split(sheet[34:120], 5, axis=1)
+    np.testing.assert_array_equal(true_heat, heat)
+    np.testing.assert_array_equal(true_pafs, pafs)
+    assert (people != heat).any()
+    assert (heat != pafs).any()

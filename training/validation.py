@@ -1,0 +1,142 @@
+"""Evaluation during training, and the best checkpoint by it.
+
+Training knows of evaluation what stands here and no more: `python -m training.train` hands the evaluator in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.answer import Network, Understudy
+from training.checkpoint import DamagedCheckpointError, Mark, Position, load_checkpoint, save_best
+from training.config import Config
+from training.folder import best_path, evaluated_steps
+from training.learner import Learner
+from training.parallel import World
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an evaluation came to.
+
+    Attributes:
+        numbers: COCO's ten by name, 0..1, or -1 where no annotation defines one.
+        pictures: how many were looked at.
+        seconds: that it took.
+        sheet: pictures with the maps that the network answers, (H, W, 3) uint8 BGR; None on ranks other than 0.
+    """
+
+    numbers: dict[str, float]
+    pictures: int
+    seconds: float
+    sheet: NDArray[np.uint8] | None = None
+
+    @property
+    def ap(self) -> float:
+        """Average precision."""
+        return self.numbers["AP"]
+
+    @property
+    def defined(self) -> bool:
+        """Whether there was anybody to find."""
+        return self.ap >= 0
+
+
+class Evaluator(Protocol):
+    """Scores a network in training on pictures that it does not learn from."""
+
+    @property
+    def basis(self) -> str:
+        """Names the pictures and the way of finding people: scores with the same basis can be compared."""
+        ...
+
+    def __call__(
+        self, network: Network, world: World, stopped: Callable[[], bool], progress: Callable[[int, int], object]
+    ) -> Score | None:
+        """Score a network; every process calls this and gets the same numbers.
+
+        Args:
+            network: the same in every process.
+            world: the processes, which share the pictures.
+            stopped: whether this process was asked to stop, looked at between pictures.
+            progress: called with the pictures done and to do, of this process.
+
+        Returns:
+            The score; None if any process was asked to stop before its pictures were done.
+
+        Raises:
+            InputError: a picture or what the network answers is no use; in every process.
+        """
+        ...
+
+
+class Validation:
+    """Evaluates a run's network when it is due, and keeps the checkpoint of the best.
+
+    Attributes:
+        best: step and AP of the best so far, None before there is any.
+    """
+
+    def __init__(self, run: Path, config: Config, evaluator: Evaluator, total: int, world: World) -> None:
+        """`total` is the number of updates of the whole run."""
+        assert config.training.eval_every is not None
+        self.run = run
+        self.config = config
+        self.every = config.training.eval_every
+        self.evaluator = evaluator
+        self.total = total
+        self.world = world
+        self.understudy: Understudy | None = None
+        self.best: tuple[int, float] | None = None
+
+    def resume(self) -> list[str]:
+        """Take up the best checkpoint of the run so far; returns what there is to say about it."""
+        path = best_path(self.run)
+        if self.world.rank or not path.is_file():
+            return []
+        try:
+            checkpoint = load_checkpoint(path)
+        except DamagedCheckpointError as error:
+            return [f"Warning: {error}"]
+        if checkpoint.mark is None or checkpoint.mark.basis != self.evaluator.basis:
+            return [
+                f"{path}: chosen by other pictures or another way of finding people; the next evaluation replaces it"
+            ]
+        self.best = (checkpoint.step, checkpoint.mark.ap)
+        return []
+
+    def due(self, step: int) -> bool:
+        """Whether the network of a step is to be evaluated."""
+        return step > 0 and (step % self.every == 0 or step == self.total)
+
+    def missed(self, step: int) -> bool:
+        """Whether a run that goes on after `step` ended before this step's evaluation did; the same on all ranks."""
+        missing = self.due(step) and step not in evaluated_steps(self.run)
+        return bool(self.world.gather(np.array([missing], dtype=np.int64))[0])
+
+    def evaluate(
+        self, learner: Learner, stopped: Callable[[], bool], progress: Callable[[int, int], object]
+    ) -> Score | None:
+        """Score the network as it is now; arguments, result and errors as those of an Evaluator."""
+        self.understudy = self.understudy or Understudy(self.config.model)
+        self.understudy.take(learner.answering_weights(), self.world)
+        return self.evaluator(self.understudy.answer, self.world, stopped, progress)
+
+    def keep(self, score: Score, learner: Learner, position: Position) -> bool:
+        """Write the network as the best if none before came to as much; rank 0 does that, and alone knows it.
+
+        Raises:
+            InputError: the checkpoint cannot be written.
+        """
+        if self.world.rank or not score.defined or (self.best and score.ap <= self.best[1]):
+            return False
+        self.best = (position.step, score.ap)
+        mark = Mark(score.ap, self.evaluator.basis)
+        save_best(self.run, learner.parameters(), self.config, position, mark)
+        return True
