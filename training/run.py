@@ -26,6 +26,7 @@ from training.network import count_parameters
 from training.optimizer import GROUPS
 from training.parallel import World, start
 from training.plan import Plan, changes, plan_run, update_samples
+from training.record import record_session
 from training.validation import Evaluator, Validation
 
 DIVERGED = 3
@@ -250,6 +251,7 @@ def train(
             run.learner.restore(checkpoint)
         if world.rank == 0:
             prepare_folder(out, config, done)
+        record_session(out, config, shards, manifest, world, done)
         reporter.say(_summary(run))
         reporter.say(_host_work(run))
         end = run.loop(reporter, signals, overdue)
