@@ -1,6 +1,6 @@
 """Scoring a network while it trains: COCO's AP on some pictures of a set, shared by the processes that train.
 
-What `training.validation.Evaluator` asks for. One scale and no flip, whatever the recipe evaluates with in the end: that
+What `training.validation.Evaluator` asks for. One scale and no flip, however the recipe evaluates in the end: that
 takes a fraction of the time, and orders checkpoints as well.
 """
 

@@ -68,13 +68,24 @@ def test_there_is_something_to_check():
 
 def test_arrows_go_one_way():
     assert not users("training") & inside("pipeline")
-    assert not users("evaluation") & (inside("pipeline") | inside("training"))
+    assert not users("evaluation") & inside("pipeline")
     assert not users("tests")
+
+
+def test_one_command_puts_training_and_evaluation_together():
+    """`python -m training.train` hands the evaluator to the trainer, which knows it by its protocol alone.
+
+    The command is the root from which everything hangs: no module of either package may import it in turn.
+    """
+    assert users("evaluation") & inside("training") == {"training.train"}
+    train = ROOT / "training" / "train.py"
+    assert {name for name in imports(train) if name.startswith("evaluation")} == {"evaluation.during.DuringTraining"}
+    assert users("training.train") <= {"training.modelarts"}  # a command as well
 
 
 def test_few_modules_of_evaluation_know_training():
     commands = {"evaluation.predict", "evaluation.evaluate", "evaluation.oracle"}
-    known = {"evaluation.backends", "evaluation.predictor"} | commands
+    known = {"evaluation.backends", "evaluation.predictor", "evaluation.during"} | commands
     assert users("training") & inside("evaluation") <= known
 
 

@@ -7,12 +7,16 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.augment import AugmentConfig
 from training.config import Config, parse_config
+
+if TYPE_CHECKING:
+    from training.callbacks import StopSignal
+    from training.validation import Evaluator
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 48
@@ -57,7 +61,12 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 def losses(run: Path) -> dict[int, float]:
     """Loss of each step that a run logged."""
-    return {line["step"]: line["loss"] for line in metrics(run)}
+    return {line["step"]: line["loss"] for line in metrics(run) if "loss" in line}
+
+
+def evaluations(run: Path) -> dict[int, float]:
+    """AP of each step that a run evaluated."""
+    return {line["step"]: line["AP"] for line in metrics(run) if "AP" in line}
 
 
 @contextlib.contextmanager
@@ -70,15 +79,44 @@ def kept_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def train_here(config: Config, shards: Path, out: Path, *, resume: bool = False, stop: int = 0) -> int:
-    """Train in this process; `stop` is a signal that came before the first step. Returns the exit code."""
+def train_here(
+    config: Config,
+    shards: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    stop: int = 0,
+    evaluator: Callable[[StopSignal], Evaluator] | None = None,
+) -> int:
+    """Train in this process.
+
+    Args:
+        config: the recipe.
+        shards: the training set.
+        out: folder of the run.
+        resume: go on with it.
+        stop: a signal that came before the first step.
+        evaluator: makes what evaluates during training; may send a signal.
+
+    Returns:
+        The exit code.
+    """
     from training.callbacks import StopSignal
     from training.run import train
 
     with kept_signals():
         signals = StopSignal()
         signals.number = stop
-        return train(config, shards, out, resume=resume, device="cpu", signals=signals, resume_command="COMMAND")
+        return train(
+            config,
+            shards,
+            out,
+            resume=resume,
+            device="cpu",
+            signals=signals,
+            resume_command="COMMAND",
+            evaluator=evaluator(signals) if evaluator else None,
+        )
 
 
 def command(recipe_file: Path, shards: Path, out: Path, *more: str) -> list[str]:

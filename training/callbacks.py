@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 QUIET_INTERVAL = 10.0
 """s between progress lines where nobody watches, as in a log file."""
+WATCHED_INTERVAL = 0.2
+"""s between changes of the progress line during an evaluation."""
 WATCHED = "OPENPOSE_WATCHED"
 """Environment variable, 1 where somebody watches the output although it is not a terminal, as a launcher's worker's."""
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -140,11 +142,14 @@ class Reporter:
 
     def evaluating(self, done: int, pictures: int) -> None:
         """Tell how far an evaluation has come."""
+        now = time.perf_counter()
+        if now - self.written < (WATCHED_INTERVAL if self.watched else QUIET_INTERVAL):
+            return
+        self.written = now
         line = f"evaluating picture {done}/{pictures}"
         if self.watched:
             self.bar.set_postfix_str(line)
-        elif time.perf_counter() - self.written >= QUIET_INTERVAL:
-            self.written = time.perf_counter()
+        else:
             self.say(line)
 
     def evaluated(self, step: int, score: Score, best: bool) -> None:
@@ -156,7 +161,7 @@ class Reporter:
             self.events.flush()
         ap, ap50, ar = (f"{score.numbers[name]:.3f}" if score.defined else "-" for name in ("AP", "AP50", "AR"))
         self.ap = f" AP {ap}"
-        self.bar.set_postfix_str("", refresh=False)
+        self.bar.set_postfix_str(self.ap.strip(), refresh=False)
         how = f"{score.pictures} pictures in {score.seconds:.1f} s"
         self.say(f"step {step}/{self.total} AP {ap} AP50 {ap50} AR {ar} on {how}{', the best so far' if best else ''}")
 

@@ -1,7 +1,8 @@
 """TensorBoard's event files of a run, RUN/tensorboard; look at them with `tensorboard --logdir RUN`.
 
 Written by tensorboardX's own writer of records, event by event, rather than by its SummaryWriter: that hands events to
-a thread through a queue of processes, which a flush does not wait for.
+a thread through a queue of processes, which a flush does not wait for. It is imported late, for MindSpore has to be
+there before protobuf is.
 """
 
 from __future__ import annotations

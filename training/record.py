@@ -33,7 +33,7 @@ _LIBRARIES = ("mindspore", "numpy", "opencv-python-headless", "simplejpeg")
 _NAME_BYTES = 64
 
 
-def record_session(run: Path, config: Config, shards: Path, manifest: Manifest, world: World, done: int) -> None:
+def record_session(run: Path, config: Config, shards: Path, world: World, done: int) -> None:
     """Write run.json as a session begins after `done` steps; every process has to call this, rank 0 writes."""
     hosts = gather_hosts(world)
     if world.rank == 0:
@@ -44,7 +44,7 @@ def record_session(run: Path, config: Config, shards: Path, manifest: Manifest, 
             "versions": versions(),
             "git": git_state(ROOT),
             **describe_place(world, hosts),
-            "shards": describe_shards(shards, manifest),
+            "shards": describe_shards(shards, Manifest.read(shards)),
             "config": config.model_dump(mode="json"),
         }
         path = run / FILE_NAME

@@ -60,7 +60,7 @@ class Run:
         world: World,
         plan: Plan,
         position: Position,
-        validation: Validation | None = None,
+        validation: Validation,
     ) -> None:
         self.config = config
         self.shards = shards
@@ -124,7 +124,7 @@ class Run:
             overdue: whether the network as it is now is to be evaluated first.
         """
         training = self.config.training
-        if overdue and self.validation and not self.evaluate(self.validation, reporter, signals):
+        if overdue and not self.evaluate(reporter, signals):
             return End.STOPPED
         image_ids: list[NDArray[np.int64]] = []
         for epoch, batch in reporter.stopwatch.waiting(self.batches()):
@@ -148,18 +148,15 @@ class Run:
                 self.save()
             if outcome.stop and not end:
                 return End.STOPPED
-            if (
-                self.validation
-                and self.validation.due(self.done)
-                and not self.evaluate(self.validation, reporter, signals)
-            ):
+            if self.validation.due(self.done) and not self.evaluate(reporter, signals):
                 return End.STOPPED
             if end:
                 break
         return End.FINISHED
 
-    def evaluate(self, validation: Validation, reporter: Reporter, signals: StopSignal) -> bool:
+    def evaluate(self, reporter: Reporter, signals: StopSignal) -> bool:
         """Score the network and keep it if it is the best; False, and all is saved, if a process was asked to stop."""
+        validation = self.validation
         with reporter.stopwatch.paused():
             try:
                 score = validation.evaluate(self.learner, lambda: signals.number > 0, reporter.evaluating)
@@ -228,10 +225,8 @@ def train(
     checkpoint, remarks = _resume_point(out, config, position) if resume else (None, [])
     done = checkpoint.step if checkpoint else 0
     _agree(done, world, out)
-    validation = (
-        Validation(out, config, evaluator, plan.total, world) if evaluator and config.training.eval_every else None
-    )
-    overdue = validation is not None and validation.missed(done)
+    validation = Validation(out, config, evaluator, plan.total, world)
+    overdue = validation.missed(done)
     reporter = Reporter(
         out,
         plan,
@@ -241,7 +236,7 @@ def train(
         speaks=world.rank == 0,
     )
     try:
-        for remark in [*remarks, *(validation.resume() if validation else [])]:
+        for remark in [*remarks, *validation.resume()]:
             reporter.say(remark)
         if done >= plan.total and not overdue:
             reporter.say(f"{out}: finished, all {plan.total} steps are done; more with --set training.epochs=…")
@@ -249,20 +244,25 @@ def train(
         run = Run(config, shards, out, world, plan, position.after(done), validation)
         if checkpoint:
             run.learner.restore(checkpoint)
-        if world.rank == 0:
-            prepare_folder(out, config, done)
-        record_session(out, config, shards, manifest, world, done)
-        reporter.say(_summary(run))
-        reporter.say(_host_work(run))
-        end = run.loop(reporter, signals, overdue)
-        if validation and validation.best:
-            step, ap = validation.best
-            reporter.say(f"Best: AP {ap:.3f} after step {step}, {best_path(out)}")
-        if end is End.STOPPED:
-            reporter.say(f"Stopped after step {run.done} of {plan.total}; go on with: {resume_command}")
-        return _exit_code(end, signals, world)
+        return _go(run, overdue, reporter, signals, resume_command)
     finally:
         reporter.close()
+
+
+def _go(run: Run, overdue: bool, reporter: Reporter, signals: StopSignal, resume_command: str) -> int:
+    """Make the folder ready, train, and say how it ended; returns the exit code."""
+    if run.world.rank == 0:
+        prepare_folder(run.out, run.config, run.done)
+    record_session(run.out, run.config, run.shards, run.world, run.done)
+    reporter.say(_summary(run))
+    reporter.say(_host_work(run))
+    end = run.loop(reporter, signals, overdue)
+    if run.validation.best:
+        step, ap = run.validation.best
+        reporter.say(f"Best: AP {ap:.3f} after step {step}, {best_path(run.out)}")
+    if end is End.STOPPED:
+        reporter.say(f"Stopped after step {run.done} of {run.plan.total}; go on with: {resume_command}")
+    return _exit_code(end, signals, run.world)
 
 
 def _resume_point(out: Path, config: Config, here: Position) -> tuple[Checkpoint | None, list[str]]:

@@ -83,12 +83,10 @@ class Validation:
         best: step and AP of the best so far, None before there is any.
     """
 
-    def __init__(self, run: Path, config: Config, evaluator: Evaluator, total: int, world: World) -> None:
-        """`total` is the number of updates of the whole run."""
-        assert config.training.eval_every is not None
+    def __init__(self, run: Path, config: Config, evaluator: Evaluator | None, total: int, world: World) -> None:
+        """`total` is the number of updates of the whole run; without an evaluator nothing is ever due."""
         self.run = run
         self.config = config
-        self.every = config.training.eval_every
         self.evaluator = evaluator
         self.total = total
         self.world = world
@@ -98,7 +96,7 @@ class Validation:
     def resume(self) -> list[str]:
         """Take up the best checkpoint of the run so far; returns what there is to say about it."""
         path = best_path(self.run)
-        if self.world.rank or not path.is_file():
+        if self.evaluator is None or self.world.rank or not path.is_file():
             return []
         try:
             checkpoint = load_checkpoint(path)
@@ -113,7 +111,8 @@ class Validation:
 
     def due(self, step: int) -> bool:
         """Whether the network of a step is to be evaluated."""
-        return step > 0 and (step % self.every == 0 or step == self.total)
+        every = self.config.training.eval_every
+        return bool(self.evaluator and every and step and (step % every == 0 or step == self.total))
 
     def missed(self, step: int) -> bool:
         """Whether a run that goes on after `step` ended before this step's evaluation did; the same on all ranks."""
@@ -124,6 +123,7 @@ class Validation:
         self, learner: Learner, stopped: Callable[[], bool], progress: Callable[[int, int], object]
     ) -> Score | None:
         """Score the network as it is now; arguments, result and errors as those of an Evaluator."""
+        assert self.evaluator is not None
         self.understudy = self.understudy or Understudy(self.config.model)
         self.understudy.take(learner.answering_weights(), self.world)
         return self.evaluator(self.understudy.answer, self.world, stopped, progress)
@@ -134,6 +134,7 @@ class Validation:
         Raises:
             InputError: the checkpoint cannot be written.
         """
+        assert self.evaluator is not None
         if self.world.rank or not score.defined or (self.best and score.ap <= self.best[1]):
             return False
         self.best = (position.step, score.ap)
