@@ -58,7 +58,7 @@ class Learner:
         self.network = OpenPose(config.model)
         self.optimizer = build_optimizer(self.network, config.training)
         loss = build_loss(self.network, config, self.on_device)
-        self.term_names = term_names(config.model.stages, config.model.stages)
+        self.term_names = term_names(config.model.stages_of("pafs"), config.model.stages_of("heatmaps"))
         self.cell = TrainStep(loss, self.optimizer, config.training, world.size)
         self.cell.set_train()
 
