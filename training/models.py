@@ -70,8 +70,8 @@ def create_network(name: str, *, checkpoint: Path | str | None = None) -> OpenPo
 
     if name not in recipe_names():
         close = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"{name}: no recipe of this name; {hint}There are {', '.join(recipe_names())}")
+        hint = f"did you mean {close[0]}? There" if close else "there"
+        raise InputError(f"{name}: no recipe of this name; {hint} are {', '.join(recipe_names())}")
     model = load_config(RECIPES / f"{name}.yaml").model
     if checkpoint is None:
         return OpenPose(model).set_train(False)
