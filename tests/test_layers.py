@@ -36,7 +36,7 @@ def seed():
         ([*separable(6, stride=2), *separable(8, dilation=2)], 8, 6),
         ([Residual((Conv(9), *separable(4)))], 4, 12),
         ([Dense((Conv(6), Conv(5), Conv(4)))], 15, 12),
-        ([Conv(6), Dense((Conv(2), Residual((Conv(2),))))], 4, 12),
+        ([Conv(6), Dense((Conv(2),)), Residual((Dense((Conv(1), Conv(1))),))], 2, 12),
         ([], 4, 12),
     ],
 )

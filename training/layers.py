@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias, Union
+from typing import ClassVar, TypeAlias
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -50,13 +50,13 @@ class Residual:
 
 @dataclass(frozen=True)
 class Dense:
-    """Layers one after the other, whose answers are put side by side (after Huang et al., CVPR 2017)."""
+    """Convolutions one after the other, whose answers are put side by side (after Huang et al., CVPR 2017)."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Conv, ...]
     stride: ClassVar[int] = 1
 
 
-Layer: TypeAlias = Union[Conv, Depthwise, Pool, Residual, Dense]  # noqa: UP007  # the classes name each other
+Layer: TypeAlias = Conv | Depthwise | Pool | Residual | Dense
 Layers: TypeAlias = Sequence[Layer]
 
 
@@ -105,9 +105,9 @@ class ResidualBlock(nn.Cell):
 class DenseBlock(nn.Cell):
     """What `Dense` says.  (B, inputs, H, W) -> (B, sum of the layers' widths, H, W)."""
 
-    def __init__(self, layers: Sequence[nn.Cell]) -> None:
+    def __init__(self, layers: nn.SequentialCell) -> None:
         super().__init__()
-        self.layers = nn.CellList(layers)
+        self.layers = nn.CellList(list(layers))
 
     def construct(self, x: ms.Tensor) -> ms.Tensor:
         answers: tuple[ms.Tensor, ...] = ()
@@ -150,10 +150,5 @@ def _build_layer(layer: Layer, inputs: int, batch_norm: bool) -> tuple[nn.Cell, 
             assert width == inputs, "a sum of unequal widths"
             return ResidualBlock(cell), width
         case Dense():
-            widths = [inputs]
-            cells = []
-            for inner in layer.layers:
-                cell, width = _build_layer(inner, widths[-1], batch_norm)
-                cells.append(cell)
-                widths.append(width)
-            return DenseBlock(cells), sum(widths[1:])
+            cell, _ = build(layer.layers, inputs, batch_norm)
+            return DenseBlock(cell), sum(conv.width for conv in layer.layers)
