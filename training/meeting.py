@@ -31,18 +31,21 @@ class Meeting:
     """
 
     def __init__(self, run: Path, world: World) -> None:
+        """Every process makes one, at about the same time as the others."""
         self.run = run
         self.world = world
         self.rank = world.rank
         self.size = world.size
+        # names of these meetings' own: those of a run that was killed may have left files
+        self.name = int(world.gather(np.array([secrets.randbits(62)], dtype=np.int64))[0])
+        self.number = 0
 
     def exchange(self, data: bytes) -> list[bytes]:
-        """What each process gives, by rank; every process has to call this, at about the same time as the others."""
+        """What each process gives, by rank; every process has to call this, sooner or later."""
         if self.size == 1:
             return [data]
-        # a name of this meeting's own: one that was broken off may have left files
-        name = int(self.world.gather(np.array([secrets.randbits(62)], dtype=np.int64))[0])
-        files = [self.run / f"{PREFIX}{name:016x}-{rank}" for rank in range(self.size)]
+        self.number += 1
+        files = [self.run / f"{PREFIX}{self.name:016x}-{self.number}-{rank}" for rank in range(self.size)]
         write_atomically(files[self.rank], data)
         for file in files:
             while not file.exists():
