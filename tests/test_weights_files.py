@@ -250,6 +250,10 @@ def test_other_files(tmp_path):
     for content in (b"", b"text", b"\x80\x04", pickle([1, 2]), struct.pack("<Q", 2**40) + b"{", b"\x08" * 20):
         path.write_bytes(content)
         refusal(path)
+    path.write_bytes(b"text")
+    assert "damaged, or of no known format; expected a PyTorch file (.pth, .pt), a .safetensors or a Mi" in refusal(
+        path
+    )
     path.write_bytes(legacy({"epoch": 7}, {}))
     assert refusal(path) == f"{path}: holds no tensors"
     path.write_bytes(

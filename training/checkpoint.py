@@ -134,7 +134,8 @@ def _save(path: Path, parameters: Iterable[ms.Parameter], state: dict[str, Any])
     finally:
         # MindSpore writes under a name of its own before it takes the one it was given
         for leftover in (unfinished, unfinished.with_suffix(".tmp")):
-            leftover.unlink(missing_ok=True)
+            if leftover.exists():
+                leftover.unlink()
 
 
 def _settle(path: Path) -> None:

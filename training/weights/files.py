@@ -62,7 +62,10 @@ def _slice(file: Any, name: str) -> Stored:
 def _read_checkpoint(path: Path) -> dict[str, Stored]:
     from training.tensors import read_arrays
 
-    arrays = read_arrays(path, checksum=False)
+    try:
+        arrays = read_arrays(path, checksum=False)
+    except ValueError as error:
+        raise ValueError(f"damaged, or of no known format; expected {EXPECTED}") from error
     return {name: _held(array) for name, array in arrays.items() if not isinstance(array, str)}
 
 
