@@ -10,7 +10,10 @@ import pytest
 
 from tests.coco_folder import ROOT
 
-IN_THE_GRAPH = ("network", "backbones", "targets", "loss", "step", "optimizer", "ema", "scale", "parallel")
+IN_THE_GRAPH = (
+    *("network", "layers", "backbones", "targets", "loss"),
+    *("step", "optimizer", "ema", "scale", "parallel"),
+)
 NOT_OPERATORS = {"nn.Cell", "nn.CellList", "nn.Optimizer"}
 """Containers and base classes: their documentation lists no platforms, or none of its own."""
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from tests import tiny
 from training.callbacks import StopSignal
 from training.checkpoint import load_checkpoint
-from training.folder import checkpoints
-from training.watch import Watch
+from training.folder import checkpoint_path, checkpoints
+from training.watch import ERROR_LINES, Watch, error_lines
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
 
@@ -62,11 +67,32 @@ def wait_for_step(run: Path, step: int, process) -> None:
     raise AssertionError(process.communicate()[1])
 
 
-def test_two_processes_learn_what_one_learns(tiny_run, tiny_recipe, tiny_shards, tmp_path):
-    run = tmp_path / "run"
-    process = tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *HALF))
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str]:
+    """Exit code and what the command said."""
+    _, err = process.communicate(timeout=timeout)
+    return process.returncode, err
+
+
+def wait_for_worker(run: Path, rank: int) -> psutil.Process:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(AssertionError, psutil.Error):
+            return worker(run, rank)
+        time.sleep(0.1)
+    raise AssertionError(f"no worker {rank}")
+
+
+@pytest.fixture(scope="module")
+def two(tiny_recipe, tiny_shards, tmp_path_factory):
+    """A finished run of two processes, and what the command said; not to be changed."""
+    run = tmp_path_factory.mktemp("two") / "run"
+    code, err = finish(tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *HALF)))
+    assert code == 0, err
+    return run, err
+
+
+def test_two_processes_learn_what_one_learns(tiny_run, two):
+    run, err = two
     assert "2 x CPU, 48 records: 48 steps of 4 images, 4 epochs" in err
     assert "step 48/48 epoch 4/4" in err
     assert "[INFO]" not in err
@@ -78,6 +104,106 @@ def test_two_processes_learn_what_one_learns(tiny_run, tiny_recipe, tiny_shards,
     assert (position.step, position.processes) == (48, 2)
     logs = sorted(path.name for path in (run / "logs").iterdir())
     assert logs == ["msrun.log", "scheduler.log", "worker_0.log", "worker_1.log"]
+
+
+def test_two_processes_go_on_bit_for_bit(two, tiny_recipe, tiny_shards, tmp_path):
+    """From step 40, as after a crash of the machine; `make faults` kills them at any moment."""
+    run = Path(shutil.copytree(two[0], tmp_path / "run"))
+    newest = checkpoint_path(run, 48)
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    code, err = finish(tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *HALF, "--resume")))
+    assert code == 0, err
+    assert "Going on after step 40" in err
+    assert tiny.losses(run) == tiny.losses(two[0])
+    ours, theirs = load_checkpoint(newest).tensors, load_checkpoint(checkpoint_path(two[0], 48)).tensors
+    for name, tensor in ours.items():
+        np.testing.assert_array_equal(tensor.asnumpy(), theirs[name].asnumpy(), err_msg=name)
+
+
+def test_two_machines_learn_what_one_learns(two, tiny_recipe, tiny_shards, tmp_path):
+    """Both of them this one: two commands, each with a worker."""
+    run, port = tmp_path / "run", free_port()
+    cluster = ("--hosts", "2", "--master", "127.0.0.1", "--master-port", str(port))
+    command = tiny.command(tiny_recipe, tiny_shards, run, "--set", "training.batch_size=2", *cluster)
+    machines = [tiny.start([*command, "--node-rank", rank]) for rank in ("0", "1")]
+    (code, err), (other_code, other_err) = (finish(machine) for machine in machines)
+    assert (code, other_code) == (0, 0), err + other_err
+    assert "2 x CPU, 48 records: 48 steps of 4 images, 4 epochs" in err
+    assert other_err == "Machine 1 of 2: worker 1; machine 0, 127.0.0.1, tells of the run\n"
+    assert tiny.losses(run) == tiny.losses(two[0])
+    logs = sorted(str(path.relative_to(run / "logs")) for path in (run / "logs").rglob("*.log"))
+    first = [f"node_0/{name}.log" for name in ("msrun", "scheduler", "worker_0")]
+    assert [name for name in logs if name != "node_1/scheduler.log"] == [
+        *first,
+        "node_1/msrun.log",
+        "node_1/worker_1.log",
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+BREAK = """
+import os
+from pipeline import filling
+whole, left = filling.Filler.paint, {after}
+def paint(*arguments):
+    global left
+    left -= 1
+    if left < 0:
+        raise ValueError("broken on purpose")
+    return whole(*arguments)
+if (os.environ.get("MS_ROLE"), os.environ.get("RANK_ID")) == ("MS_WORKER", "{rank}"):
+    filling.Filler.paint = paint
+"""
+"""Python runs this at its start where it is called sitecustomize: one worker fails after so many pictures."""
+
+
+@pytest.mark.parametrize(("rank", "after"), [(1, 0), (0, 20)])
+def test_the_error_of_the_worker_that_failed_is_shown(rank, after, tiny_recipe, tiny_shards, tmp_path, monkeypatch):
+    """At the start, and on the way; the lines are those of its exception."""
+    run, hook = tmp_path / "run", tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(BREAK.format(rank=rank, after=after))
+    monkeypatch.setenv("PYTHONPATH", f"{hook}{os.pathsep}{tiny.ROOT}")
+    code, err = finish(tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *ENDLESS)))
+    assert code == 1, err
+    assert err.count("ValueError: broken on purpose") == 1
+    assert f"Error: worker {rank} ended with exit code 1; all logs are in {run / 'logs'}" in err
+    if rank:
+        assert err.rstrip().endswith("ValueError: broken on purpose")
+        assert f"--- {run / 'logs' / 'worker_1.log'}" in err
+
+
+def test_sigterm_saves_and_whatever_is_killed_takes_all_along(tiny_recipe, tiny_shards, tmp_path):
+    run = tmp_path / "run"
+    process = tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *ENDLESS))
+    wait_for_step(run, 2, process)
+    process.send_signal(signal.SIGTERM)
+    code, err = finish(process)
+    assert code == 0, err
+    stopped = max(tiny.losses(run))
+    assert checkpoints(run)[-1] == checkpoint_path(run, stopped)
+    assert processes_of(run) == []
+
+    process = tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *ENDLESS, "--resume"))
+    wait_for_worker(run, 1).parent().kill()
+    code, err = finish(process, timeout=30)
+    assert code == 1, err
+    assert f"Error: msrun failed; all logs are in {run / 'logs'}" in err
+    assert processes_of(run) == []
+
+    process = tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *ENDLESS, "--resume"))
+    wait_for_worker(run, 1)
+    process.kill()
+    deadline = time.monotonic() + 30
+    while processes_of(run) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    # the fixture looks for survivors
+    process.communicate(timeout=30)
 
 
 def test_ctrl_c_saves_and_a_killed_worker_is_told_of(tiny_recipe, tiny_shards, tmp_path):
@@ -117,8 +243,8 @@ sys.exit(code != 0)
 """Starts a worker in a session of its own, as msrun does, and waits for it."""
 
 
-def watch(logs: Path, worker: str, number: int) -> int:
-    """Watch one worker that runs `worker` first, with a signal that comes once it is ready; returns the exit code."""
+def watch(logs: Path, worker: str, number: int, count: int = 1) -> int:
+    """Watch one worker that runs `worker` first; a signal comes once it is ready, `count` times. The exit code."""
     logs.mkdir()
     with tiny.kept_signals():
         signals = StopSignal()
@@ -129,7 +255,7 @@ def watch(logs: Path, worker: str, number: int) -> int:
         log = logs / "worker_0.log"
         while not (log.is_file() and "ready" in log.read_text()):
             time.sleep(0.05)
-        signals.number = number
+        signals.number, signals.count = number, count
 
     ready = threading.Thread(target=interrupt)
     ready.start()
@@ -146,8 +272,37 @@ def test_signals_reach_a_worker_in_another_session(tmp_path, number, code):
     assert came.read_text() == str(int(number))
 
 
+def test_a_second_signal_kills(tmp_path, capfd):
+    worker = "[signal.signal(n, signal.SIG_IGN) for n in (2, 15)]"
+    assert watch(tmp_path / "logs", worker, signal.SIGINT, count=2) == 130
+    assert "Killed; the run goes on from its last checkpoint" in capfd.readouterr().err
+
+
 def test_a_worker_that_does_not_end_is_killed(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("training.watch.GRACE", 1.0)
     worker = "[signal.signal(n, signal.SIG_IGN) for n in (2, 15)]"
     assert watch(tmp_path / "logs", worker, signal.SIGTERM) == 1
     assert "Error: the workers did not end within 1 s" in capfd.readouterr().err
+
+
+NOISE = """\
+[ERROR] DISTRIBUTED(7,7f,python):2026-11-24-14:40:00.000.000 [mindspore/x.cc:1] Close] it is over
+Traceback (most recent call last):
+  File "/work/training/run.py", line 1, in train
+    reduce(values)
+RuntimeError: The state of the cluster is error
+
+----------------------------------------------------
+- C++ Call Stack: (For framework developers)
+----------------------------------------------------
+mindspore/ccsrc/cluster/topology/compute_graph_node.cc:328 Heartbeat
+
+[WARNING] ME(7:7f,MainProcess):2026-11-24-14:40:00.000.000 [mindspore/run_check.py:1] about something else
+"""
+
+
+def test_what_is_shown_of_a_log_is_the_error():
+    assert error_lines(NOISE) == NOISE.splitlines()[1:5]
+    assert error_lines(NOISE.splitlines()[0]) == NOISE.splitlines()[:1]
+    assert error_lines("\n".join(map(str, range(100)))) == [str(n) for n in range(100 - ERROR_LINES, 100)]
+    assert error_lines("") == []

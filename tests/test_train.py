@@ -55,7 +55,7 @@ def test_every_step_is_logged(tiny_run):
 
 def test_what_a_run_leaves(tiny_run):
     left = {path.name for path in tiny_run.iterdir()} - {"debug"}  # which goes when the process does
-    assert left == {"checkpoints", "config.yaml", "metrics.jsonl"}
+    assert left == {"checkpoints", "config.yaml", "metrics.jsonl", "run.json", "tensorboard"}
     assert [path.name for path in checkpoints(tiny_run)] == ["step-0000040.ckpt", "step-0000048.ckpt"]
     assert load_config(tiny_run / "config.yaml") == tiny.recipe()
     position = load_checkpoint(checkpoints(tiny_run)[-1]).position
@@ -218,7 +218,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_recipe, tiny_shards, tmp_path):
     assert f"Stopped after step {steps} of 60000; go on with: " in err
     assert err.rstrip().endswith("--set training.epochs=5000 --resume")
     assert "Traceback" not in err
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.yaml", "metrics.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "metrics.jsonl",
+        "run.json",
+        "tensorboard",
+    ]
 
 
 def test_wrong_input_is_one_line_and_exit_code_2(tiny_recipe, tiny_shards, tmp_path):

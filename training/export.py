@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from training.checkpoint import Checkpoint
-    from training.config import EvaluationConfig, ModelConfig
+    from training.config import EvaluationConfig, MapKind, ModelConfig
     from training.exported import ExportedGraph
 
 LARGEST = 8192
@@ -140,8 +140,13 @@ def answering(checkpoint: Checkpoint, *, all_stages: bool) -> nn.Cell:
 
 def output_names(model: ModelConfig, *, all_stages: bool) -> tuple[str, ...]:
     """What a graph gives: pafs and heatmaps are the last stage's, pafs_1 those of the first."""
-    earlier = range(1, model.stages) if all_stages else ()
-    return tuple(name for kind in ("pafs", "heatmaps") for name in (*(f"{kind}_{i}" for i in earlier), kind))
+    names: list[str] = []
+    kinds: tuple[MapKind, ...] = ("pafs", "heatmaps")
+    for kind in kinds:
+        earlier = range(1, model.stages_of(kind)) if all_stages else ()
+        names.extend(f"{kind}_{i}" for i in earlier)
+        names.append(kind)
+    return tuple(names)
 
 
 def write_graph(network: nn.Cell, path: Path, kind: str, shape: Shape) -> None:

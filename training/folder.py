@@ -1,8 +1,9 @@
 """The folder of a run: what lies in it, and making it ready without losing a run that is in it already.
 
-config.yaml is the resolved recipe, checkpoints/ the newest checkpoints and best.ckpt, tensorboard/ event files, logs/
-what the processes of a distributed run said, debug/ the graphs that MindSpore could not compile. metrics.jsonl has one
-object a line, each with its step, in the order of the run: of a logged step
+config.yaml is the resolved recipe, run.json tells with what it was made, checkpoints/ has the newest checkpoints and
+best.ckpt, tensorboard/ event files, logs/ what the processes of a distributed run said, debug/ the graphs that
+MindSpore could not compile. metrics.jsonl has one object a line, each with its step, in the order of the run: of a
+logged step
 `step epoch loss lr images_per_s data_wait terms rates`, where terms (of the loss, by stage and branch: pafs_1 …) and
 rates (of backbone, features, stages) are objects, and loss and terms means since the line before; with `loss_scale
 overflows`, of the last step and since the line before, where the loss is scaled; of an evaluation `step`, the ten

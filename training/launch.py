@@ -91,10 +91,20 @@ def launch(cluster: Cluster, out: Path, arguments: Sequence[str], signals: StopS
         parent = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
+    if cluster.hosts > 1:
+        click.echo(_announcement(cluster), err=True)
     code = Watch(parent, logs, signals, first=cluster.ranks[0]).until_the_end()
     if code and cluster.hosts > 1 and not signals.number:
         click.echo(f"Where another machine failed first, its logs tell: {logs.parent}/node_*", err=True)
     return code
+
+
+def _announcement(cluster: Cluster) -> str:
+    """Which part of the run this machine has; machine 0 shows how the run goes."""
+    first, last = cluster.ranks[0], cluster.ranks[-1]
+    workers = f"worker {first}" if first == last else f"workers {first} to {last}"
+    role = "waits for the others" if cluster.rank == 0 else f"machine 0, {cluster.master}, tells of the run"
+    return f"Machine {cluster.rank} of {cluster.hosts}: {workers}; {role}"
 
 
 def _msrun_options(cluster: Cluster, logs: Path) -> list[str]:

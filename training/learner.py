@@ -68,7 +68,7 @@ class Learner:
         self.precision = choose_precision(config.training, world.device)
         ms.set_seed(config.training.seed)
         self.network = OpenPose(config.model)
-        self.term_names = term_names(config.model.stages, config.model.stages)
+        self.term_names = term_names(config.model.stages_of("pafs"), config.model.stages_of("heatmaps"))
         self.optimizer = build_optimizer(self.network, config.training)
         self.average = WeightAverage(self.network) if config.training.ema_decay else None
         self.scale = LossScale(self.precision)

@@ -26,6 +26,7 @@ from training.network import count_parameters
 from training.optimizer import GROUPS
 from training.parallel import World, start
 from training.plan import Plan, changes, plan_run, update_samples, with_normalisation
+from training.record import record_session
 from training.validation import Evaluator, Validation
 from training.weights.initial import Start
 
@@ -253,6 +254,7 @@ def _go(run: Run, overdue: bool, reporter: Reporter, signals: StopSignal, resume
     """Make the folder ready, train, and say how it ended; returns the exit code."""
     if run.world.rank == 0:
         prepare_folder(run.out, run.config, run.done)
+    record_session(run.out, run.config, run.shards, run.world, run.done)
     reporter.say(_summary(run))
     reporter.say(_host_work(run))
     end = run.loop(reporter, signals, overdue)

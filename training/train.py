@@ -11,10 +11,10 @@ import click
 
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.quiet import quiet_mindspore
-from training.cluster import MASTER_PORT, plan_cluster
-from training.options import device_option
+from training.options import cluster_options, device_option
 
 if TYPE_CHECKING:
+    from training.cluster import Cluster
     from training.config import Config
     from training.validation import Evaluator
 
@@ -32,12 +32,8 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
 @click.option("--verify", is_flag=True, help="Hash every shard before anything starts, not only those that changed.")
 @device_option
-@click.option("--nproc", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes on each machine.")
-@click.option("--hosts", default="1", show_default=True, help="Machines: how many, or the names of all, 0 first.")
-@click.option("--node-rank", type=int, help="Which of --hosts this is, from 0.  [names: found by address]")
-@click.option("--master", metavar="ADDRESS", help="Of machine 0, as the others reach it.  [names: the first]")
-@click.option("--master-port", type=click.IntRange(1024, 65535), default=MASTER_PORT, show_default=True, help="Of it.")
 @reports_input_errors
+@cluster_options
 def main(
     recipe: Path,
     shards: Path,
@@ -49,11 +45,7 @@ def main(
     resume: bool,
     verify: bool,
     device: str,
-    nproc: int,
-    hosts: str,
-    node_rank: int | None,
-    master: str | None,
-    master_port: int,
+    cluster: Cluster,
 ) -> None:
     """Train the network of a recipe on a set of shards.
 
@@ -63,7 +55,6 @@ def main(
     Exit codes: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 2 something given is wrong; 3 the loss or the
     gradient is not finite. With several processes, that of the one that failed first, 128 + N if signal N killed it.
     """
-    cluster = plan_cluster(nproc, hosts, node_rank, master, master_port)
     quiet_mindspore()
     from training.callbacks import StopSignal
 

@@ -29,7 +29,7 @@ MSRUN_LOG = "msrun.log"
 
 _EXIT = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
 _NOISE = re.compile(rb"\[INFO\] DISTRIBUTED\(.*\n")
-_MINDSPORES = re.compile(r"\[(?:INFO|WARNING|ERROR|CRITICAL|EXCEPTION)\] ?[A-Z_]+\(\d+,")
+_MINDSPORES = re.compile(r"\[(?:INFO|WARNING|ERROR|CRITICAL|EXCEPTION)\] ?[A-Z_]+\(\d+[:,]")
 _RULE = re.compile(r"-{20,}")
 
 

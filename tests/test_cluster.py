@@ -1,0 +1,107 @@
+"""Which machines train together: what is found out, and what is refused."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.errors import InputError
+from tests import tiny
+from training import cluster
+from training.cluster import MASTER_PORT, Cluster, plan_cluster
+
+ADDRESSES = {"node-a": "10.0.0.1", "node-b": "10.0.0.2"}
+ADDRESSES |= {address: address for address in ("127.0.0.1", *ADDRESSES.values())}
+
+
+@pytest.fixture(autouse=True)
+def on_machine_b(monkeypatch):
+    """This machine is node-b."""
+
+    def resolve(name):
+        if name not in ADDRESSES:
+            raise socket.gaierror
+        return ADDRESSES[name]
+
+    monkeypatch.setattr(cluster.socket, "gethostbyname", resolve)
+    monkeypatch.setattr(cluster.socket, "gethostname", lambda: "node-b")
+    monkeypatch.setattr(cluster, "_own_addresses", lambda: {"127.0.0.1", "10.0.0.2"})
+
+
+def test_one_machine_is_the_default():
+    assert plan_cluster(8) == Cluster(8) == plan_cluster(8, "1", 0) == plan_cluster(8, "node-b")
+    assert (Cluster(8).total, Cluster(8).ranks) == (8, range(8))
+
+
+def test_a_number_of_machines_needs_to_be_told_which_this_is():
+    found = plan_cluster(8, "2", 1, "node-a")
+    assert found == Cluster(8, 2, 1, "10.0.0.1", MASTER_PORT)
+    assert (found.total, found.ranks) == (16, range(8, 16))
+    assert plan_cluster(8, "2", 0, "10.0.0.2", 9000) == Cluster(8, 2, 0, "10.0.0.2", 9000)
+
+
+@pytest.mark.parametrize("hosts", ["node-a,node-b", "10.0.0.1 10.0.0.2", "10.0.0.1, node-b"])
+def test_names_tell_which_this_is(hosts):
+    assert plan_cluster(4, hosts) == Cluster(4, 2, 1, "10.0.0.1", MASTER_PORT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("0",), "--hosts 0: expected how many machines, or different names of all, as in 2 or a,b"),
+        (("",), "--hosts : expected how many machines"),
+        (("node-a,node-a",), "--hosts node-a,node-a: expected how many machines, or different names"),
+        (("2",), r"--node-rank: which of 2 machines is this\? Give 0 to 1"),
+        (("2", 2, "node-a"), "--node-rank 2: expected 0 to 1, as --hosts 2 says"),
+        (("2", -1, "node-a"), "--node-rank -1: expected 0 to 1"),
+        (("1", 1), "--node-rank 1: expected 0 to 0, as --hosts 1 says"),
+        (("2", 0), "--master: missing; give the address of machine 0, at which the others reach it"),
+        (("2", 1, "node-x"), "node-x: no machine of that name is known here; give its address"),
+        (("node-a,node-x",), "node-x: no machine of that name is known here"),
+        (("node-a,10.0.0.1",), r"--node-rank: none of node-a,10.0.0.1 is this machine\? Give 0 to 1"),
+        (
+            ("2", 0, "node-a"),
+            "--master node-a: 10.0.0.1 is no address of this machine, which is machine 0; it has 10.0.0.2, 127.0.0.1",
+        ),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        plan_cluster(8, *arguments)
+
+
+def test_the_command_counts_all_processes_and_says_one_line(tiny_recipe, tiny_shards, tmp_path):
+    from training.train import main
+
+    def run(*more):
+        with tiny.kept_signals():
+            return CliRunner().invoke(main, tiny.command(tiny_recipe, tiny_shards, tmp_path / "run", *more)[3:])
+
+    for result, message in (
+        (run("--hosts", "2"), "--node-rank: which of 2 machines is this"),
+        (run("--hosts", "2", "--node-rank", "0"), "--master: missing"),
+        (
+            run("--nproc", "7", "--hosts", "2", "--node-rank", "1", "--master", "node-a"),
+            "training.batch_size: 4 on 14 processes takes 56 records a step, but the training set has 48",
+        ),
+    ):
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith(f"Error: {message}")
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_port_that_is_taken_is_named(tiny_recipe, tiny_shards, tmp_path):
+    from training.train import main
+
+    with socket.socket() as taken, tiny.kept_signals():
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        more = ("--hosts", "2", "--node-rank", "0", "--master", "127.0.0.1", "--master-port", str(port))
+        result = CliRunner().invoke(main, tiny.command(tiny_recipe, tiny_shards, tmp_path / "run", *more)[3:])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"Error: --master-port {port}: Address already in use at 127.0.0.1")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,133 @@
+"""run.json: with what a run was made, and that nothing of it is lost when a run goes on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+
+import mindspore
+import numpy
+import pytest
+from mindspore import ops
+
+from pipeline.manifest import Manifest
+from tests import tiny
+from training import parallel
+from training.folder import checkpoint_path
+from training.parallel import World
+from training.record import FILE_NAME, ROOT, describe_place, gather_hosts, git_state, versions, with_session
+
+
+def test_a_run_tells_with_what_it_was_made(tiny_run, tiny_shards):
+    told = json.loads((tiny_run / FILE_NAME).read_text())
+    assert (told["step"], told["processes"], told["device"]) == (0, 1, "CPU")
+    assert told["hosts"] == [platform.node()]
+    assert told["config"] == tiny.recipe().model_dump(mode="json")
+    assert told["shards"] == {
+        "folder": str(tiny_shards),
+        "records": tiny.RECORDS,
+        "fingerprint": Manifest.read(tiny_shards).fingerprint,
+    }
+    assert told["versions"] == versions()
+    assert told["earlier"] == []
+    assert told["started"].endswith("+00:00")
+    assert told["command"]
+
+
+def test_versions_are_those_that_run():
+    found = versions()
+    assert found["mindspore"] == mindspore.__version__
+    assert found["numpy"] == numpy.__version__
+    assert found["python"] == platform.python_version()
+    assert f'version = "{found["project"]}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_a_run_that_goes_on_keeps_its_first_session(tiny_run, tiny_shards, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    checkpoint_path(run, 48).unlink()
+    config = tiny.recipe(keep=1)
+    assert tiny.train_here(config, tiny_shards, run, resume=True) == 0
+    told = json.loads((run / FILE_NAME).read_text())
+    assert (told["step"], told["config"]["training"]["keep"]) == (40, 1)
+    first = json.loads((tiny_run / FILE_NAME).read_text())
+    del first["earlier"]
+    assert told["earlier"] == [first]
+
+
+def test_sessions_stand_in_their_order():
+    told = None
+    for step in (0, 10, 20):
+        told = with_session(told, {"step": step})
+    assert told == {"step": 20, "earlier": [{"step": 0}, {"step": 10}]}
+
+
+def test_what_cannot_be_read_is_kept_aside(tiny_run, tiny_shards, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    checkpoint_path(run, 48).unlink()
+    (run / FILE_NAME).write_text("half a fi")
+    assert tiny.train_here(tiny.recipe(), tiny_shards, run, resume=True) == 0
+    assert json.loads((run / FILE_NAME).read_text())["earlier"] == []
+    assert (run / "run.json.damaged").read_text() == "half a fi"
+
+
+def test_hosts_are_gathered_by_rank(monkeypatch):
+    """Of two processes, the other one on a machine with a name of more than 64 bytes."""
+    world = World("CPU", rank=0, size=2)
+    other = platform.node().encode().ljust(64, b"\0") + b"n" * 64
+
+    class AllGather:
+        def __call__(self, halves):
+            return parallel.ms.Tensor(numpy.frombuffer(other, dtype=numpy.int32))
+
+    monkeypatch.setattr(ops, "AllGather", AllGather)
+    assert gather_hosts(world) == [platform.node(), "n" * 64]
+    place = describe_place(world, ["a", "b", "a"])
+    assert (place["hosts"], place["processes"], place["device"]) == (["a", "b"], 2, "CPU")
+
+
+@pytest.fixture
+def repository(tmp_path):
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
+    (tmp_path / "file").write_text("one")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (("init", "-q"), ("add", "."), (*identity, "commit", "-qm", "first")):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    return tmp_path
+
+
+def test_the_commit_and_whether_files_differ_from_it(repository):
+    clean = git_state(repository)
+    assert clean is not None
+    assert len(clean["commit"]) == 40
+    assert not clean["dirty"]
+    (repository / "stranger").write_text("not of the tree")
+    assert git_state(repository) == clean
+    (repository / "file").write_text("two")
+    assert git_state(repository) == {**clean, "dirty": True}
+
+
+def test_a_tree_within_anothers_repository_has_no_commit(repository, tmp_path_factory):
+    (repository / "inner").mkdir()
+    assert git_state(repository / "inner") is None
+    assert git_state(tmp_path_factory.mktemp("outside")) is None
+
+
+def test_without_git_there_is_no_commit(repository, monkeypatch):
+    monkeypatch.setenv("PATH", str(repository))
+    assert git_state(repository) is None
+
+
+def test_the_command_is_the_one_that_was_typed(tiny_recipe, tiny_shards, tmp_path):
+    command = tiny.command(tiny_recipe, tiny_shards, tmp_path / "run", "--set", "training.max_steps=1")
+    process = tiny.start(command)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    told = json.loads((tmp_path / "run" / FILE_NAME).read_text())
+    assert told["command"].endswith("-m training.train " + " ".join(command[3:]))
+    assert told["command"].startswith(sys.executable)

@@ -1,0 +1,208 @@
+"""Train on ModelArts: python -m training.modelarts --data_url PLACE --train_url PLACE.
+
+ModelArts starts one process on each machine, with places in its object store or folders that it has mounted. What lies
+in the store is copied here, made into shards if it is COCO, and trained on by `training.train`, one process a device.
+The run is copied back with every new checkpoint and at the end, however that comes about; a job that is started again
+with the same --train_url goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+if not __package__:  # as a boot file, which ModelArts runs by its path
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import click
+
+from pipeline.errors import InputError, reports_input_errors
+from training.options import device_option
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOK = 2.0
+"""s between looks for new checkpoints."""
+PLATFORM = ("RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE")
+"""What the platform sets for processes that it starts on each device itself; msrun sets its own."""
+
+
+def device_count(environment: Mapping[str, str], hosts: int) -> int:
+    """Devices of this machine, as ModelArts' environment tells; 1 where it says nothing."""
+    for name, shared in (("MA_NUM_GPUS", 1), ("DEVICE_NUM", 1), ("RANK_SIZE", hosts)):
+        value = environment.get(name, "").strip()
+        if value:
+            if not value.isdecimal() or int(value) < shared:
+                raise InputError(f"{name}={value}: expected a number of devices; or give --nproc")
+            return int(value) // shared
+    return 1
+
+
+def cluster_options(environment: Mapping[str, str]) -> list[str]:
+    """Options of training.train for the machines of a job, as ModelArts' environment names them."""
+    hosts = [name for name in environment.get("VC_WORKER_HOSTS", "").split(",") if name]
+    if len(hosts) < 2:
+        return []
+    return ["--hosts", ",".join(hosts), "--node-rank", environment.get("VC_TASK_INDEX", "0")]
+
+
+def find_shards(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path | None]:
+    """The training set and, where there is one, the validation set; built of COCO where `data` holds no shards.
+
+    Args:
+        data: a set of shards, a folder with the sets train/ and val/, or a COCO folder.
+        built: folder for the sets that are built.
+        splits: of COCO, for training and validation.
+
+    Raises:
+        InputError: it is none of these, or cannot be built of.
+    """
+    from pipeline.manifest import FILE_NAME
+
+    if (data / FILE_NAME).is_file():
+        return data, None
+    if (data / "train" / FILE_NAME).is_file():
+        return data / "train", data / "val" if (data / "val" / FILE_NAME).is_file() else None
+    return _build(data, built, splits)
+
+
+def _build(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path | None]:
+    from pipeline.coco import annotation_file
+    from pipeline.cores import default_workers
+    from pipeline.plan import Options
+    from pipeline.shards import build
+
+    if not annotation_file(data, splits[0]).is_file():
+        raise InputError(
+            f"{data}: expected shards (manifest.json, or train/ and val/ with one each) or a COCO folder with "
+            f"{annotation_file(data, splits[0]).relative_to(data)}; --train_split names another split"
+        )
+    sets: list[Path | None] = [None, None]
+    for index, name in enumerate(("train", "val")):
+        if annotation_file(data, splits[index]).is_file():
+            options = Options(keep_empty=name == "val")
+            build([(data, splits[index])], built / name, options, workers=default_workers(), announce=_say)
+            sets[index] = built / name
+    train, val = sets
+    assert train is not None
+    return train, val
+
+
+def run_trainer(arguments: Sequence[str], new: Callable[[], object]) -> int:
+    """Run training.train, call `new` every now and then, pass SIGINT and SIGTERM on; returns its exit code."""
+    command = [sys.executable, "-m", "training.train", *arguments]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {name: value for name, value in os.environ.items() if name not in PLATFORM}
+    # in a session of its own: Ctrl-C would reach it twice
+    trainer = subprocess.Popen(command, env=environment | {"PYTHONPATH": path}, start_new_session=True)
+    before = {
+        number: signal.signal(number, lambda number, _: trainer.send_signal(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        while True:
+            try:
+                code = trainer.wait(LOOK)
+                return code if code >= 0 else 128 - code
+            except subprocess.TimeoutExpired:
+                new()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _bring(place: str, copy: Path, *, new: bool = False) -> Path:
+    """A folder of this machine, or the copy of one of the store; `new` says that it need not be there yet."""
+    from training.store import fetch, is_url, open_store
+
+    if not is_url(place):
+        return Path(place)
+    copy.mkdir(parents=True, exist_ok=True)
+    if not new or open_store(place).exists(place):
+        fetch(place, copy)
+    return copy
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _train_and_send(arguments: Sequence[str], run: Path, url: str) -> int:
+    """Run the trainer on a run that is copied to the store with each checkpoint and at the end; the exit code."""
+    from training.folder import checkpoints
+    from training.store import Mirror
+
+    mirror = Mirror(run, url)
+    known = checkpoints(run)
+
+    def send_new() -> None:
+        nonlocal known
+        if (found := checkpoints(run)) != known:
+            known = found
+            for problem in mirror.sync():
+                _say(f"Warning: {problem}; it is tried again")
+
+    code = run_trainer(arguments, send_new)
+    failed = mirror.sync()
+    for problem in failed:
+        _say(f"Error: {problem}")
+    return code or bool(failed)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
+@click.option("--data_url", required=True, help="Shards, or a COCO folder: obs://… or a folder here.")
+@click.option("--train_url", required=True, help="Where the run is kept, and gone on from: obs://… or a folder here.")
+@click.option("--config", "recipe", type=click.Path(path_type=Path), help="Recipe.  [default: for so many devices]")
+@click.option("--nproc", type=click.IntRange(1, 1024), help="Devices of a machine.  [default: as ModelArts says, or 1]")
+@click.option("--train_split", default="train2017", help="Of a COCO folder, for training.")
+@click.option("--val_split", default="val2017", help="Of a COCO folder, for evaluation during training.")
+@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field: training.lr=2e-4.")
+@click.option("--cache", type=click.Path(path_type=Path), default="/cache", help="Folder for copies and built shards.")
+@device_option
+@click.argument("others", nargs=-1, type=click.UNPROCESSED)
+@reports_input_errors
+def main(
+    data_url: str,
+    train_url: str,
+    recipe: Path | None,
+    nproc: int | None,
+    train_split: str,
+    val_split: str,
+    overrides: tuple[str, ...],
+    cache: Path,
+    device: str,
+    others: tuple[str, ...],
+) -> None:
+    """Train on ModelArts, or as there.
+
+    Options that are unknown here are told and left alone: ModelArts adds some of its own. Several machines are found by
+    VC_WORKER_HOSTS and VC_TASK_INDEX, devices by MA_NUM_GPUS, DEVICE_NUM or RANK_SIZE. Exit codes as training.train.
+    """
+    from training.store import is_url
+
+    if others:
+        _say(f"Left alone: {' '.join(others)}")
+    machines = cluster_options(os.environ)
+    nproc = nproc or device_count(os.environ, machines[1].count(",") + 1 if machines else 1)
+    rank = os.environ.get("RANK_ID", "0")
+    if rank.isdecimal() and int(rank) % nproc:
+        _say(f"Process {rank} of this machine leaves: the first one starts all")
+        return
+    try:
+        data, run = _bring(data_url, cache / "data"), _bring(train_url, cache / "run", new=True)
+        train, val = find_shards(data, cache / "shards", (train_split, val_split))
+    except OSError as error:
+        raise InputError(f"{error.filename or cache}: {error.strerror or error}") from error
+    recipe = recipe or ROOT / "configs" / ("openpose.yaml" if nproc == 1 and not machines else "openpose_8p.yaml")
+    arguments = ["--config", recipe, "--shards", train, *(["--val", val] if val else []), "--out", run, "--resume"]
+    arguments += ["--nproc", nproc, *machines, "--device", device]
+    arguments += [word for override in overrides for word in ("--set", override)]
+    words = [str(word) for word in arguments]
+    raise SystemExit(_train_and_send(words, run, train_url) if is_url(train_url) else run_trainer(words, lambda: None))
+
+
+if __name__ == "__main__":
+    main()
