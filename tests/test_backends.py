@@ -80,6 +80,16 @@ def test_a_graph_lies_beside_its_description_and_nothing_else_is_left(graphs):
     assert ExportedGraph.load(graphs / "any.mindir").canvas is None
 
 
+@pytest.mark.parametrize("name", ["fixed.onnx", "stages.onnx"])
+def test_an_onnx_graph_names_its_outputs(graphs, name):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graphs / name, providers=["CPUExecutionProvider"])
+    assert tuple(output.name for output in session.get_outputs()) == ExportedGraph.load(graphs / name).outputs
+    (image,) = session.get_inputs()
+    assert (image.name, image.shape) == ("image", [2, 128, 128, 3])
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_graph_gives_the_maps_of_its_checkpoint(name, graphs, checkpoint):
     graph, original = Predictor.load(graphs / name, "cpu"), Predictor.load(checkpoint, "cpu")

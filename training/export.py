@@ -102,6 +102,7 @@ def export(
         InputError: the graph cannot be written here, or answers otherwise than the checkpoint.
     """
     from pipeline.files import give_usual_mode
+    from training.onnx_names import name_outputs
 
     network = answering(checkpoint, all_stages=all_stages)
     try:
@@ -112,6 +113,8 @@ def export(
     try:
         unfinished = folder / out.name
         write_graph(network, unfinished, kind, shape)
+        if kind == "onnx":
+            name_outputs(unfinished, output_names(checkpoint.config.model, all_stages=all_stages))
         difference = compare(network, unfinished, kind, shape)
         give_usual_mode(unfinished)
         exported = describe(checkpoint, unfinished, shape, evaluation, all_stages=all_stages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -21,6 +21,7 @@ from training.precision import choose_precision, lower
 from training.scale import LossScale
 from training.schedule import ema_decay, group_rates
 from training.step import Accumulate, Gradients, TrainStep, Update, UpdateFromSums, build_loss
+from training.weights.initial import initialise
 
 HOST_INPUTS = ("image", "mask", "heatmaps", "pafs")
 DEVICE_INPUTS = ("image", "mask", "keypoints")
@@ -60,6 +61,7 @@ class Learner:
 
     def __init__(self, config: Config, world: World, total: int) -> None:
         """`total` is the number of updates of the whole run; InputError if the device lacks the recipe's precision."""
+        self.config = config
         self.training = config.training
         self.total = total
         self.on_device = _draws_on_device(config, world)
@@ -96,6 +98,14 @@ class Learner:
         if not checkpoint.averaged:
             tensors |= {f"{PREFIX}{name}": tensor for name, tensor in checkpoint.tensors.items()}
         restore_parameters(self.parameters(), tensors, checkpoint.path)
+
+    def begin_with(self, weights: Checkpoint, allow_missing: Sequence[str]) -> list[str]:
+        """Begin with the weights of a checkpoint and nothing else of it; arguments and errors as `initialise`."""
+        said = initialise(self.network.get_parameters(), weights, self.config.model, allow_missing)
+        if self.average:
+            for average, value in zip(self.average.averages, self.average.values, strict=True):
+                average.set_data(ms.Tensor(value.asnumpy()))
+        return said
 
     def answering_weights(self) -> dict[str, ms.Parameter]:
         """The weights to evaluate, by the names that the network gives them: their average, if there is one."""
