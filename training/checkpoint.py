@@ -85,6 +85,11 @@ class Checkpoint:
         """Updates done."""
         return self.position.step
 
+    @property
+    def averaged(self) -> bool:
+        """Whether it holds the average of weights that its network should answer with."""
+        return any(name.startswith(PREFIX) for name in self.tensors)
+
 
 def save_checkpoint(
     run: Path, parameters: Iterable[ms.Parameter], config: Config, position: Position, *, keep: int
@@ -222,8 +227,8 @@ def restore_answering(network: nn.Cell, checkpoint: Checkpoint) -> None:
 
 def answering_tensors(checkpoint: Checkpoint) -> dict[str, ms.Parameter]:
     """The weights that a checkpoint's network should answer with: their average if it has one, else all its tensors."""
-    average = {name.removeprefix(PREFIX): each for name, each in checkpoint.tensors.items() if name.startswith(PREFIX)}
-    return average or checkpoint.tensors
+    prefix = PREFIX if checkpoint.averaged else ""
+    return {name.removeprefix(prefix): each for name, each in checkpoint.tensors.items() if name.startswith(prefix)}
 
 
 def restore_parameters(parameters: Iterable[ms.Parameter], tensors: dict[str, ms.Parameter], path: Path) -> None:

@@ -174,6 +174,7 @@ def describe(
         sha256=file_sha256(graph),
         checkpoint=str(checkpoint.path),
         step=checkpoint.step,
+        averaged=checkpoint.averaged,
         batch=shape.batch,
         height=shape.height,
         width=shape.width,
@@ -285,7 +286,8 @@ def main(
     out = out or checkpoint.path.with_suffix(SUFFIXES[kind])
     difference = export(checkpoint, out, kind, shape, evaluation, all_stages=all_stages)
     checked = "not compared" if difference is None else f"maps within {difference:.1g} of the checkpoint's"
-    click.echo(f"{out}: {shape}; {checked}")
+    weights = "averaged weights; " if checkpoint.averaged else ""
+    click.echo(f"{out}: {shape}; {weights}{checked}")
 
 
 if __name__ == "__main__":

@@ -91,12 +91,12 @@ class Learner:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint's state, before the first step; InputError names what does not fit.
 
-        An average of weights that the recipe has only now begins with the weights, a dynamic loss scale with its first.
+        Where the recipe wants an average of weights only now, that begins with the weights; a dynamic loss scale does
+        with the recipe's.
         """
-        tensors = dict(checkpoint.tensors)
-        for parameter in (*(self.average.averages if self.average else ()), *self.scale.get_parameters()):
-            if not any(name.startswith(parameter.name.partition(".")[0] + ".") for name in checkpoint.tensors):
-                tensors[parameter.name] = tensors.get(parameter.name.removeprefix(PREFIX), parameter)
+        tensors = {parameter.name: parameter for parameter in self.scale.get_parameters()} | checkpoint.tensors
+        if not checkpoint.averaged:
+            tensors |= {f"{PREFIX}{name}": tensor for name, tensor in checkpoint.tensors.items()}
         restore_parameters(self.parameters(), tensors, checkpoint.path)
 
     def begin_with(self, weights: Checkpoint, allow_missing: Sequence[str]) -> list[str]:
