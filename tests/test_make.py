@@ -12,7 +12,20 @@ import pytest
 from tests.coco_folder import ROOT, mixed, write
 
 TARGETS = ("demo", "shards", "train", "eval", "export", "stats", "test", "check", "help")
-VARIABLES = ("DATA", "SHARDS", "CONFIG", "NPROC", "RUN", "CKPT", "FORMAT", "WORKERS", "DEVICE", "RESUME", "ARGS")
+VARIABLES = (
+    "DATA",
+    "SHARDS",
+    "CONFIG",
+    "NPROC",
+    "RUN",
+    "CKPT",
+    "FORMAT",
+    "WORKERS",
+    "DEVICE",
+    "RESUME",
+    "INIT",
+    "ARGS",
+)
 INHERITED = {"MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "TRAIN", "VAL", *VARIABLES}
 
 

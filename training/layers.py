@@ -17,7 +17,7 @@ from mindspore.common.initializer import HeNormal
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution with its activation; the padding keeps cells aligned, a stride of 2 halves the grid."""
+    """A convolution with its activation; the padding keeps cells where they are, a stride of 2 every other of them."""
 
     width: int
     kernel: int = 3

@@ -79,7 +79,7 @@ def create_network(name: str, *, checkpoint: Path | str | None = None) -> OpenPo
 
 
 def _restored(name: str, model: ModelConfig, path: Path) -> OpenPose:
-    from training.checkpoint import load_checkpoint, restore
+    from training.checkpoint import load_checkpoint, restore_answering
     from training.folder import find_checkpoint
     from training.network import OpenPose
 
@@ -91,7 +91,7 @@ def _restored(name: str, model: ModelConfig, path: Path) -> OpenPose:
                 f"{found.path}: its network has model.{field} {getattr(there, field)}, that of {name} has {value}"
             )
     network = OpenPose(there)
-    restore(network, found.tensors, found.path)
+    restore_answering(network, found)
     return network.set_train(False)
 
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 @click.option("--val", type=click.Path(path_type=Path), help="Validation set, scored every training.eval_every steps.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field: training.lr=2e-4.")
+@click.option("--init", type=click.Path(path_type=Path), help="Weights to begin with: a checkpoint, or a run's newest.")
+@click.option(
+    "--allow-missing", multiple=True, metavar="PART", help="Part that --init may leave random: features; repeatable."
+)
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
 @click.option("--verify", is_flag=True, help="Hash every shard before anything starts, not only those that changed.")
 @device_option
@@ -36,6 +40,8 @@ def main(
     val: Path | None,
     out: Path,
     overrides: tuple[str, ...],
+    init: Path | None,
+    allow_missing: tuple[str, ...],
     resume: bool,
     verify: bool,
     device: str,
@@ -55,7 +61,7 @@ def main(
     signals = StopSignal()  # before NumPy and MindSpore start threads
     from pipeline.manifest import Manifest
     from training.config import load_config
-    from training.folder import check_folder
+    from training.folder import check_folder, check_start, checkpoints
     from training.launch import join_launch, launch, launched
     from training.plan import plan_run
 
@@ -65,21 +71,34 @@ def main(
     if not launched():
         plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, cluster.total)
         check_folder(out, resume)
+        check_start(init, allow_missing, going_on=resume and bool(checkpoints(out)))
     evaluator = _evaluator(config, val, tell=not launched())
     signals.watch()
     if cluster.total > 1 and not launched():
         raise SystemExit(launch(cluster, out, sys.argv[1:], signals))
-    raise SystemExit(_train(config, shards, out, resume=resume, device=device, signals=signals, evaluator=evaluator))
+    begin: dict[str, Any] = {"init": init, "allow_missing": allow_missing, "resume": resume}
+    raise SystemExit(_train(config, shards, out, **begin, device=device, signals=signals, evaluator=evaluator))
 
 
-def _train(config: Config, shards: Path, out: Path, *, resume: bool, **more: Any) -> int:
+def _train(
+    config: Config,
+    shards: Path,
+    out: Path,
+    *,
+    init: Path | None,
+    allow_missing: tuple[str, ...],
+    resume: bool,
+    **more: Any,
+) -> int:
     """`training.run.train`, whose errors of the disk become InputErrors; returns the exit code."""
     from training.run import train
+    from training.weights.initial import Start
 
     again = [*sys.argv[1:], *([] if resume else ["--resume"])]
     command = shlex.join([sys.executable, "-m", "training.train", *again])
     try:
-        return train(config, shards, out, resume=resume, resume_command=command, **more)
+        start = Start(init, allow_missing) if init else None
+        return train(config, shards, out, init=start, resume=resume, resume_command=command, **more)
     except OSError as error:
         raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
 
