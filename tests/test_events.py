@@ -1,0 +1,60 @@
+"""TensorBoard's event files: what is written comes back, at once, and no step twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from tests.coco_folder import ROOT
+from tests.events import curves
+from training.events import Events
+
+
+def test_numbers_and_pictures_come_back(tmp_path):
+    image = np.zeros((40, 64, 3), np.uint8)
+    image[:, :32] = (200, 30, 60)
+    events = Events(tmp_path / "tensorboard", after=0)
+    events.numbers(10, {"loss/total": 0.25, "rate/stages": 1e-3})
+    events.picture(10, "maps", image)
+    events.close()
+    found = curves(tmp_path)
+    assert found["loss/total"] == [(10, 0.25)]
+    assert found["rate/stages"] == [(10, pytest.approx(1e-3))]
+    ((step, picture),) = found["maps"]
+    assert (step, picture.height, picture.width, picture.colorspace) == (10, 40, 64, 3)
+    drawn = simplejpeg.decode_jpeg(picture.encoded_image_string, colorspace="BGR")
+    assert np.abs(drawn.astype(int) - image)[:, 4:28].mean() < 4
+
+
+def test_a_start_takes_back_the_steps_that_it_repeats(tmp_path):
+    """Both within one second, which is all that tells the files of tensorboardX apart."""
+    for after, steps in ((0, (10, 20, 30)), (15, (20, 30, 40)), (40, (50,))):
+        events = Events(tmp_path / "tensorboard", after)
+        for step in steps:
+            events.numbers(step, {"loss/total": step + after})
+        events.close()
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 3
+    assert curves(tmp_path)["loss/total"] == [(10, 10), (20, 35), (30, 45), (40, 55), (50, 90)]
+
+
+def test_what_was_flushed_outlives_a_kill(tmp_path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+import mindspore
+from training.events import Events
+events = Events(Path(sys.argv[1]), after=0)
+for step in range(1, 101):
+    events.numbers(step, {"loss/total": step})
+events.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "tensorboard")]
+    assert subprocess.run(command, cwd=ROOT, env=os.environ, check=False).returncode == -signal.SIGKILL
+    assert curves(tmp_path)["loss/total"] == [(step, step) for step in range(1, 101)]
