@@ -25,7 +25,10 @@ from training.watch import ERROR_LINES, Watch, error_lines
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
 
-HALF = ("--nproc", "2", "--set", "training.batch_size=2")
+BATCH = ("--set", "training.batch_size=2")
+KEPT = ("ema_decay=0.9", "loss_scale_mode=dynamic", "loss_scale=1024", "loss_scale_window=7")
+"""More that a checkpoint has to keep; it does not change what is learnt."""
+HALF = ("--nproc", "2", *BATCH, *(word for field in KEPT for word in ("--set", f"training.{field}")))
 ENDLESS = (*HALF, "--set", "training.epochs=5000")
 
 
@@ -116,6 +119,7 @@ def test_two_processes_go_on_bit_for_bit(two, tiny_recipe, tiny_shards, tmp_path
     assert "Going on after step 40" in err
     assert tiny.losses(run) == tiny.losses(two[0])
     ours, theirs = load_checkpoint(newest).tensors, load_checkpoint(checkpoint_path(two[0], 48)).tensors
+    assert any(name.startswith("ema.") for name in ours)
     for name, tensor in ours.items():
         np.testing.assert_array_equal(tensor.asnumpy(), theirs[name].asnumpy(), err_msg=name)
 
@@ -124,7 +128,7 @@ def test_two_machines_learn_what_one_learns(two, tiny_recipe, tiny_shards, tmp_p
     """Both of them this one: two commands, each with a worker."""
     run, port = tmp_path / "run", free_port()
     cluster = ("--hosts", "2", "--master", "127.0.0.1", "--master-port", str(port))
-    command = tiny.command(tiny_recipe, tiny_shards, run, "--set", "training.batch_size=2", *cluster)
+    command = tiny.command(tiny_recipe, tiny_shards, run, *HALF[2:], *cluster)
     machines = [tiny.start([*command, "--node-rank", rank]) for rank in ("0", "1")]
     (code, err), (other_code, other_err) = (finish(machine) for machine in machines)
     assert (code, other_code) == (0, 0), err + other_err
