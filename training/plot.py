@@ -145,7 +145,7 @@ def _panels(histories: Sequence[History]) -> list[_Panel]:
         _Panel("AP of evaluations on the way", [{"": history.ap} for history in histories], marked=True),
         _Panel("loss of part affinity fields, by stage", [_stages(h, "pafs") for h in histories], logarithmic=True),
         _Panel("loss of heatmaps, by stage", [_stages(h, "heatmaps") for h in histories], logarithmic=True),
-        _Panel("learning rate", [history.rates for history in histories]),
+        _Panel("learning rate", [_different(history.rates) for history in histories]),
         _Panel("images/s", [{"": history.speed} for history in histories]),
     ]
     return [panel for panel in every if not panel.empty]
@@ -153,6 +153,12 @@ def _panels(histories: Sequence[History]) -> list[_Panel]:
 
 def _stages(history: History, branch: str) -> dict[str, Curve]:
     return {f"stage {stage}": curve for (name, stage), curve in sorted(history.terms.items()) if name == branch}
+
+
+def _different(rates: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The rates of those parts that do not learn as one that follows."""
+    last = {curve: name for name, curve in rates.items()}
+    return {name: curve for curve, name in last.items()}
 
 
 def draw(histories: Sequence[History], path: Path) -> None:
@@ -190,14 +196,11 @@ def _colour(index: int) -> str:
 def _fill(axes: Any, panel: _Panel) -> None:
     for index, stack in enumerate(panel.stacks):
         curves = {name: curve for name, curve in stack.items() if curve.steps}
-        for place, (name, curve) in enumerate(curves.items(), 1):
-            strength = 0.35 + 0.65 * place / len(curves)  # the last stage is full, those before it are paler
-            tail = _line(axes, curve, _colour(index), strength, panel.marked)
-            if len(curves) > 1:
-                _name(axes, name, (curve.steps[-1], tail), _colour(index))
+        for place, curve in enumerate(curves.values(), 1):
+            _line(axes, curve, _colour(index), _strength(place, len(curves)), panel.marked)
             if panel.marked:
-                best = max(curve.values)
-                _name(axes, f"{best:.3f}", (curve.steps[curve.values.index(best)], best), _colour(index))
+                _name_best(axes, curve, _colour(index))
+    _name_stack(axes, max(panel.stacks, key=len))
     axes.set_title(panel.title, loc="left", fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
@@ -208,19 +211,33 @@ def _fill(axes: Any, panel: _Panel) -> None:
     _scale(axes, panel.logarithmic)
 
 
-def _line(axes: Any, curve: Curve, colour: str, strength: float, marked: bool) -> float:
-    """Draw a curve, where it has many points their running mean; returns the value at its end."""
+def _strength(place: int, count: int) -> float:
+    """Of a curve in a stack: the last one is full, those before it are paler."""
+    return 0.3 + 0.7 * place / count
+
+
+def _line(axes: Any, curve: Curve, colour: str, strength: float, marked: bool) -> None:
+    """Draw a curve, and where it has many points their running mean."""
     if marked or len(curve.values) <= SMOOTHED:
         axes.plot(curve.steps, curve.values, color=colour, alpha=strength, marker="o" if marked else None)
-        return curve.values[-1]
+        return
     means = running_mean(curve.values, 2 * len(curve.values) // SMOOTHED)
     axes.plot(curve.steps, curve.values, color=colour, alpha=0.25 * strength, linewidth=0.6)
     axes.plot(curve.steps, means, color=colour, alpha=strength)
-    return means[-1]
 
 
-def _name(axes: Any, text: str, place: tuple[float, float], colour: str) -> None:
-    axes.annotate(text, place, (6, 0), textcoords="offset points", fontsize=8, color=colour, va="center")
+def _name_best(axes: Any, curve: Curve, colour: str) -> None:
+    best = max(curve.values)
+    place = (curve.steps[curve.values.index(best)], best)
+    axes.annotate(f"{best:.3f}", place, (6, 0), textcoords="offset points", fontsize=8, color=colour, va="center")
+
+
+def _name_stack(axes: Any, stack: Mapping[str, Curve]) -> None:
+    """Say in grey which curve of a stack is how strong."""
+    if len(stack) > 1:
+        strengths = [_strength(place, len(stack)) for place in range(1, len(stack) + 1)]
+        handles = [axes.plot([], [], color="#404040", alpha=strength)[0] for strength in strengths]
+        axes.legend(handles, list(stack), loc="upper right", frameon=False, fontsize=8)
 
 
 def _scale(axes: Any, logarithmic: bool) -> None:
@@ -230,7 +247,7 @@ def _scale(axes: Any, logarithmic: bool) -> None:
         axes.set_ylim(bottom=0)
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 5, 7)))
     axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_minor_locator(NullLocator())
 
