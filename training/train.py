@@ -66,9 +66,10 @@ def main(
         plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, cluster.total)
         check_folder(out, resume)
     evaluator = _evaluator(config, val)
-    signals.watch()
     if cluster.total > 1 and not launched():
+        signals.watch("Stopping after the next step; at once if you ask again")
         raise SystemExit(launch(cluster, out, sys.argv[1:], signals))
+    signals.watch()
     from training.run import train
 
     again = [*sys.argv[1:], *([] if resume else ["--resume"])]
