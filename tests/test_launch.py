@@ -237,6 +237,7 @@ def test_ctrl_c_saves_and_a_killed_worker_is_told_of(tiny_recipe, tiny_shards, t
 STAND_IN = """
 import os, subprocess, sys, time
 worker = "import signal, time, sys; {0}; print('ready', flush=True); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", "{1}"], env=os.environ | {{"MS_ROLE": "MS_SCHED"}})
 with open(sys.argv[1] + "/worker_0.log", "wb") as log:
     environment = os.environ | {{"MS_ROLE": "MS_WORKER", "RANK_ID": "0"}}
     command = [sys.executable, "-c", worker, sys.argv[1]]
@@ -244,16 +245,19 @@ with open(sys.argv[1] + "/worker_0.log", "wb") as log:
 code = child.wait()
 sys.exit(code != 0)
 """
-"""Starts a worker in a session of its own, as msrun does, and waits for it."""
+"""Starts a scheduler, and a worker in a session of its own, as msrun does, and waits for the worker."""
+SCHEDULER = "import time; time.sleep(600)"
 
 
-def watch(logs: Path, worker: str, number: int, count: int = 1) -> int:
+def watch(logs: Path, worker: str, number: int, count: int = 1, scheduler: str = SCHEDULER) -> int:
     """Watch one worker that runs `worker` first; a signal comes once it is ready, `count` times. The exit code."""
     logs.mkdir()
     with tiny.kept_signals():
         signals = StopSignal()
     (logs / "msrun.log").touch()
-    parent = subprocess.Popen([sys.executable, "-c", STAND_IN.format(worker), str(logs)], start_new_session=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", STAND_IN.format(worker, scheduler), str(logs)], start_new_session=True
+    )
 
     def interrupt() -> None:
         log = logs / "worker_0.log"
@@ -280,6 +284,16 @@ def test_a_second_signal_kills(tmp_path, capfd):
     worker = "[signal.signal(n, signal.SIG_IGN) for n in (2, 15)]"
     assert watch(tmp_path / "logs", worker, signal.SIGINT, count=2) == 130
     assert "Killed; the run goes on from its last checkpoint" in capfd.readouterr().err
+
+
+def test_workers_do_not_outlive_their_scheduler(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("training.watch.ALONE", 1.0)
+    log = tmp_path / "logs" / "scheduler.log"
+    scheduler = f"import time; time.sleep(2); open('{log}', 'w').write('timed out'); raise SystemExit(1)"
+    assert watch(tmp_path / "logs", "pass", number=0, count=0, scheduler=scheduler) == 1
+    said = capfd.readouterr().err
+    assert f"Error: the scheduler ended before the workers; all logs are in {tmp_path / 'logs'}" in said
+    assert said.endswith("scheduler.log\ntimed out\n")
 
 
 def test_a_worker_that_does_not_end_is_killed(tmp_path, monkeypatch, capfd):
