@@ -16,6 +16,7 @@ FORMAT ?= onnx
 WORKERS ?=
 DEVICE ?= auto
 RESUME ?=
+INIT ?=
 SEED ?= 0
 ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
@@ -61,6 +62,7 @@ help: ## print this
 	@echo '  WORKERS     processes that write shards  [$(or $(WORKERS),one a core)]'
 	@echo '  DEVICE      auto, cpu or ascend  [$(DEVICE)]'
 	@echo '  RESUME      1 goes on from the newest checkpoint in RUN  [$(RESUME)]'
+	@echo '  INIT        weights to begin a training with: a checkpoint, or a run: its newest  [$(INIT)]'
 	@echo '  SEED        of the faults that are tried  [$(SEED)]'
 	@echo '  ARGS        more options for the command behind the target  [$(ARGS)]'
 	@echo '  PYTHON      Python 3.10 to 3.12 for .venv  [$(PYTHON)]'
@@ -98,8 +100,9 @@ shards: $(READY) $(if $(IS_DEMO),data) ## DATA -> SHARDS/train and SHARDS/val
 	@$(if $(strip $(call SOURCES,$(VAL))),$(BUILD) $(call SOURCES,$(VAL)) --out '$(SHARDS)'/val $(ARGS))
 
 train: $(READY) ## train CONFIG on SHARDS/train into RUN
-	@$(BIN)/python -m training.train --config '$(CONFIG)' --shards '$(SHARDS)'/train --out '$(RUN)' \
-		--nproc $(NPROC) $(MACHINES) --device $(DEVICE) $(if $(RESUME),--resume) $(ARGS)
+	@$(BIN)/python -m training.train --config '$(CONFIG)' --shards '$(SHARDS)'/train \
+		$(if $(wildcard $(SHARDS)/val),--val '$(SHARDS)'/val) --out '$(RUN)' \
+		--nproc $(NPROC) $(MACHINES) --device $(DEVICE) $(if $(RESUME),--resume) $(if $(INIT),--init '$(INIT)') $(ARGS)
 
 eval: $(READY) ## COCO keypoint AP of CKPT on SHARDS/val; RUN/report explains it, RUN/pictures shows it
 	@$(BIN)/python -m evaluation.evaluate --ckpt '$(CKPT)' --shards '$(SHARDS)'/val --out '$(RUN)' \

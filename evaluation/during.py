@@ -29,7 +29,7 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from evaluation.flip import Network
     from training.config import Config
-    from training.parallel import World
+    from training.meeting import Meeting
     from training.validation import Score
 
 
@@ -59,14 +59,14 @@ class DuringTraining:
         self.basis = hashlib.sha256(known.encode()).hexdigest()
 
     def __call__(
-        self, network: Network, world: World, stopped: Callable[[], bool], progress: Callable[[int, int], object]
+        self, network: Network, meeting: Meeting, stopped: Callable[[], bool], progress: Callable[[int, int], object]
     ) -> Score | None:
         """Score a network; arguments, result and errors as `training.validation.Evaluator` has them."""
         from training.validation import Score
 
         start = time.monotonic()
-        mine, sheet = self._look(network, world, stopped, progress)
-        parts = [json.loads(part) for part in world.gather_bytes(json.dumps(mine).encode())]
+        mine, sheet = self._look(network, meeting, stopped, progress)
+        parts = [json.loads(part) for part in meeting.exchange(json.dumps(mine).encode())]
         errors = [part["error"] for part in parts if part["error"]]
         if errors:
             raise InputError(errors[0])
@@ -80,7 +80,7 @@ class DuringTraining:
         return Score(coco_ap(truth, results), len(truth), time.monotonic() - start, sheet)
 
     def _look(
-        self, network: Network, world: World, stopped: Callable[[], bool], progress: Callable[[int, int], object]
+        self, network: Network, meeting: Meeting, stopped: Callable[[], bool], progress: Callable[[int, int], object]
     ) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
         """Find people in this process's pictures.
 
@@ -89,7 +89,7 @@ class DuringTraining:
             is wrong if anything is. And, on rank 0, the sheet of maps.
         """
         part: dict[str, Any] = {"truth": [], "results": [], "done": True, "error": ""}
-        share = self._share(world)
+        share = self._share(meeting)
         sheet = None
         try:
             for canvas, indices in self._by_canvas(share):
@@ -99,7 +99,7 @@ class DuringTraining:
                 findings = find_people(predictor, records, _counter(progress, len(part["truth"]), len(share)))
                 part["truth"] += findings.truth.items()
                 part["results"] += [one for i, people in findings.people.items() for one in to_coco_results(i, people)]
-                if world.rank == 0 and sheet is None and inhabited and not stopped():
+                if meeting.rank == 0 and sheet is None and inhabited and not stopped():
                     shown = [inhabited[i] for i in spread(len(inhabited), SHOWN)]
                     sheet = draw_sheet(predictor, self.set.records(shown), self.target)
         except InputError as error:
@@ -107,10 +107,10 @@ class DuringTraining:
         part["done"] = len(part["truth"]) == len(share)
         return part, sheet
 
-    def _share(self, world: World) -> list[int]:
+    def _share(self, meeting: Meeting) -> list[int]:
         """The pictures that this process looks at, by index into the set."""
-        shares = share_out([self._sizes[index] for index in self.indices], world.size)
-        mine = shares[world.rank] if world.rank < len(shares) else []
+        shares = share_out([self._sizes[index] for index in self.indices], meeting.size)
+        mine = shares[meeting.rank] if meeting.rank < len(shares) else []
         return sorted(self.indices[i] for i in mine)
 
     def _by_canvas(self, share: Sequence[int]) -> Iterator[tuple[Size, list[int]]]:

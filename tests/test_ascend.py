@@ -10,26 +10,26 @@ import pytest
 
 from tests.coco_folder import ROOT
 
-IN_THE_GRAPH = ("network", "backbones", "targets", "loss", "step", "optimizer", "ema", "scale", "parallel")
+IN_THE_GRAPH = (
+    *("network", "layers", "backbones", "targets", "loss"),
+    *("step", "optimizer", "ema", "scale", "parallel"),
+)
 NOT_OPERATORS = {"nn.Cell", "nn.CellList", "nn.Optimizer"}
 """Containers and base classes: their documentation lists no platforms, or none of its own."""
 
 
 def used(module: str) -> set[str]:
-    """Names such as ops.exp or nn.Conv2d that a file of training uses."""
+    """Names such as ops.exp, nn.Conv2d or amp.all_finite that a file of training uses."""
     tree = ast.parse((ROOT / "training" / f"{module}.py").read_text(encoding="utf-8"))
-    return {
-        f"{node.value.id}.{node.attr}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("nn", "ops")
-    }
+    names = {ast.unparse(node).removeprefix("ms.") for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return {name for name in names if re.fullmatch(r"(nn|ops|amp)\.\w+", name)}
 
 
 OPERATORS = sorted(set().union(*map(used, IN_THE_GRAPH)) - NOT_OPERATORS)
 
 
 def test_operators_are_found():
-    assert {"nn.Conv2d", "nn.Adam", "ops.exp", "ops.AllReduce"} <= set(OPERATORS)
+    assert {"nn.Conv2d", "nn.Adam", "ops.exp", "ops.AllReduce", "amp.all_finite"} <= set(OPERATORS)
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -80,6 +80,16 @@ def test_a_graph_lies_beside_its_description_and_nothing_else_is_left(graphs):
     assert ExportedGraph.load(graphs / "any.mindir").canvas is None
 
 
+@pytest.mark.parametrize("name", ["fixed.onnx", "stages.onnx"])
+def test_an_onnx_graph_names_its_outputs(graphs, name):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graphs / name, providers=["CPUExecutionProvider"])
+    assert tuple(output.name for output in session.get_outputs()) == ExportedGraph.load(graphs / name).outputs
+    (image,) = session.get_inputs()
+    assert (image.name, image.shape) == ("image", [2, 128, 128, 3])
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_graph_gives_the_maps_of_its_checkpoint(name, graphs, checkpoint):
     graph, original = Predictor.load(graphs / name, "cpu"), Predictor.load(checkpoint, "cpu")
@@ -94,6 +104,30 @@ def test_a_graph_gives_the_maps_of_its_checkpoint(name, graphs, checkpoint):
         assert np.abs(one.heatmaps - other.heatmaps).max() < 1e-4
         assert np.abs(one.pafs - other.pafs).max() < 1e-4
         assert np.ptp(one.heatmaps[0]) > 1e-3
+
+
+def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path):
+    import mindspore as ms
+
+    from training.checkpoint import Position, load_checkpoint, save_checkpoint
+    from training.export import answering
+    from training.folder import find_checkpoint
+    from training.network import OpenPose
+
+    average = load_checkpoint(find_checkpoint(checkpoint)).tensors
+    ms.set_seed(6)
+    state = [*OpenPose(RECIPE.model).get_parameters()]
+    state += [ms.Parameter(tensor, name=f"ema.{name}") for name, tensor in average.items()]
+    path = save_checkpoint(tmp_path / "run", state, RECIPE, Position(9, 1, "", 1), keep=1)
+    found, expected = (Predictor.load(each, "cpu").maps(pictures()[:1])[0] for each in (path, checkpoint))
+    assert np.array_equal(found.heatmaps, expected.heatmaps)
+    assert np.array_equal(found.pafs, expected.pafs)
+    result = export(path, "onnx", "--height", 64, "--width", 64, "--out", tmp_path / "graph.onnx")
+    assert "; averaged weights; maps within " in result.output
+    assert ExportedGraph.load(tmp_path / "graph.onnx").averaged
+    network = answering(load_checkpoint(path), all_stages=False)
+    for parameter in network.get_parameters():
+        assert np.array_equal(parameter.asnumpy(), average[parameter.name.removeprefix("network.")].asnumpy())
 
 
 def test_several_scales_need_a_network_that_takes_them(graphs, checkpoint):

@@ -150,6 +150,7 @@ def test_start_resumes_exactly(shards: Path, start: int):
     assert len(rest) == max(0, len(whole) - start)
     for ours, theirs in zip(rest, whole[start:], strict=True):
         assert_equal(ours, theirs)
+    assert len(make(shards, start=start, stop=len(whole) - 1)) == max(0, len(whole) - 1 - start)
 
 
 def test_without_augmentation_the_whole_picture_is_fitted(shards: Path):

@@ -90,7 +90,7 @@ def test_overrides_win_and_the_last_of_them_most(recipe):
         ("training: {epochs: 1.5}", "training.epochs: 1.5: input should be a valid integer"),
         ("data: {size: 100}", "data.size: 100: input should be a multiple of 8"),
         ("model: {stages: 13}", "model.stages: 13: input should be less than or equal to 12"),
-        ("model: {backbone: resnet}", "model.backbone: 'resnet': input should be 'vgg19' or 'compact'"),
+        ("model: {backbone: resnet}", "model.backbone: 'resnet': input should be 'vgg19', 'mobilenet' or 'compact'"),
         ("model: {std: [1, 0, 1]}", "model.std: [1, 0, 1]: expected numbers above 0"),
         ("training: {lr_steps: [20, 10]}", "training.lr_steps: [20, 10]: expected rising steps above 0"),
         ("training: {schedule: cosine, lr_steps: [5]}", "training.lr_steps: belongs to schedule steps"),

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.coco_folder import ROOT
-from training.config import Config, load_config
+from training.config import Config, load_config, parse_config
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -20,7 +20,13 @@ def header(path: Path) -> str:
 
 
 def test_the_promised_recipes_are_there():
-    assert {path.stem for path in RECIPES} >= {"demo", "openpose", "openpose_8p"}
+    assert {path.stem for path in RECIPES} >= {
+        "demo",
+        "openpose",
+        "openpose_8p",
+        "openpose_light",
+        "openpose_paf_first",
+    }
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -49,3 +55,21 @@ def test_the_references_recipe():
     assert (one.training.optimizer, one.training.lr, one.training.epochs) == ("adam", 1e-4, 60)
     assert eight.training.epochs == 80
     assert one.training.freeze_backbone_steps == eight.training.freeze_backbone_steps == 2000
+
+
+def test_part_affinity_fields_first_is_trained_as_the_reference():
+    one, first = (load_config(ROOT / "configs" / f"{name}.yaml") for name in ("openpose", "openpose_paf_first"))
+    assert (first.data, first.training, first.evaluation) == (one.data, one.training, one.evaluation)
+    assert first.model.stage_order == (("pafs",),) * 4 + (("heatmaps",),) * 2
+
+
+def test_recipes_in_old_checkpoints_still_mean_the_same():
+    """A checkpoint carries every field that there was when it was made."""
+    before = (
+        *("backbone", "feature_widths", "stages", "first_depth", "first_width", "stage_width", "stage_depth"),
+        *("stage_kernel", "stage_dilation", "batch_norm", "mean", "std"),
+    )
+    for name in ("demo", "openpose"):
+        model = load_config(ROOT / "configs" / f"{name}.yaml").model
+        carried = {field: value for field, value in model.model_dump(mode="json").items() if field in before}
+        assert parse_config({"model": carried}, source="checkpoint").model == model

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
+from numpy.typing import NDArray
 
 from evaluation import during
 from evaluation.during import DuringTraining, spread
@@ -22,6 +24,7 @@ from pipeline.shards import build
 from tests import coco_folder, tiny
 from tests.oracle import Oracle, figure, picture, truth_of, two_people
 from training.config import override_config
+from training.meeting import Meeting
 from training.parallel import World
 
 SIZES = [(200, 300), (300, 200), (180, 240), (240, 240), (200, 310)]
@@ -80,25 +83,27 @@ def ignore(done, total):
 
 @dataclass(frozen=True)
 class Threads(World):
-    """Processes as threads of this one, which give and wait for each other as real ones do."""
+    """Processes as threads of this one, whose collectives are a barrier."""
 
-    given: dict[int, bytes] = field(default_factory=dict)
-    all_gave: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+    given: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
 
-    def gather_bytes(self, data):
-        self.given[self.rank] = data
-        self.all_gave.wait(60)
-        return [self.given[rank] for rank in range(self.size)]
+    def gather(self, values):
+        self.given[self.rank] = values
+        self.barrier.wait(60)
+        together = np.concatenate([self.given[rank] for rank in range(self.size)])
+        self.barrier.wait(60)
+        return together
 
 
-def together(evaluator, network, size, stopped=never):
+def together(evaluator, network, size, folder, stopped=never):
     """What each of `size` processes gets, or the error that it meets."""
     given, barrier, got = {}, threading.Barrier(size), {}
 
     def run(rank):
         try:
-            world = Threads("CPU", rank, size, given=given, all_gave=barrier)
-            got[rank] = evaluator(network, world, stopped, ignore)
+            meeting = Meeting(folder, Threads("CPU", rank, size, given=given, barrier=barrier))
+            got[rank] = evaluator(network, meeting, stopped, ignore)
         except InputError as error:
             got[rank] = error
 
@@ -107,11 +112,15 @@ def together(evaluator, network, size, stopped=never):
         thread.start()
     for thread in threads:
         thread.join()
+    assert list(folder.glob(".*")) == []
     return [got[rank] for rank in range(size)]
 
 
+ALONE = Meeting(Path("nowhere"), World("CPU"))
+
+
 def test_the_numbers_are_those_of_an_evaluation_at_one_scale(val, oracle):
-    score = DuringTraining(recipe(), val)(oracle, World("CPU"), never, ignore)
+    score = DuringTraining(recipe(), val)(oracle, ALONE, never, ignore)
     pictures = ShardSet(val)
     config = recipe("evaluation.scales=[1]", "evaluation.flip=false").evaluation
     findings = find_people(Predictor(oracle, config), pictures.records(range(len(pictures))))
@@ -124,24 +133,24 @@ def test_the_numbers_are_those_of_an_evaluation_at_one_scale(val, oracle):
 
 
 @pytest.mark.parametrize("size", [2, 3, 20])
-def test_any_number_of_processes_gets_the_same_numbers(val, oracle, size):
+def test_any_number_of_processes_gets_the_same_numbers(val, oracle, size, tmp_path):
     evaluator = DuringTraining(recipe(), val)
-    alone = evaluator(oracle, World("CPU"), never, ignore)
-    scores = together(evaluator, oracle, size)
+    alone = evaluator(oracle, ALONE, never, ignore)
+    scores = together(evaluator, oracle, size, tmp_path)
     assert all(score.numbers == alone.numbers for score in scores)
     assert {score.pictures for score in scores} == {EVERYBODY}
     assert [score.sheet is not None for score in scores] == [rank == 0 for rank in range(size)]
 
 
 def test_two_canvases_do_for_pictures_of_all_shapes(val, oracle):
-    DuringTraining(recipe(), val)(oracle, World("CPU"), never, ignore)
+    DuringTraining(recipe(), val)(oracle, ALONE, never, ignore)
     assert {shape[:3] for shape in oracle.batches} == {(3, 256, 448), (3, 384, 256)}
 
 
 def test_some_pictures_evenly_spread(val, oracle):
     progress = []
     evaluator = DuringTraining(recipe("training.eval_pictures=4"), val)
-    score = evaluator(oracle, World("CPU"), never, lambda *now: progress.append(now))
+    score = evaluator(oracle, ALONE, never, lambda *now: progress.append(now))
     assert score.pictures == 4
     assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert evaluator.indices == [1, 5, 8, 12]
@@ -157,30 +166,30 @@ def test_a_basis_is_pictures_and_the_way_of_finding(val):
     assert DuringTraining(recipe("evaluation.decoder.smooth=1"), val).basis != basis
 
 
-def test_a_stop_ends_it_in_every_process(val, oracle):
+def test_a_stop_ends_it_in_every_process(val, oracle, tmp_path):
     evaluator = DuringTraining(recipe(), val)
-    assert evaluator(oracle, World("CPU"), lambda: True, ignore) is None
+    assert evaluator(oracle, ALONE, lambda: True, ignore) is None
     asked = []
 
     def in_one_of_them():
         asked.append(threading.current_thread())
         return threading.current_thread() is asked[0] and len(asked) > 3
 
-    assert together(evaluator, oracle, 2, in_one_of_them) == [None, None]
+    assert together(evaluator, oracle, 2, tmp_path, in_one_of_them) == [None, None]
 
 
-def test_an_answer_that_is_no_use_is_told_in_every_process(val, oracle):
+def test_an_answer_that_is_no_use_is_told_in_every_process(val, oracle, tmp_path):
     def broken(images):
         pafs, heatmaps = oracle(images)
         return pafs, heatmaps if images.shape[1] > images.shape[2] else heatmaps * np.float32(np.nan)
 
-    errors = together(DuringTraining(recipe(), val), broken, 2)
+    errors = together(DuringTraining(recipe(), val), broken, 2, tmp_path)
     assert all(isinstance(error, InputError) and "the network's answer is no use" in str(error) for error in errors)
 
 
 def test_a_set_of_nobody_is_no_better_than_another(val, oracle, known, monkeypatch):
     monkeypatch.setattr(during, "spread", lambda total, number: [0])
-    score = DuringTraining(recipe(), val)(oracle, World("CPU"), never, ignore)
+    score = DuringTraining(recipe(), val)(oracle, ALONE, never, ignore)
     assert not score.defined
     assert score.sheet is None
 
@@ -195,7 +204,7 @@ def test_what_is_wrong_with_a_set_is_told_at_once(tmp_path, tiny_shards):
 
 def test_the_sheet_shows_the_truth_beside_what_is_found(val, oracle):
     """A network that knows the answer draws the same maps twice."""
-    sheet = DuringTraining(recipe("training.eval_pictures=3"), val)(oracle, World("CPU"), never, ignore).sheet
+    sheet = DuringTraining(recipe("training.eval_pictures=3"), val)(oracle, ALONE, never, ignore).sheet
     assert sheet.dtype == np.uint8
     people, true_heat, heat, true_pafs, pafs = np.split(sheet[34:120], 5, axis=1)
     np.testing.assert_array_equal(true_heat, heat)

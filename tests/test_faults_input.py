@@ -19,6 +19,7 @@ SUITES = [
     inputs.manifests,
     inputs.results,
     checkpoints.checkpoints,
+    checkpoints.weights,
     checkpoints.descriptions,
 ]
 

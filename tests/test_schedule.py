@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.errors import InputError
 from training.config import Config, TrainingConfig, override_config
-from training.plan import Plan, changes, plan_run
-from training.schedule import group_rates, learning_rate
+from training.plan import Plan, changes, plan_run, update_samples
+from training.schedule import ema_decay, group_rates, learning_rate
 
 
 def test_steps_fall_at_their_boundaries():
@@ -44,6 +44,24 @@ def test_parts_learn_at_their_own_rates_and_the_backbone_waits():
     assert group_rates(3, 10, config) == (0.25, 0.5, 1.0)
 
 
+def test_the_average_forgets_its_first_weights_and_then_keeps_its_decay():
+    config = TrainingConfig(ema_decay=0.99)
+    assert ema_decay(0, config) == 0  # nothing of what stood there before the first update
+    assert ema_decay(1, config) == pytest.approx(0.1)
+    assert ema_decay(891, config) == pytest.approx(0.99)
+    assert ema_decay(10**6, config) == 0.99
+    assert ema_decay(100, TrainingConfig()) == 0
+
+
+def test_eight_batches_on_one_device_are_a_step_of_eight_devices():
+    eight = override_config(Config(), ["training.batch_size=4"])
+    one = override_config(eight, ["training.accumulate=8"])
+    assert update_samples(one, processes=1) == update_samples(eight, processes=8) == 32
+    assert plan_run(one, records=100, processes=1) == plan_run(eight, records=100, processes=8)
+    with pytest.raises(InputError, match=r"8 times 4 on 1 processes takes 32 records a step, but .* has 31"):
+        plan_run(one, records=31, processes=1)
+
+
 def test_a_run_counts_whole_steps_of_all_processes():
     config = override_config(Config(), ["training.batch_size=4", "training.epochs=3"])
     assert plan_run(config, records=11, processes=1) == Plan(epoch_steps=2, total=6)
@@ -61,7 +79,7 @@ def test_a_set_too_small_for_one_step():
 
 
 @pytest.mark.parametrize(
-    "change", ["model.stages=5", "data.size=376", "data.augment.flip=0", "training.seed=1", "training.batch_size=9"]
+    "change", ["model.stages=5", "data.size=376", "data.augment.flip=0", "training.seed=1", "training.accumulate=2"]
 )
 def test_what_decides_shapes_and_data_cannot_change_on_the_way(change):
     field = change.partition("=")[0]
@@ -70,11 +88,21 @@ def test_what_decides_shapes_and_data_cannot_change_on_the_way(change):
 
 
 def test_other_changes_are_told():
-    overrides = ["training.lr=1", "training.epochs=70", "data.threads=3", "data.targets=host", "evaluation.size=400"]
+    overrides = [
+        "training.lr=1",
+        "training.epochs=70",
+        "training.ema_decay=0.9",
+        "training.amp=O2",
+        "data.threads=3",
+        "data.targets=host",
+        "evaluation.size=400",
+    ]
     assert changes(Config(), override_config(Config(), overrides)) == [
         "data.threads: None -> 3",
         "data.targets: auto -> host",
         "training.epochs: 60 -> 70",
         "training.lr: 0.0001 -> 1.0",
+        "training.ema_decay: None -> 0.9",
+        "training.amp: auto -> O2",
     ]
     assert changes(Config(), Config()) == []

@@ -48,7 +48,7 @@ class Product(nn.Cell):
 
 
 class Trial:
-    def __init__(self, **training):
+    def __init__(self, processes=1, **training):
         config = TrainingConfig(**({"optimizer": "momentum", "momentum": 0.0, "lr": LR} | training))
         self.network = Network()
         self.optimizer = build_optimizer(self.network, config)
@@ -56,7 +56,7 @@ class Trial:
         self.average = WeightAverage(self.network) if config.ema_decay else None
         weights = self.optimizer.parameters
         gradients = Gradients(Product(self.network), weights, self.scale, low_precision=False)
-        update = Update(self.optimizer, self.scale, self.average, config, processes=1)
+        update = Update(self.optimizer, self.scale, self.average, config, processes)
         self.accumulate = config.accumulate
         if config.accumulate == 1:
             self.train = TrainStep(gradients, update).set_train()

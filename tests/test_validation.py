@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 import signal
 
+import mindspore as ms
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from mindspore import nn
 
 from evaluation.backends import checkpoint_network
 from evaluation.during import DuringTraining
@@ -15,16 +17,19 @@ from evaluation.metrics import AP_KEYS
 from pipeline.errors import InputError
 from tests import tiny
 from tests.events import curves
-from training.checkpoint import Mark, load_checkpoint
-from training.folder import best_path, checkpoint_path, checkpoints, find_checkpoint
+from training.checkpoint import Mark, Position, load_checkpoint
+from training.config import override_config
+from training.folder import best_path, check_folder, checkpoint_path, checkpoints, find_checkpoint
+from training.meeting import Meeting
 from training.parallel import World
-from training.validation import Score
+from training.validation import Score, Validation
 
 EVALUATED = [10, 20, 30, 40, 48]
 
 
 def recipe(**training):
-    return tiny.recipe(**{"eval_every": 10, "eval_pictures": 8, **training})
+    config = tiny.recipe(**{"eval_every": 10, "eval_pictures": 8, **training})
+    return override_config(config, ["evaluation.size=64"])
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +73,7 @@ class Told:
         self.stop_at, self.signals = stop_at, signals
         self.images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
 
-    def __call__(self, network, world, stopped, progress):
+    def __call__(self, network, meeting, stopped, progress):
         self.calls += 1
         self.maps.append(network(self.images))
         if self.calls == self.stop_at:
@@ -91,40 +96,30 @@ def train(run, shards, told, *, resume=False, **training):
 
 
 @pytest.mark.parametrize("training", [{}, {"ema_decay": 0.9}])
-def test_the_network_evaluated_is_that_of_the_checkpoint(tiny_shards, tmp_path, training):
-    told = Told(0.1, 0.3, 0.2, 0.2, 0.2)
-    assert train(tmp_path / "run", tiny_shards, told, **training) == 0
-    for path, maps in ((best_path(tmp_path / "run"), told.maps[1]), (checkpoints(tmp_path / "run")[-1], told.maps[-1])):
-        answer = checkpoint_network(load_checkpoint(path))(told.images)
-        for ours, theirs in zip(answer, maps, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-
-
-def test_the_best_is_kept_and_the_earlier_of_equals(tiny_shards, tmp_path, capfd):
-    run = tmp_path / "run"
-    assert train(run, tiny_shards, Told(0.1, 0.3, 0.3, 0.2, 0.3)) == 0
-    best = load_checkpoint(best_path(run))
+def test_the_best_is_kept_and_the_earlier_of_equals(tiny_shards, tmp_path, capfd, training):
+    run, told = tmp_path / "run", Told(0.1, 0.3, 0.3, 0.2, 0.3)
+    assert train(run, tiny_shards, told, **training) == 0
+    best, newest = load_checkpoint(best_path(run)), load_checkpoint(find_checkpoint(run))
     assert (best.step, best.mark) == (20, Mark(0.3, "told"))
+    assert (newest.step, newest.mark) == (48, None)
     assert [path.name for path in checkpoints(run)] == ["step-0000040.ckpt", "step-0000048.ckpt"]
-    assert find_checkpoint(run) == checkpoint_path(run, 48)
-    assert load_checkpoint(find_checkpoint(run)).mark is None
     said = capfd.readouterr().err
     assert "step 10/48 AP 0.100 AP50 0.100 AR 0.100 on 1 pictures in 0.5 s, the best so far\n" in said
     assert "step 30/48 AP 0.300 AP50 0.300 AR 0.300 on 1 pictures in 0.5 s\n" in said
     assert said.endswith(f"Best: AP 0.300 after step 20, {best_path(run)}\n")
+    for checkpoint, maps in ((best, told.maps[1]), (newest, told.maps[4])):
+        for ours, theirs in zip(checkpoint_network(checkpoint)(told.images), maps, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
-def test_pictures_of_nobody_choose_nothing(tiny_shards, tmp_path, capfd):
-    assert train(tmp_path / "run", tiny_shards, Told(*[-1.0] * 5)) == 0
-    assert not best_path(tmp_path / "run").exists()
-    assert "step 10/48 AP - AP50 - AR - on 1 pictures" in capfd.readouterr().err
-
-
-def test_an_evaluation_that_fails_does_not_end_the_run(tiny_shards, tmp_path, capfd):
+def test_an_evaluation_that_fails_or_finds_nobody_to_find_does_not_end_the_run(tiny_shards, tmp_path, capfd):
     run = tmp_path / "run"
-    assert train(run, tiny_shards, Told(0.1, InputError("image 7: damaged"), 0.2, 0.0, 0.0)) == 0
-    assert "Warning: step 20: not evaluated: image 7: damaged\n" in capfd.readouterr().err
-    assert tiny.evaluations(run) == {10: 0.1, 30: 0.2, 40: 0.0, 48: 0.0}
+    assert train(run, tiny_shards, Told(-1.0, InputError("image 7: damaged"), 0.2, -1.0, 0.0)) == 0
+    said = capfd.readouterr().err
+    assert "step 10/48 AP - AP50 - AR - on 1 pictures in 0.5 s\n" in said
+    assert "Warning: step 20: not evaluated: image 7: damaged\n" in said
+    assert tiny.evaluations(run) == {10: -1.0, 30: 0.2, 40: -1.0, 48: 0.0}
+    assert load_checkpoint(best_path(run)).step == 30
     assert len(tiny.losses(run)) == 48
 
 
@@ -153,61 +148,81 @@ def test_a_stop_during_an_evaluation_saves_and_the_evaluation_is_made_up_for(
     assert "finished, all 48 steps are done" in capfd.readouterr().err
 
 
-def crash(run, out, step):
-    """A copy of a run as it would be had the machine died some time after `step`."""
-    shutil.copytree(run, out)
-    for path in checkpoints(out):
-        if path > checkpoint_path(out, step):
-            path.write_bytes(path.read_bytes()[:-1000])
-    return out
+class Weights(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Dense(3, 4)
+
+    def parameters(self):
+        return self.get_parameters()
 
 
-@pytest.fixture(scope="module")
-def told_run(tiny_shards, tmp_path_factory):
-    """A finished run whose best was at step 20; not to be changed."""
-    run = tmp_path_factory.mktemp("runs") / "told"
-    assert train(run, tiny_shards, Told(0.1, 0.3, 0.2, 0.2, 0.1), keep=9) == 0
-    return run
+def keep(validation, step, ap):
+    score = Score(dict.fromkeys(AP_KEYS, ap), pictures=1, seconds=0.5)
+    return validation.keep(score, Weights(), Position(step, records=48, shards="", processes=1))
 
 
-def test_a_resumed_run_remembers_the_best(tiny_shards, told_run, tmp_path, capfd):
-    run = crash(told_run, tmp_path / "run", 30)
-    before = best_path(run).read_bytes()
-    assert train(run, tiny_shards, Told(0.2, 0.3), resume=True) == 0
-    assert best_path(run).read_bytes() == before
-    assert capfd.readouterr().err.endswith(f"Best: AP 0.300 after step 20, {best_path(run)}\n")
-    assert tiny.evaluations(run) == {10: 0.1, 20: 0.3, 30: 0.2, 40: 0.2, 48: 0.3}
+def resumed(run, basis="told", rank=0):
+    told = Told()
+    told.basis = basis
+    validation = Validation(run, recipe(), told, tiny.STEPS, World("CPU", rank, 2 if rank else 1))
+    return validation, validation.resume()
 
 
-def test_a_best_beyond_the_step_that_a_run_goes_on_from_stays_until_it_is_beaten(tiny_shards, told_run, tmp_path):
-    run = crash(told_run, tmp_path / "run", 10)
-    assert train(run, tiny_shards, Told(0.3, 0.2, 0.4, 0.1), resume=True) == 0
-    best = load_checkpoint(best_path(run))
-    assert (best.step, best.mark.ap) == (40, 0.4)
+def test_the_best_of_an_earlier_start_is_remembered(tmp_path):
+    assert keep(resumed(tmp_path)[0], 20, 0.3)
+    before = best_path(tmp_path).read_bytes()
+    validation, remarks = resumed(tmp_path)
+    assert (validation.best, remarks) == ((20, 0.3), [])
+    assert not keep(validation, 10, 0.3)  # gone back to an earlier checkpoint, it may come by again
+    assert not keep(validation, 30, 0.3)
+    assert best_path(tmp_path).read_bytes() == before
+    assert keep(validation, 40, 0.4)
+    assert load_checkpoint(best_path(tmp_path)).mark == Mark(0.4, "told")
+    assert [path.name for path in best_path(tmp_path).parent.iterdir()] == ["best.ckpt"]
 
 
-def test_a_best_of_other_pictures_does_not_count(tiny_shards, told_run, tmp_path, capfd):
-    run = crash(told_run, tmp_path / "run", 40)
-    told = Told(0.05)
-    told.basis = "other pictures"
-    assert train(run, tiny_shards, told, resume=True) == 0
-    assert "best.ckpt: chosen by other pictures or another way of finding people" in capfd.readouterr().err
-    assert load_checkpoint(best_path(run)).mark == Mark(0.05, "other pictures")
+def test_the_best_of_other_pictures_does_not_count(tmp_path):
+    keep(resumed(tmp_path)[0], 20, 0.3)
+    validation, remarks = resumed(tmp_path, basis="other pictures")
+    assert validation.best is None
+    assert len(remarks) == 1
+    assert "best.ckpt: chosen by other pictures or another way of finding people" in remarks[0]
+    assert keep(validation, 30, 0.05)
+    assert load_checkpoint(best_path(tmp_path)).mark == Mark(0.05, "other pictures")
 
 
-def test_a_damaged_best_is_told_of_and_replaced(tiny_shards, told_run, tmp_path, capfd):
-    run = crash(told_run, tmp_path / "run", 40)
-    best_path(run).write_bytes(best_path(run).read_bytes()[:-1000])
-    assert train(run, tiny_shards, Told(0.05), resume=True) == 0
-    assert f"Warning: {best_path(run)}: damaged" in capfd.readouterr().err
-    assert load_checkpoint(best_path(run)).step == 48
+def test_a_damaged_best_is_told_of_and_replaced(tmp_path):
+    keep(resumed(tmp_path)[0], 20, 0.3)
+    best_path(tmp_path).write_bytes(best_path(tmp_path).read_bytes()[:-1000])
+    validation, remarks = resumed(tmp_path)
+    assert remarks == [f"Warning: {best_path(tmp_path)}: damaged or not a MindSpore checkpoint; use an older one"]
+    assert keep(validation, 30, 0.05)
+    assert load_checkpoint(best_path(tmp_path)).step == 30
 
 
-def test_a_folder_with_nothing_but_a_best_holds_a_run(tiny_shards, told_run, tmp_path):
-    best_path(tmp_path).parent.mkdir()
-    shutil.copy(best_path(told_run), best_path(tmp_path))
+def test_rank_0_keeps_the_best_and_the_others_believe_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Meeting, "exchange", lambda self, data: [b"better", data])
+    validation, _ = resumed(tmp_path, rank=1)
+    assert keep(validation, 20, 0.3)
+    assert validation.best == (20, 0.3)
+    assert not best_path(tmp_path).exists()
+
+
+def test_a_folder_with_nothing_but_a_best_holds_a_run(tmp_path):
+    keep(resumed(tmp_path)[0], 20, 0.3)
     with pytest.raises(InputError, match="holds a run already"):
-        train(tmp_path, tiny_shards, Told())
+        check_folder(tmp_path, resume=False)
+
+
+@pytest.mark.parametrize("mark", [None, {}, {"ap": 2.0}, {"ap": "0.5"}, {"ap": float("nan")}])
+def test_a_mark_that_is_none_is_one_line(tmp_path, mark):
+    keep(resumed(tmp_path)[0], 20, 0.3)
+    path = best_path(tmp_path)
+    state = {"format": 1, "config": {}, "step": 1, "records": 1, "processes": 1, "mark": mark}
+    ms.save_checkpoint(Weights(), str(path), append_dict={"openpose": json.dumps(state)}, crc_check=True)
+    with pytest.raises(InputError, match=r"best\.ckpt: mark is .*, expected an AP of 0 to 1"):
+        load_checkpoint(path)
 
 
 def test_the_command_checks_the_validation_set_before_it_starts(tiny_recipe, tiny_shards, tmp_path):
@@ -225,7 +240,7 @@ def test_the_command_checks_the_validation_set_before_it_starts(tiny_recipe, tin
     assert not (tmp_path / "run").exists()
     result = run()
     assert result.exit_code == 0, result.output
-    assert "Warning: training.eval_every: there is no validation set" in result.stderr
+    assert "Warning: training.eval_every: nothing to evaluate on; give a set with --val" in result.stderr
     assert tiny.evaluations(tmp_path / "run") == {}
 
 
@@ -248,3 +263,19 @@ def test_ranks_take_the_moments_of_the_first(monkeypatch):
     for name, parameter in understudy.parameters.items():
         expected = weights[name].asnumpy() + (name in moments)
         np.testing.assert_array_equal(parameter.asnumpy(), expected, err_msg=name)
+
+
+def test_two_processes_share_the_pictures_of_an_evaluation(tiny_recipe, tiny_shards, tmp_path):
+    run = tmp_path / "run"
+    settings = ("training.batch_size=2", "training.eval_every=24", "training.eval_pictures=12", "model.batch_norm=true")
+    more = [part for setting in settings for part in ("--set", setting)]
+    command = tiny.command(tiny_recipe, tiny_shards, run, "--nproc", "2", "--val", str(tiny_shards), *more)
+    process = tiny.start(command)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    lines = [line for line in tiny.metrics(run) if "AP" in line]
+    assert [(line["step"], line["pictures"]) for line in lines] == [(24, 12), (48, 12)]
+    assert err.count(" on 12 pictures in ") == 2
+    best = load_checkpoint(best_path(run))
+    assert f"Best: AP {best.mark.ap:.3f} after step {best.step}, {best_path(run)}\n" in err
+    assert [step for step, _ in curves(run)["validation/AP"]] == [24, 48]

@@ -17,6 +17,7 @@ from training.config import Config, parse_config
 if TYPE_CHECKING:
     from training.callbacks import StopSignal
     from training.validation import Evaluator
+    from training.weights.initial import Start
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 48
@@ -87,6 +88,7 @@ def train_here(
     resume: bool = False,
     stop: int = 0,
     evaluator: Callable[[StopSignal], Evaluator] | None = None,
+    init: Start | None = None,
 ) -> int:
     """Train in this process.
 
@@ -97,6 +99,7 @@ def train_here(
         resume: go on with it.
         stop: a signal that came before the first step.
         evaluator: makes what evaluates during training; may send a signal.
+        init: weights to begin with.
 
     Returns:
         The exit code.
@@ -116,6 +119,7 @@ def train_here(
             signals=signals,
             resume_command="COMMAND",
             evaluator=evaluator(signals) if evaluator else None,
+            init=init,
         )
 
 

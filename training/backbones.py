@@ -1,44 +1,33 @@
 """Backbones: from a picture to features on a grid of one cell in eight pixels.
 
 Each is a list of layers, so that another one is another list. `vgg19` is the first ten layers of Simonyan and
-Zisserman's network ("Very Deep Convolutional Networks", ICLR 2015), as in Cao et al., CVPR 2017.
+Zisserman's network ("Very Deep Convolutional Networks", ICLR 2015), as in Cao et al., CVPR 2017. `mobilenet` is that
+of Howard et al. ("MobileNets", 2017) up to conv5_5, which stays at a cell in eight pixels by a dilation instead of a
+stride, as in Osokin ("Real-time 2D Multi-Person Pose Estimation on CPU: Lightweight OpenPose", 2018).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from math import prod
 
-import mindspore as ms
 from mindspore import nn
-from mindspore.common.initializer import HeNormal
 
 from pipeline.maps import STRIDE
+from training.layers import Conv, Layers, Pool, build, separable
 
-
-@dataclass(frozen=True)
-class Conv:
-    """A convolution with its activation; the padding keeps cells aligned, a stride of 2 halves the grid."""
-
-    width: int
-    kernel: int = 3
-    stride: int = 1
-    dilation: int = 1
-
-
-@dataclass(frozen=True)
-class Pool:
-    """A 2×2 maximum with stride 2."""
-
-    stride: int = 2
-
-
-BACKBONES: dict[str, tuple[Conv | Pool, ...]] = {
+BACKBONES: dict[str, Layers] = {
     "vgg19": (
         *(Conv(64), Conv(64), Pool()),
         *(Conv(128), Conv(128), Pool()),
         *(Conv(256), Conv(256), Conv(256), Conv(256), Pool()),
         *(Conv(512), Conv(512)),
+    ),
+    "mobilenet": (
+        *(Conv(32, stride=2), *separable(64)),
+        *(*separable(128, stride=2), *separable(128)),
+        *(*separable(256, stride=2), *separable(256)),
+        *(*separable(512), *separable(512, dilation=2), *separable(512) * 4),
     ),
     "compact": (
         *(Conv(24), Pool(), Conv(48), Pool(), Conv(96), Pool()),
@@ -46,36 +35,16 @@ BACKBONES: dict[str, tuple[Conv | Pool, ...]] = {
     ),
 }
 
-
-class ConvBlock(nn.Cell):
-    """Convolution, batch normalisation if asked for, ReLU.  (B, inputs, H, W) -> (B, width, H / stride, W / stride)."""
-
-    def __init__(self, inputs: int, conv: Conv, batch_norm: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
-            inputs,
-            conv.width,
-            conv.kernel,
-            stride=conv.stride,
-            pad_mode="pad",
-            padding=conv.dilation * (conv.kernel - 1) // 2,
-            dilation=conv.dilation,
-            has_bias=not batch_norm,
-            weight_init=HeNormal(mode="fan_out", nonlinearity="relu"),
-            bias_init="zeros",
-        )
-        self.norm = nn.BatchNorm2d(conv.width) if batch_norm else nn.Identity()
-        self.relu = nn.ReLU()
-
-    def construct(self, x: ms.Tensor) -> ms.Tensor:
-        return self.relu(self.norm(self.conv(x)))
+WIDTH_STEP = 8
+"""Channels; widths of a scaled backbone are multiples of it, as devices want them."""
 
 
-def build_backbone(name: str, batch_norm: bool) -> tuple[nn.SequentialCell, int]:
+def build_backbone(name: str, scale: float, batch_norm: bool) -> tuple[nn.SequentialCell, int]:
     """The named backbone and the number of channels that come out of it.
 
     Args:
         name: a key of BACKBONES.
+        scale: factor on the width of each of its layers.
         batch_norm: normalise after every convolution.
 
     Returns:
@@ -83,12 +52,13 @@ def build_backbone(name: str, batch_norm: bool) -> tuple[nn.SequentialCell, int]
     """
     layers = BACKBONES[name]
     assert prod(layer.stride for layer in layers) == STRIDE, name
-    cells: list[nn.Cell] = []
-    width = 3
-    for layer in layers:
-        if isinstance(layer, Pool):
-            cells.append(nn.MaxPool2d(kernel_size=2, stride=2))
-        else:
-            cells.append(ConvBlock(width, layer, batch_norm))
-            width = layer.width
-    return nn.SequentialCell(cells), width
+    return build(_scaled(layers, scale), 3, batch_norm)
+
+
+def _scaled(layers: Layers, scale: float) -> Layers:
+    return [
+        replace(layer, width=max(1, round(layer.width * scale / WIDTH_STEP)) * WIDTH_STEP)
+        if isinstance(layer, Conv)
+        else layer
+        for layer in layers
+    ]

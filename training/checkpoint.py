@@ -85,6 +85,11 @@ class Checkpoint:
         """Updates done."""
         return self.position.step
 
+    @property
+    def averaged(self) -> bool:
+        """Whether it holds the average of weights that its network should answer with."""
+        return any(name.startswith(PREFIX) for name in self.tensors)
+
 
 def save_checkpoint(
     run: Path, parameters: Iterable[ms.Parameter], config: Config, position: Position, *, keep: int
@@ -111,6 +116,11 @@ def save_best(run: Path, parameters: Iterable[ms.Parameter], config: Config, pos
     return path
 
 
+def write_checkpoint(path: Path, parameters: Iterable[ms.Parameter], config: Config, position: Position) -> None:
+    """Write a checkpoint that belongs to no run, to a file whose name ends in .ckpt; errors as `save_checkpoint`."""
+    _save(path, parameters, _state(config, position))
+
+
 def _state(config: Config, position: Position) -> dict[str, Any]:
     return {"format": FORMAT, "config": config.model_dump(mode="json"), **vars(position)}
 
@@ -128,8 +138,9 @@ def _save(path: Path, parameters: Iterable[ms.Parameter], state: dict[str, Any])
         raise InputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
     finally:
         # MindSpore writes under a name of its own before it takes the one it was given
-        for leftover in path.parent.glob(f".{path.stem}*"):
-            leftover.unlink()
+        for leftover in (unfinished, unfinished.with_suffix(".tmp")):
+            if leftover.exists():
+                leftover.unlink()
 
 
 def _settle(path: Path) -> None:
@@ -211,8 +222,13 @@ def restore_answering(network: nn.Cell, checkpoint: Checkpoint) -> None:
     Raises:
         InputError: a weight is missing or of another shape.
     """
-    average = {name.removeprefix(PREFIX): each for name, each in checkpoint.tensors.items() if name.startswith(PREFIX)}
-    restore(network, average or checkpoint.tensors, checkpoint.path)
+    restore(network, answering_tensors(checkpoint), checkpoint.path)
+
+
+def answering_tensors(checkpoint: Checkpoint) -> dict[str, ms.Parameter]:
+    """The weights that a checkpoint's network should answer with: their average if it has one, else all its tensors."""
+    prefix = PREFIX if checkpoint.averaged else ""
+    return {name.removeprefix(prefix): each for name, each in checkpoint.tensors.items() if name.startswith(prefix)}
 
 
 def restore_parameters(parameters: Iterable[ms.Parameter], tensors: dict[str, ms.Parameter], path: Path) -> None:

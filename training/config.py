@@ -28,22 +28,60 @@ LARGEST_SCALE = 4.0
 """Limits of the factors in `evaluation.scales`."""
 
 
-class ModelConfig(StrictModel):
-    """The network: a backbone, two convolutions that narrow its features, then stages of two branches."""
+MapKind = Literal["pafs", "heatmaps"]
+"""What a branch of the network answers with."""
 
-    backbone: Literal["vgg19", "compact"] = Field(
-        default="vgg19", description="vgg19: its first ten layers, as in the paper; compact: for CPUs"
+
+class ModelConfig(StrictModel):
+    """The network: a backbone, layers that narrow its features, then stages that give part affinity fields, heatmaps,
+    or both; each sees the features and the newest maps before it.
+    """
+
+    backbone: Literal["vgg19", "mobilenet", "compact"] = Field(
+        default="vgg19",
+        description="vgg19: its first ten layers, as in the paper; mobilenet: v1, dilated, as in Lightweight OpenPose; "
+        "compact: for CPUs",
+    )
+    backbone_scale: float = Field(default=1.0, ge=0.0625, le=4, description="factor on the backbone's channels")
+    feature_block: Literal["convs", "separable"] = Field(
+        default="convs",
+        description="layers between backbone and stages; convs: two 3x3; separable: 1x1, three depthwise separable 3x3 "
+        "added to it, and a 3x3",
     )
     feature_widths: tuple[int, int] = Field(
-        default=(256, 128), description="channels of the two convolutions between backbone and stages"
+        default=(256, 128), description="channels of the first and the last of these layers"
     )
     stages: int = Field(default=6, ge=1, le=12, description="number of stages; each refines the one before")
-    first_depth: int = Field(default=3, ge=1, le=12, description="3x3 convolutions in each branch of the first stage")
-    first_width: int = Field(default=512, ge=8, le=2048, description="channels before the first stage's output")
+    heatmap_stages: int | None = Field(
+        default=None,
+        ge=1,
+        le=12,
+        description="empty: every stage gives part affinity fields and heatmaps; else `stages` of the former come "
+        "first, and so many of the latter after them",
+    )
+    branches: Literal["separate", "shared"] = Field(
+        default="separate", description="whether the branches of a stage share all layers but their last two"
+    )
+    wide_kernels: Literal["whole", "dense", "residual"] = Field(
+        default="whole",
+        description="how a kernel above 3x3 is made; whole: as it is; dense: of 3x3 convolutions, one after the other, "
+        "with all their outputs; residual: of a 1x1 and, added to it, a 3x3 and a dilated 3x3",
+    )
+    first_depth: int = Field(
+        default=3, ge=1, le=12, description="wide convolutions in each branch of a stage that is the first of its kind"
+    )
+    first_kernel: Literal[3, 5, 7] = Field(default=3, description="cells; kernel of those convolutions")
+    first_inner_width: int | None = Field(
+        default=None, ge=8, le=1024, description="channels inside that stage; empty: stage_width"
+    )
+    first_width: int = Field(default=512, ge=8, le=2048, description="channels before that stage's output")
     stage_width: int = Field(default=128, ge=8, le=1024, description="channels inside the stages")
-    stage_depth: int = Field(default=5, ge=1, le=12, description="wide convolutions in each branch of stages 2 and on")
+    stage_depth: int = Field(default=5, ge=1, le=12, description="wide convolutions in each branch of later stages")
     stage_kernel: Literal[3, 5, 7] = Field(default=7, description="cells; kernel of those convolutions")
     stage_dilation: int = Field(default=1, ge=1, le=8, description="cells between the taps of those kernels")
+    last_width: int | None = Field(
+        default=None, ge=8, le=2048, description="channels before a later stage's output; empty: stage_width"
+    )
     batch_norm: bool = Field(default=False, description="batch normalisation after every hidden convolution")
     mean: tuple[float, float, float] = Field(
         default=(127.5, 127.5, 127.5), description="0..255 BGR; subtracted from the picture on the device"
@@ -58,6 +96,17 @@ class ModelConfig(StrictModel):
         if min(value) <= 0:
             raise ValueError("expected numbers above 0")
         return value
+
+    @property
+    def stage_order(self) -> tuple[tuple[MapKind, ...], ...]:
+        """What each stage gives, in the order of the stages."""
+        if self.heatmap_stages is None:
+            return (("pafs", "heatmaps"),) * self.stages
+        return (("pafs",),) * self.stages + (("heatmaps",),) * self.heatmap_stages
+
+    def stages_of(self, kind: MapKind) -> int:
+        """Number of stages that give this kind of map."""
+        return sum(kind in gives for gives in self.stage_order)
 
 
 class DataConfig(StrictModel):

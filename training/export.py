@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from training.checkpoint import Checkpoint
-    from training.config import EvaluationConfig, ModelConfig
+    from training.config import EvaluationConfig, MapKind, ModelConfig
     from training.exported import ExportedGraph
 
 LARGEST = 8192
@@ -102,6 +102,7 @@ def export(
         InputError: the graph cannot be written here, or answers otherwise than the checkpoint.
     """
     from pipeline.files import give_usual_mode
+    from training.onnx_names import name_outputs
 
     network = answering(checkpoint, all_stages=all_stages)
     try:
@@ -112,6 +113,8 @@ def export(
     try:
         unfinished = folder / out.name
         write_graph(network, unfinished, kind, shape)
+        if kind == "onnx":
+            name_outputs(unfinished, output_names(checkpoint.config.model, all_stages=all_stages))
         difference = compare(network, unfinished, kind, shape)
         give_usual_mode(unfinished)
         exported = describe(checkpoint, unfinished, shape, evaluation, all_stages=all_stages)
@@ -137,8 +140,13 @@ def answering(checkpoint: Checkpoint, *, all_stages: bool) -> nn.Cell:
 
 def output_names(model: ModelConfig, *, all_stages: bool) -> tuple[str, ...]:
     """What a graph gives: pafs and heatmaps are the last stage's, pafs_1 those of the first."""
-    earlier = range(1, model.stages) if all_stages else ()
-    return tuple(name for kind in ("pafs", "heatmaps") for name in (*(f"{kind}_{i}" for i in earlier), kind))
+    names: list[str] = []
+    kinds: tuple[MapKind, ...] = ("pafs", "heatmaps")
+    for kind in kinds:
+        earlier = range(1, model.stages_of(kind)) if all_stages else ()
+        names.extend(f"{kind}_{i}" for i in earlier)
+        names.append(kind)
+    return tuple(names)
 
 
 def write_graph(network: nn.Cell, path: Path, kind: str, shape: Shape) -> None:
@@ -166,6 +174,7 @@ def describe(
         sha256=file_sha256(graph),
         checkpoint=str(checkpoint.path),
         step=checkpoint.step,
+        averaged=checkpoint.averaged,
         batch=shape.batch,
         height=shape.height,
         width=shape.width,
@@ -277,7 +286,8 @@ def main(
     out = out or checkpoint.path.with_suffix(SUFFIXES[kind])
     difference = export(checkpoint, out, kind, shape, evaluation, all_stages=all_stages)
     checked = "not compared" if difference is None else f"maps within {difference:.1g} of the checkpoint's"
-    click.echo(f"{out}: {shape}; {checked}")
+    weights = "averaged weights; " if checkpoint.averaged else ""
+    click.echo(f"{out}: {shape}; {weights}{checked}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class ExportedGraph(StrictModel):
     sha256: str = Field(description="hash of the graph's file")
     checkpoint: str = Field(description="what was exported")
     step: int = Field(description="updates that had been learnt")
+    averaged: bool = Field(default=False, description="whether the weights are their average over the last updates")
     batch: int | None = Field(description="pictures in a batch; null: any number")
     height: int | None = Field(description="px of the input; null: any multiple of stride")
     width: int | None = Field(description="px of the input; null: any multiple of stride")

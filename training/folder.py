@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -46,9 +47,19 @@ def find_checkpoint(path: Path) -> Path:
     if path.is_file():
         return path
     found = checkpoints(path)
+    if not found and path.suffix == ".ckpt":
+        raise InputError(f"{path}: no such file; expected a checkpoint, or a run folder: its newest is taken")
     if not found:
         raise InputError(f"{path}: no checkpoint here; make one with: make train RUN={path}")
     return found[-1]
+
+
+def check_start(init: Path | None, allow_missing: Sequence[str], *, going_on: bool) -> None:
+    """Raise InputError where a run is to begin with weights that are not there, or is allowed to miss some of none."""
+    if init is None and allow_missing:
+        raise InputError(f"--allow-missing {allow_missing[0]}: belongs to --init; add it, or leave both out")
+    if init and not going_on:
+        find_checkpoint(init)
 
 
 def check_folder(run: Path, resume: bool) -> None:
@@ -62,7 +73,7 @@ def check_folder(run: Path, resume: bool) -> None:
 def prepare_folder(run: Path, config: Config, done: int) -> None:
     """Make the folder ready for a run that has done `done` steps: it then holds nothing of later ones."""
     run.mkdir(parents=True, exist_ok=True)
-    for unfinished in (run / "checkpoints").glob(".*"):
+    for unfinished in (*(run / "checkpoints").glob(".*"), *run.glob(".meeting-*")):
         unfinished.unlink()
     for path in checkpoints(run):
         if path > checkpoint_path(run, done):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -21,6 +21,7 @@ from training.precision import choose_precision, lower
 from training.scale import LossScale
 from training.schedule import ema_decay, group_rates
 from training.step import Accumulate, Gradients, TrainStep, Update, UpdateFromSums, build_loss
+from training.weights.initial import initialise
 
 HOST_INPUTS = ("image", "mask", "heatmaps", "pafs")
 DEVICE_INPUTS = ("image", "mask", "keypoints")
@@ -60,13 +61,14 @@ class Learner:
 
     def __init__(self, config: Config, world: World, total: int) -> None:
         """`total` is the number of updates of the whole run; InputError if the device lacks the recipe's precision."""
+        self.config = config
         self.training = config.training
         self.total = total
         self.on_device = _draws_on_device(config, world)
         self.precision = choose_precision(config.training, world.device)
         ms.set_seed(config.training.seed)
         self.network = OpenPose(config.model)
-        self.term_names = term_names(config.model.stages, config.model.stages)
+        self.term_names = term_names(config.model.stages_of("pafs"), config.model.stages_of("heatmaps"))
         self.optimizer = build_optimizer(self.network, config.training)
         self.average = WeightAverage(self.network) if config.training.ema_decay else None
         self.scale = LossScale(self.precision)
@@ -89,13 +91,21 @@ class Learner:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint's state, before the first step; InputError names what does not fit.
 
-        An average of weights that the recipe has only now begins with the weights, a dynamic loss scale with its first.
+        Where the recipe wants an average of weights only now, that begins with the weights; a dynamic loss scale does
+        with the recipe's.
         """
-        tensors = dict(checkpoint.tensors)
-        for parameter in (*(self.average.averages if self.average else ()), *self.scale.get_parameters()):
-            if not any(name.startswith(parameter.name.partition(".")[0] + ".") for name in checkpoint.tensors):
-                tensors[parameter.name] = tensors.get(parameter.name.removeprefix(PREFIX), parameter)
+        tensors = {parameter.name: parameter for parameter in self.scale.get_parameters()} | checkpoint.tensors
+        if not checkpoint.averaged:
+            tensors |= {f"{PREFIX}{name}": tensor for name, tensor in checkpoint.tensors.items()}
         restore_parameters(self.parameters(), tensors, checkpoint.path)
+
+    def begin_with(self, weights: Checkpoint, allow_missing: Sequence[str]) -> list[str]:
+        """Begin with the weights of a checkpoint and nothing else of it; arguments and errors as `initialise`."""
+        said = initialise(self.network.get_parameters(), weights, self.config.model, allow_missing)
+        if self.average:
+            for average, value in zip(self.average.averages, self.average.values, strict=True):
+                average.set_data(ms.Tensor(value.asnumpy()))
+        return said
 
     def answering_weights(self) -> dict[str, ms.Parameter]:
         """The weights to evaluate, by the names that the network gives them: their average, if there is one."""

@@ -42,15 +42,6 @@ class World:
         gathered: NDArray[np.int32] = ops.AllGather()(halves).asnumpy()
         return gathered.view(np.int64)
 
-    def gather_bytes(self, data: bytes) -> list[bytes]:
-        """What each process gives, of any length, by rank; every process has to call this."""
-        lengths = self.gather(np.array([len(data)])).tolist()
-        # by powers of two, for each length that is new builds an operator
-        room = 8 << max(0, (max(lengths) - 1) // 8).bit_length()
-        padded = np.frombuffer(data.ljust(room, b"\0"), dtype=np.int64)
-        together = self.gather(padded).tobytes()
-        return [together[rank * room :][:length] for rank, length in enumerate(lengths)]
-
     def of_first(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The (N,) values that rank 0 has; every process has to call this, with as many."""
         if self.size == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
@@ -66,6 +67,27 @@ def changes(before: Config, now: Config) -> list[str]:
         if not _within(name, ("evaluation",)):
             found.append(f"{name}: {old} -> {new}")
     return found
+
+
+def with_normalisation(config: Config, learnt: Config, source: Path) -> tuple[Config, list[str]]:
+    """The recipe with the normalisation that weights were learnt with, and what there is to say about it.
+
+    Args:
+        config: the recipe.
+        learnt: the recipe that came with the weights.
+        source: the file they came from.
+    """
+    mine, theirs = ({"mean": one.model.mean, "std": one.model.std} for one in (config, learnt))
+    if mine == theirs:
+        return config, []
+    model = config.model.model_copy(update=theirs)
+    told = f"model.mean {_numbers(model.mean)}, model.std {_numbers(model.std)}: of {source}, as normalisation belongs "
+    told += f"to the weights; the recipe has {_numbers(config.model.mean)} and {_numbers(config.model.std)}"
+    return config.model_copy(update={"model": model}), [told]
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _within(name: str, places: tuple[str, ...]) -> bool:

@@ -25,9 +25,10 @@ from training.learner import Learner, Outcome
 from training.network import count_parameters
 from training.optimizer import GROUPS
 from training.parallel import World, start
-from training.plan import Plan, changes, plan_run, update_samples
+from training.plan import Plan, changes, plan_run, update_samples, with_normalisation
 from training.record import record_session
 from training.validation import Evaluator, Validation
+from training.weights.initial import Start
 
 DIVERGED = 3
 """Exit code of a run whose loss or gradient is not finite."""
@@ -198,6 +199,7 @@ def train(
     signals: StopSignal,
     resume_command: str,
     evaluator: Evaluator | None = None,
+    init: Start | None = None,
 ) -> int:
     """Train in this process, which may be one of several that msrun started.
 
@@ -210,6 +212,7 @@ def train(
         signals: whether SIGINT or SIGTERM has come.
         resume_command: what to type to go on with a run that was stopped.
         evaluator: what scores the network every training.eval_every steps; None for never.
+        init: weights to begin with, where there is no checkpoint to go on from; None for random ones.
 
     Returns:
         The exit code: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 3 loss or gradient is not finite.
@@ -222,18 +225,14 @@ def train(
     manifest = Manifest.load(shards)
     plan = plan_run(config, manifest.records, world.size)
     position = Position(0, manifest.records, fingerprint(manifest), world.size)
-    checkpoint, remarks = _resume_point(out, config, position) if resume else (None, [])
+    checkpoint, weights, config, remarks = _origin(out, config, position, resume=resume, init=init)
     done = checkpoint.step if checkpoint else 0
     _agree(done, world, out)
     validation = Validation(out, config, evaluator, plan.total, world)
     overdue = validation.missed(done)
+    images = update_samples(config, world.size)
     reporter = Reporter(
-        out,
-        plan,
-        first=done,
-        log_every=config.training.log_every,
-        images_per_step=update_samples(config, world.size),
-        speaks=world.rank == 0,
+        out, plan, first=done, log_every=config.training.log_every, images_per_step=images, speaks=world.rank == 0
     )
     try:
         for remark in [*remarks, *validation.resume()]:
@@ -244,6 +243,8 @@ def train(
         run = Run(config, shards, out, world, plan, position.after(done), validation)
         if checkpoint:
             run.learner.restore(checkpoint)
+        if weights and init:
+            reporter.say("\n".join(run.learner.begin_with(weights, init.allow_missing)))
         return _go(run, overdue, reporter, signals, resume_command)
     finally:
         reporter.close()
@@ -265,6 +266,23 @@ def _go(run: Run, overdue: bool, reporter: Reporter, signals: StopSignal, resume
     return _exit_code(end, signals, run.world)
 
 
+def _origin(
+    out: Path, config: Config, here: Position, *, resume: bool, init: Start | None
+) -> tuple[Checkpoint | None, Checkpoint | None, Config, list[str]]:
+    """What a run comes from.
+
+    Returns:
+        The checkpoint to go on from, or else the one with the weights to begin with, if there are any; the recipe, with
+        their normalisation; what there is to say about it.
+    """
+    checkpoint, remarks = _resume_point(out, config, here) if resume else (None, [])
+    weights = init.load() if init and not checkpoint else None
+    if source := checkpoint or weights:
+        config, told = with_normalisation(config, source.config, source.path)
+        remarks = [*remarks, *told]
+    return checkpoint, weights, config, remarks
+
+
 def _resume_point(out: Path, config: Config, here: Position) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint to go on from, and what to say about it; InputError if it does not belong to this run."""
     checkpoint, damaged = newest_checkpoint(out)
@@ -282,7 +300,7 @@ def _resume_point(out: Path, config: Config, here: Position) -> tuple[Checkpoint
         counts = f"trained by {there.processes} processes, now {here.processes}"
         raise InputError(f"{checkpoint.path}: {counts}: use the same NPROC and HOSTS")
     try:
-        changed = changes(checkpoint.config, config)
+        changed = changes(checkpoint.config, with_normalisation(config, checkpoint.config, checkpoint.path)[0])
     except InputError as error:
         raise InputError(f"{out}: {error}: resume with the same, or train into another folder") from error
     return checkpoint, [*remarks, f"Going on after step {there.step}", *(f"changed: {change}" for change in changed)]

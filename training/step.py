@@ -119,20 +119,21 @@ class TrainStep(nn.Cell):
 class Accumulate(nn.Cell):
     """Adds what `Gradients` gives of a batch to sums, of which `UpdateFromSums` makes an update.
 
-    The sums are 0 between updates, so no checkpoint keeps them.
+    Takes what the loss takes. The sums are 0 between updates, so no checkpoint keeps them.
     """
 
     def __init__(self, gradients: Gradients, weights: ms.ParameterTuple, terms: int) -> None:
         super().__init__(auto_prefix=False)
         self.gradients = gradients
-        self.sums = ms.Parameter(ms.ops.zeros((terms + 1,), ms.float32), name="sum.terms", requires_grad=False)
+        self.sums = ms.Parameter(ops.zeros((terms + 1,), ms.float32), name="sum.terms", requires_grad=False)
         self.gradient_sums = weights.clone("sum", init="zeros")
 
     def construct(self, *batch: ms.Tensor) -> ms.Tensor:
         sums, gradients = self.gradients(*batch)
         for total, gradient in zip(self.gradient_sums, gradients):  # noqa: B905  # a graph knows no strict
             ops.assign_add(total, gradient)
-        return ops.assign_add(self.sums, sums)
+        ops.assign_add(self.sums, sums)
+        return sums
 
 
 class UpdateFromSums(nn.Cell):

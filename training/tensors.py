@@ -36,27 +36,38 @@ _TEXT = "str"
 
 
 def read_tensors(path: Path) -> dict[str, ms.Parameter | str]:
-    """Every parameter and every string of a checkpoint by name.
+    """Every parameter and every string of a checkpoint by name; raises what `read_arrays` does."""
+    return {
+        name: value if isinstance(value, str) else ms.Parameter(ms.Tensor(value), name=name)
+        for name, value in read_arrays(path).items()
+    }
+
+
+def read_arrays(path: Path, *, checksum: bool = True) -> dict[str, np.ndarray[Any, Any] | str]:
+    """Every tensor and every string of a checkpoint by name.
+
+    Args:
+        path: the file.
+        checksum: it must have one; else one that is there must be right, for MindSpore writes none unless asked to.
 
     Raises:
         ValueError: it has no checksum or a wrong one, is no checkpoint, or holds a tensor whose bytes, type or shape
             cannot be.
         OSError: it cannot be read.
     """
-    content = _checked(path.read_bytes())
-    found: dict[str, ms.Parameter | str] = {}
-    for name, kind, dims, data in _entries(content):
-        if kind == _TEXT:
-            found[name] = data.decode("utf-32-le")
-        else:
-            found[name] = ms.Parameter(ms.Tensor(_array(name, kind, dims, data)), name=name)
-    return found
+    content = _checked(path.read_bytes(), checksum)
+    return {
+        name: data.decode("utf-32-le") if kind == _TEXT else _array(name, kind, dims, data)
+        for name, kind, dims, data in _entries(content)
+    }
 
 
-def _checked(content: bytes) -> memoryview:
-    """The message without the checksum that ends the file; ValueError where that is missing or wrong."""
+def _checked(content: bytes, needed: bool) -> memoryview:
+    """The message without the checksum that ends the file; ValueError where that is needed and missing, or wrong."""
     body = memoryview(content)[: -len(_MARK) - _CRC_BYTES]
     if content[len(body) : len(body) + len(_MARK)] != _MARK:
+        if not needed:
+            return memoryview(content)
         raise ValueError("no checksum at the end")
     if int.from_bytes(content[-_CRC_BYTES:], "big") != binascii.crc32(body):
         raise ValueError("wrong checksum")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--config", "recipe", type=click.Path(path_type=Path), required=True, help="Recipe, a YAML file.")
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Training set, made by pipeline.shards.")
-@click.option("--val", type=click.Path(path_type=Path), help="Validation set, for training.eval_every.")
+@click.option("--val", type=click.Path(path_type=Path), help="Validation set, scored every training.eval_every steps.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field: training.lr=2e-4.")
+@click.option("--init", type=click.Path(path_type=Path), help="Weights to begin with: a checkpoint, or a run's newest.")
+@click.option(
+    "--allow-missing", multiple=True, metavar="PART", help="Part that --init may leave random: features; repeatable."
+)
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
 @click.option("--verify", is_flag=True, help="Hash every shard before anything starts, not only those that changed.")
 @device_option
@@ -36,6 +40,8 @@ def main(
     val: Path | None,
     out: Path,
     overrides: tuple[str, ...],
+    init: Path | None,
+    allow_missing: tuple[str, ...],
     resume: bool,
     verify: bool,
     device: str,
@@ -55,7 +61,7 @@ def main(
     signals = StopSignal()  # before NumPy and MindSpore start threads
     from pipeline.manifest import Manifest
     from training.config import load_config
-    from training.folder import check_folder
+    from training.folder import check_folder, check_start, checkpoints
     from training.launch import join_launch, launch, launched
     from training.plan import plan_run
 
@@ -65,42 +71,49 @@ def main(
     if not launched():
         plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, cluster.total)
         check_folder(out, resume)
-    evaluator = _evaluator(config, val)
+        check_start(init, allow_missing, going_on=resume and bool(checkpoints(out)))
+    evaluator = _evaluator(config, val, tell=not launched())
     if cluster.total > 1 and not launched():
         signals.watch("Stopping after the next step; at once if you ask again")
         raise SystemExit(launch(cluster, out, sys.argv[1:], signals))
     signals.watch()
+    begin: dict[str, Any] = {"init": init, "allow_missing": allow_missing, "resume": resume}
+    raise SystemExit(_train(config, shards, out, **begin, device=device, signals=signals, evaluator=evaluator))
+
+
+def _train(
+    config: Config,
+    shards: Path,
+    out: Path,
+    *,
+    init: Path | None,
+    allow_missing: tuple[str, ...],
+    resume: bool,
+    **more: Any,
+) -> int:
+    """`training.run.train`, whose errors of the disk become InputErrors; returns the exit code."""
     from training.run import train
+    from training.weights.initial import Start
 
     again = [*sys.argv[1:], *([] if resume else ["--resume"])]
     command = shlex.join([sys.executable, "-m", "training.train", *again])
     try:
-        code = train(
-            config,
-            shards,
-            out,
-            resume=resume,
-            device=device,
-            signals=signals,
-            resume_command=command,
-            evaluator=evaluator,
-        )
+        start = Start(init, allow_missing) if init else None
+        return train(config, shards, out, init=start, resume=resume, resume_command=command, **more)
     except OSError as error:
         raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
-    raise SystemExit(code)
 
 
-def _evaluator(config: Config, val: Path | None) -> Evaluator | None:
-    """What scores the network on its way; InputError where the validation set is no use.
+def _evaluator(config: Config, val: Path | None, tell: bool) -> Evaluator | None:
+    """What scores the network on its way, if anything; InputError where the validation set is no use.
 
     This command is where training and evaluation are put together: nothing else in training imports evaluation.
     """
     if config.training.eval_every is None:
         return None
     if val is None:
-        click.echo(
-            "Warning: training.eval_every: there is no validation set to evaluate on; give one with --val", err=True
-        )
+        if tell:
+            click.echo("Warning: training.eval_every: nothing to evaluate on; give a set with --val", err=True)
         return None
     from evaluation.during import DuringTraining
 

@@ -18,6 +18,7 @@ from training.checkpoint import DamagedCheckpointError, Mark, Position, load_che
 from training.config import Config
 from training.folder import best_path, evaluated_steps
 from training.learner import Learner
+from training.meeting import Meeting
 from training.parallel import World
 
 
@@ -57,13 +58,13 @@ class Evaluator(Protocol):
         ...
 
     def __call__(
-        self, network: Network, world: World, stopped: Callable[[], bool], progress: Callable[[int, int], object]
+        self, network: Network, meeting: Meeting, stopped: Callable[[], bool], progress: Callable[[int, int], object]
     ) -> Score | None:
         """Score a network; every process calls this and gets the same numbers.
 
         Args:
             network: the same in every process.
-            world: the processes, which share the pictures.
+            meeting: the processes, which share the pictures.
             stopped: whether this process was asked to stop, looked at between pictures.
             progress: called with the pictures done and to do, of this process.
 
@@ -80,7 +81,7 @@ class Validation:
     """Evaluates a run's network when it is due, and keeps the checkpoint of the best.
 
     Attributes:
-        best: step and AP of the best so far, None before there is any.
+        best: step and AP of the best so far, None before there is any; what rank 0 says counts.
     """
 
     def __init__(self, run: Path, config: Config, evaluator: Evaluator | None, total: int, world: World) -> None:
@@ -90,6 +91,7 @@ class Validation:
         self.evaluator = evaluator
         self.total = total
         self.world = world
+        self.meeting = Meeting(run, world)
         self.understudy: Understudy | None = None
         self.best: tuple[int, float] | None = None
 
@@ -126,18 +128,23 @@ class Validation:
         assert self.evaluator is not None
         self.understudy = self.understudy or Understudy(self.config.model)
         self.understudy.take(learner.answering_weights(), self.world)
-        return self.evaluator(self.understudy.answer, self.world, stopped, progress)
+        return self.evaluator(self.understudy.answer, self.meeting, stopped, progress)
 
     def keep(self, score: Score, learner: Learner, position: Position) -> bool:
-        """Write the network as the best if none before came to as much; rank 0 does that, and alone knows it.
+        """Write the network as the best if none before came to as much; every process calls this and waits for it.
+
+        Returns:
+            Whether it is the best.
 
         Raises:
             InputError: the checkpoint cannot be written.
         """
         assert self.evaluator is not None
-        if self.world.rank or not score.defined or (self.best and score.ap <= self.best[1]):
-            return False
-        self.best = (position.step, score.ap)
-        mark = Mark(score.ap, self.evaluator.basis)
-        save_best(self.run, learner.parameters(), self.config, position, mark)
-        return True
+        better = self.world.rank == 0 and score.defined and (self.best is None or score.ap > self.best[1])
+        if better:
+            mark = Mark(score.ap, self.evaluator.basis)
+            save_best(self.run, learner.parameters(), self.config, position, mark)
+        if self.meeting.exchange(b"better" if better else b"")[0]:
+            self.best = (position.step, score.ap)
+            return True
+        return False

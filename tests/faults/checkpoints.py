@@ -1,19 +1,26 @@
-"""Input: checkpoints and descriptions of exported graphs that are damaged, or made to do damage."""
+"""Input: checkpoints, published weights and descriptions of graphs that are damaged, or made to do damage."""
 
 from __future__ import annotations
 
 import binascii
+import io
 import json
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.errors import InputError
 from pipeline.quiet import quiet_mindspore
 from tests import tiny
 from tests.faults.findings import Findings
 from tests.faults.mutate import Chance, as_json, changed, damaged, json_variant
 from tests.faults.trial import Trial
+
+if TYPE_CHECKING:
+    from training.config import ModelConfig
 
 _MARK = b"crc_num"
 _TAIL = len(_MARK) + 10
@@ -109,3 +116,98 @@ def descriptions(seed: int, cases: int, folder: Path) -> Findings:
         description_path(graph).write_bytes(json_variant(content, case, seed))
         trial.run(f"description (case {case})", lambda: ExportedGraph.load(graph))
     return trial.result()
+
+
+def _published() -> dict[str, NDArray[np.float32]]:
+    """Tensors of a network with the names of torchvision's VGG19 with batch normalisation, and hardly any numbers."""
+    from training.weights.naming import KINDS
+
+    layers = KINDS["torchvision-vgg19"].layers(["features.1.weight"])
+    chance = np.random.default_rng(0)
+    found = {}
+    for layer in layers:
+        found[f"{layer.theirs}.weight"] = chance.normal(size=(2, 3 if layer is layers[0] else 2, 1, 1))
+        for name in (f"{layer.theirs}.bias", *(f"{layer.norm}.{each}" for each in ("weight", "bias", "running_mean"))):
+            found[name] = chance.normal(size=2)
+        found[f"{layer.norm}.running_var"] = chance.uniform(0.5, 1, 2)
+    return {name: array.astype("<f4") for name, array in found.items()}
+
+
+def _files(folder: Path) -> list[bytes]:
+    """That network in each of the formats in which weights are published."""
+    import mindspore as ms
+    from safetensors.numpy import save
+
+    from tests.torch_files import FORMATS, write
+
+    arrays = _published()
+    found = [write(folder / "a.pth", arrays, kind).read_bytes() for kind in FORMATS]
+    named = [{"name": name, "data": ms.Tensor(array)} for name, array in arrays.items()]
+    for checksum in (False, True):
+        path = folder / f"{checksum}.ckpt"
+        ms.save_checkpoint(named, str(path), crc_check=checksum)
+        found.append(path.read_bytes())
+    return [*found, save(arrays)]
+
+
+def weights(seed: int, cases: int, folder: Path) -> Findings:
+    """Published weights: files of every format, damaged, and pickles that call what they should not; converted."""
+    quiet_mindspore()
+    from training.convert import network_shapes
+    from training.weights.conversion import convert
+    from training.weights.files import open_weights
+
+    trial = Trial()
+    originals = _files(folder)
+    path = folder / "weights"
+
+    def shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+        real = network_shapes(model)
+        first = "backbone.0.conv.weight"
+        return {name: (2, 3 if name == first else 2, 1, 1)[: len(shape)] for name, shape in real.items()}
+
+    def read() -> None:
+        try:
+            convert(open_weights(path), shapes)
+        except InputError:
+            raise
+        except ValueError as error:  # as the command does
+            raise InputError(str(error)) from error
+
+    for case in range(cases):
+        chance = np.random.default_rng((seed, case))
+        whole = originals[case % len(originals)]
+        path.write_bytes(_bad_weights(whole, chance) if case >= len(originals) else whole)
+        trial.run(f"weights (case {case})", read)
+    return trial.result()
+
+
+_CALLS = (
+    b"cposix\nsystem\n",
+    b"(S'true'\ntR",
+    b"\x93",
+    b"R",
+    b"Q",
+    b"b",
+    b"(iposix\nsystem\n",
+    b"t.",
+    b"q\x00",
+    b"h\x00",
+)
+
+
+def _bad_weights(data: bytes, chance: Chance) -> bytes:
+    """The file, damaged anywhere or in what describes it, which is small beside its numbers; of a zip with sums."""
+    if not data.startswith(b"PK") or chance.random() < 1 / 4:
+        return damaged(data, chance, _CALLS)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    name = next(name for name in entries if name.endswith("data.pkl"))
+    if chance.random() < 1 / 4:
+        name = list(entries)[int(chance.integers(len(entries)))]
+    entries[name] = damaged(entries[name], chance, _CALLS)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for entry, content in entries.items():
+            archive.writestr(entry, content)
+    return file.getvalue()

@@ -70,6 +70,7 @@ SUITES = (
     Suite("input", "inputs:manifests", 1500, memory=1000),
     Suite("input", "inputs:results", 1500, memory=1000),
     Suite("input", "checkpoints:checkpoints", 1500, memory=1000),
+    Suite("input", "checkpoints:weights", 2000, memory=1000),
     Suite("input", "checkpoints:descriptions", 500, memory=1000),
     Suite("load", "soak:pack_pictures", 30_000),
     Suite("load", "soak:read_epochs", 60_000),

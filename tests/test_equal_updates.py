@@ -1,0 +1,146 @@
+"""The same samples make the same updates, in however many batches and processes, and after a resume."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.test_step import GRADIENT, LR
+from training.checkpoint import load_checkpoint
+from training.config import Config
+from training.ema import PREFIX
+from training.folder import checkpoint_path
+
+EVERYTHING = {
+    "ema_decay": 0.99,
+    "amp": "O2",
+    "loss_scale": 2.0**24,  # too large at first
+    "loss_scale_mode": "dynamic",
+    "loss_scale_window": 9,
+    "clip_norm": 1.0,
+    "weight_decay": 1e-4,
+    "warmup_steps": 5,
+    "freeze_backbone_steps": 3,
+}
+"""Whatever has state or changes an update."""
+
+
+def resumed(config: Config, shards: Path, run: Path, out: Path) -> Path:
+    """A copy of a finished run that lost its newest checkpoint, trained to its end again."""
+    shutil.copytree(run, out)
+    newest = checkpoint_path(out, tiny.STEPS)
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert tiny.train_here(config, shards, out, resume=True) == 0
+    return out
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """Bit for bit: every logged loss, loss scale and overflow, and everything that the last checkpoints keep."""
+    for line, theirs in zip(tiny.metrics(run), tiny.metrics(other), strict=True):
+        for name in ("step", "loss", "terms", "rates", "loss_scale", "overflows"):
+            assert line.get(name) == theirs.get(name), (name, line["step"])
+    ours, theirs = (load_checkpoint(checkpoint_path(each, tiny.STEPS)).tensors for each in (run, other))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        np.testing.assert_array_equal(tensor.asnumpy(), theirs[name].asnumpy(), err_msg=name)
+
+
+def assert_close(run: Path, other: Path) -> None:
+    """The losses of 20 steps, to 1 part in 10,000."""
+    ours, theirs = tiny.losses(run), tiny.losses(other)
+    assert ours.keys() == theirs.keys()
+    for step in range(1, 21):
+        assert ours[step] == pytest.approx(theirs[step], rel=1e-4), step
+
+
+def test_two_batches_make_the_update_of_one_twice_as_large(tiny_run, tiny_shards, tmp_path):
+    config = tiny.recipe(batch_size=2, accumulate=2)
+    assert tiny.train_here(config, tiny_shards, tmp_path / "run") == 0
+    assert_close(tmp_path / "run", tiny_run)
+    assert (
+        load_checkpoint(checkpoint_path(tmp_path / "run", tiny.STEPS)).tensors.keys()
+        == load_checkpoint(checkpoint_path(tiny_run, tiny.STEPS)).tensors.keys()
+    )
+
+
+def test_a_run_with_every_kind_of_state_goes_on_bit_for_bit(tiny_shards, tmp_path, capfd):
+    config = tiny.recipe(**EVERYTHING, batch_size=2, accumulate=2)
+    run = tmp_path / "whole"
+    assert tiny.train_here(config, tiny_shards, run) == 0
+    lines = tiny.metrics(run)
+    overflows = sum(line["overflows"] for line in lines)
+    assert 0 < overflows < 20
+    assert f" overflows {overflows}" in capfd.readouterr().err
+    assert lines[0]["loss_scale"] == 2.0**24
+    scales = [line["loss_scale"] for line in lines]
+    assert any(later > earlier for earlier, later in itertools.pairwise(scales))  # it doubled
+    again = resumed(config, tiny_shards, run, tmp_path / "again")
+    assert_same(again, run)
+    tensors = load_checkpoint(checkpoint_path(run, tiny.STEPS)).tensors
+    assert tensors["loss_scale.value"].asnumpy() in (scales[-1] / 2, scales[-1], scales[-1] * 2)
+    averages = {name for name in tensors if name.startswith(PREFIX)}
+    assert {name.removeprefix(PREFIX) for name in averages} < tensors.keys()
+    assert any(np.any(tensors[name].asnumpy() != tensors[name.removeprefix(PREFIX)].asnumpy()) for name in averages)
+
+
+def test_two_processes_of_half_batches_twice_over_learn_what_one_learns(tiny_recipe, tiny_shards, tiny_run, tmp_path):
+    """1 picture a batch, 2 batches, 2 processes; then on from step 40, bit for bit."""
+    run, again = tmp_path / "run", tmp_path / "again"
+    options = ["--nproc", "2", "--set", "training.batch_size=1", "--set", "training.accumulate=2"]
+    options += ["--set", "training.ema_decay=0.99", "--set", "training.loss_scale_mode=dynamic"]
+    process = tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *options))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert_close(run, tiny_run)
+    shutil.copytree(run, again)
+    checkpoint_path(again, tiny.STEPS).unlink()
+    process = tiny.start(tiny.command(tiny_recipe, tiny_shards, again, *options, "--resume"))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "Going on after step 40" in err
+    assert_same(again, run)
+
+
+def test_a_static_scale_that_is_too_large_ends_the_run_with_advice(tiny_shards, tmp_path, capfd):
+    config = tiny.recipe(amp="O2", loss_scale=2.0**24, loss_scale_mode="static")
+    assert tiny.train_here(config, tiny_shards, tmp_path / "run") == 3
+    said = capfd.readouterr().err
+    assert "Error: step 20: the gradient is not finite; image ids " in said
+    assert "lower training.loss_scale or set training.loss_scale_mode=dynamic" in said
+    losses = tiny.losses(tmp_path / "run")
+    assert sorted(losses) == list(range(1, 20))
+    assert all(math.isfinite(loss) for loss in losses.values())
+
+
+def test_an_overflow_on_one_process_is_one_on_all(tmp_path):
+    """The next update, of gradients g and 2 g, then moves all weights by 1.5 g, here and there."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    binaries, logs = Path(sys.executable).parent, tmp_path / "logs"
+    command = [binaries / "msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", f"--master_port={port}"]
+    command += [f"--log_dir={logs}", "python", "-m", "tests.overflow_worker", tmp_path / "debug"]
+    path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        command, cwd=tiny.ROOT, env=os.environ | {"PATH": path}, capture_output=True, timeout=180, check=True
+    )
+    said = [
+        [line.split()[1:] for line in log.read_text().splitlines() if line.startswith("RESULT")]
+        for log in sorted(logs.glob("worker_*.log"))
+    ]
+    assert len(said) == 2
+    assert said[0] == said[1]
+    left_out, counted = ([float(number) for number in line] for line in said[0])
+    assert left_out == [0, 1, 4, *[1] * 12]
+    moved = LR * 1.5 * GRADIENT
+    assert counted == pytest.approx([1, 1, 4, *(1 - moved), *(1 - moved / 2)])

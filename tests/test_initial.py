@@ -1,0 +1,195 @@
+"""Weights to begin with: which go where, what may stay random, and that their normalisation comes with them."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pipeline.errors import InputError
+from tests import tiny
+from tests.test_convert import random_weights, vgg
+from tests.torch_files import write
+from training.checkpoint import Position, load_checkpoint, write_checkpoint
+from training.config import load_config, override_config
+from training.convert import main as convert
+from training.ema import PREFIX
+from training.folder import check_start, checkpoints, find_checkpoint
+from training.network import OpenPose
+from training.plan import with_normalisation
+from training.weights.initial import Start, initialise
+
+OTHER = ["model.mean=[1, 2, 3]", "model.std=[4, 5, 6]"]
+
+
+def saved(path, config, parameters=None):
+    network = OpenPose(config.model)
+    write_checkpoint(path, parameters or network.get_parameters(), config, Position(0, 0, "", 1))
+    return load_checkpoint(path)
+
+
+def values(network):
+    return {parameter.name: parameter.asnumpy() for parameter in network.get_parameters()}
+
+
+def test_every_tensor_goes_to_its_place(tmp_path):
+    checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe())
+    network = OpenPose(tiny.recipe().model)
+    said = initialise(network.get_parameters(), checkpoint, tiny.recipe().model, ())
+    assert said == [
+        f"Weights of {tmp_path / 'a.ckpt'}: 38 of 38 tensors: backbone 10 of 10, features 4 of 4, stages 24 of 24"
+    ]
+    for name, value in values(network).items():
+        np.testing.assert_array_equal(value, checkpoint.tensors[name].asnumpy())
+
+
+def test_an_average_of_weights_is_preferred(tmp_path):
+    parameters = list(OpenPose(tiny.recipe().model).get_parameters())
+    averages = [ms.Parameter(each + 1, name=PREFIX + each.name) for each in parameters]
+    checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe(), [*parameters, *averages])
+    network = OpenPose(tiny.recipe().model)
+    initialise(network.get_parameters(), checkpoint, tiny.recipe().model, ())
+    for name, value in values(network).items():
+        np.testing.assert_array_equal(value, checkpoint.tensors[PREFIX + name].asnumpy())
+
+
+def part_of(tmp_path, *beginnings):
+    parameters = [p for p in OpenPose(tiny.recipe().model).get_parameters() if p.name.startswith(beginnings)]
+    return saved(tmp_path / "part.ckpt", tiny.recipe(), parameters)
+
+
+def test_no_layer_stays_random_unnoticed(tmp_path):
+    checkpoint, network = part_of(tmp_path, "backbone", "stages.0"), OpenPose(tiny.recipe().model)
+    before = values(network)
+    with pytest.raises(InputError) as caught:
+        initialise(network.get_parameters(), checkpoint, tiny.recipe().model, ())
+    assert str(caught.value) == (
+        f"{checkpoint.path}: has 22 of 38 tensors: backbone 10 of 10, features 0 of 4, stages 12 of 24; "
+        "features.0.conv to features.1.conv (4 tensors), stages.1.pafs.body.0.conv to stages.1.heatmaps.head "
+        "(12 tensors) would stay random: if that is meant, add --allow-missing features --allow-missing stages"
+    )
+    for name, value in values(network).items():
+        np.testing.assert_array_equal(value, before[name])
+    said = initialise(network.get_parameters(), checkpoint, tiny.recipe().model, ("features", "stages.1"))
+    assert said[1].startswith("random, as allowed: features.0.conv to features.1.conv (4 tensors), stages.1")
+    for name, value in values(network).items():
+        expected = checkpoint.tensors[name].asnumpy() if name in checkpoint.tensors else before[name]
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize("name", ["stage", "features.", "features.0.con", "", "stages.7"])
+def test_a_part_that_is_none_is_named(tmp_path, name):
+    checkpoint = part_of(tmp_path, "backbone")
+    with pytest.raises(
+        InputError, match=f"--allow-missing {name}: no such part of the network; expected backbone, features"
+    ):
+        initialise(OpenPose(tiny.recipe().model).get_parameters(), checkpoint, tiny.recipe().model, (name,))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "model.stage_width=16",
+            r"stages\.0\.pafs\.body\.0\.conv\.weight: shape \(8, 16, 3, 3\), the recipe's network has \(16, 16, 3, 3\) "
+            r"\(model\.stage_width: 8 there, 16 here\)",
+        ),
+        (
+            "model.feature_widths=[16, 24]",
+            r"features\.1\.conv\.weight: shape \(16, 16, 3, 3\), .* \(model\.feature_widths: \(16, 16\) there, \(16",
+        ),
+        ("model.stages=3", r"stages\.2.* would stay random \(model\.stages: 2 there, 3 here\): if that is meant, add"),
+        ("model.batch_norm=true", r"would stay random \(model\.batch_norm: False there, True here\)"),
+    ],
+)
+def test_the_field_that_would_fit_is_named(tmp_path, override, message):
+    checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe())
+    model = override_config(tiny.recipe(), [override]).model
+    with pytest.raises(InputError, match=message):
+        initialise(OpenPose(model).get_parameters(), checkpoint, model, ())
+
+
+def test_what_does_not_fit_may_stay_random_where_that_is_allowed(tmp_path):
+    checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe())
+    model = override_config(tiny.recipe(), ["model.stage_width=16"]).model
+    said = initialise(OpenPose(model).get_parameters(), checkpoint, model, ("stages",))
+    assert "backbone 10 of 10, features 4 of 4, stages " in said[0]
+    assert "random, as allowed: stages.0.pafs.body.0.conv to stages.1" in said[1]
+
+
+def test_normalisation_belongs_to_the_weights(tmp_path):
+    config, learnt = tiny.recipe(), override_config(tiny.recipe(), OTHER)
+    assert with_normalisation(config, config, tmp_path) == (config, [])
+    mixed, said = with_normalisation(config, learnt, tmp_path / "a.ckpt")
+    assert (mixed.model, mixed.training) == (learnt.model, config.training)
+    assert said == [
+        f"model.mean 1 2 3, model.std 4 5 6: of {tmp_path / 'a.ckpt'}, as normalisation belongs to the weights; "
+        "the recipe has 127.5 127.5 127.5 and 255 255 255"
+    ]
+
+
+def test_files_that_are_no_start(tmp_path):
+    with pytest.raises(InputError, match=r"a\.ckpt: no such file; expected a checkpoint, or a run folder"):
+        check_start(tmp_path / "a.ckpt", (), going_on=False)
+    check_start(tmp_path / "a.ckpt", (), going_on=True)
+    with pytest.raises(InputError, match="--allow-missing stages: belongs to --init"):
+        check_start(None, ("stages",), going_on=False)
+    (tmp_path / "a.pth").write_bytes(b"\x80\x02.")
+    with pytest.raises(InputError, match=r"weights of others: python -m training\.convert .*a\.pth --out FILE\.ckpt"):
+        Start(tmp_path / "a.pth").load()
+
+
+def start_from(path, shards, out, *, resume=False, allow_missing=(), overrides=(), **training):
+    config = override_config(tiny.recipe(**training), overrides)
+    return tiny.train_here(config, shards, out, resume=resume, init=Start(path, allow_missing))
+
+
+def test_a_run_begins_with_the_weights_of_another_and_goes_on(tiny_shards, tmp_path, capfd):
+    """The normalisation comes along, the optimizer and the step do not; the average begins with the weights."""
+    checkpoint = saved(tmp_path / "a.ckpt", override_config(tiny.recipe(), OTHER))
+    run = tmp_path / "run"
+    training = {"max_steps": 1, "lr": 1e-9, "ema_decay": 0.5, "warmup_steps": 0}
+    assert start_from(checkpoint.path, tiny_shards, run, **training) == 0
+    said = capfd.readouterr().err
+    assert "model.mean 1 2 3" in said
+    assert f"Weights of {checkpoint.path}: 38 of 38 tensors" in said
+    first = load_checkpoint(find_checkpoint(run))
+    assert first.step == 1
+    assert first.config.model.mean == (1, 2, 3) == load_config(run / "config.yaml").model.mean
+    for name, tensor in checkpoint.tensors.items():
+        np.testing.assert_allclose(first.tensors[name].asnumpy(), tensor.asnumpy(), atol=1e-7)
+        np.testing.assert_allclose(first.tensors[PREFIX + name].asnumpy(), tensor.asnumpy(), atol=1e-7)
+    checkpoint.path.unlink()
+    assert start_from(checkpoint.path, tiny_shards, run, resume=True, **training | {"max_steps": 2}) == 0
+    config = tiny.recipe(**training | {"max_steps": 3})
+    assert tiny.train_here(config, tiny_shards, run, resume=True) == 0
+    said = capfd.readouterr().err
+    assert "Going on after step 2" in said
+    assert "Weights of" not in said
+    last = load_checkpoint(find_checkpoint(run))
+    assert (last.step, last.config.model.mean) == (3, (1, 2, 3))
+
+
+def test_what_a_run_may_not_begin_with_leaves_no_run(tiny_shards, tmp_path):
+    checkpoint = part_of(tmp_path, "backbone")
+    with pytest.raises(InputError, match="add --allow-missing features --allow-missing stages"):
+        start_from(checkpoint.path, tiny_shards, tmp_path / "run")
+    assert not checkpoints(tmp_path / "run")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_from_torchvisions_file_to_a_training_with_its_backbone(tiny_shards, tmp_path):
+    """The backbone is frozen, so it has to come out of the training as it went in."""
+    weights = random_weights(vgg("features"))
+    source, converted = write(tmp_path / "vgg19.pth", weights, "legacy"), tmp_path / "vgg19.ckpt"
+    assert CliRunner().invoke(convert, [str(source), "--out", str(converted)]).exit_code == 0
+    how = {"overrides": ["model.backbone=vgg19"], "max_steps": 1, "batch_size": 2, "freeze_backbone_steps": 1}
+    with pytest.raises(InputError, match="would stay random: if that is meant, add --allow-missing features --allow-m"):
+        start_from(converted, tiny_shards, tmp_path / "run", **how)
+    assert start_from(converted, tiny_shards, tmp_path / "run", allow_missing=("features", "stages"), **how) == 0
+    trained = load_checkpoint(find_checkpoint(tmp_path / "run"))
+    assert trained.config.model.mean == pytest.approx((103.53, 116.28, 123.675))
+    found = trained.tensors["backbone.0.conv.weight"].asnumpy()
+    np.testing.assert_array_equal(found, weights["features.0.weight"][:, ::-1])
+    np.testing.assert_array_equal(trained.tensors["backbone.12.conv.bias"].asnumpy(), weights["features.21.bias"])

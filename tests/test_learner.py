@@ -1,0 +1,82 @@
+"""What a checkpoint keeps of a network in training, and what becomes of it in another recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from tests import tiny
+from training.checkpoint import Checkpoint, Position, load_checkpoint, restore_answering, save_checkpoint
+from training.ema import PREFIX
+from training.learner import Learner
+from training.network import OpenPose
+from training.parallel import World
+
+AVERAGED = {"ema_decay": 0.9}
+SCALED = {"loss_scale_mode": "dynamic", "loss_scale": 64}
+
+
+def begin(**training) -> Learner:
+    return Learner(tiny.recipe(**training), World("CPU"), total=10)
+
+
+def saved(run: Path, learner: Learner, **training) -> Checkpoint:
+    """A checkpoint of which every tensor is another."""
+    for number, parameter in enumerate(learner.parameters()):
+        parameter.set_data(parameter.value() * 0 + number)
+    path = save_checkpoint(run, learner.parameters(), tiny.recipe(**training), Position(3, 9, "", 1), keep=1)
+    return load_checkpoint(path)
+
+
+def values(parameters) -> dict[str, np.ndarray]:
+    return {parameter.name: parameter.asnumpy() for parameter in parameters}
+
+
+def test_everything_with_state_is_kept_and_comes_back(tmp_path):
+    everything = AVERAGED | SCALED | {"accumulate": 2}
+    learner = begin(**everything)
+    names = set(values(learner.parameters()))
+    weights = set(values(learner.network.get_parameters()))
+    assert {f"{PREFIX}{name}" for name in weights} | {"loss_scale.value", "loss_scale.good_updates"} < names
+    assert {f"moment1.{name}" for name in weights} < names
+    assert not any(name.startswith("sum.") for name in names)
+    checkpoint = saved(tmp_path, learner, **everything)
+    other = begin(**everything)
+    other.restore(checkpoint)
+    for name, value in values(other.parameters()).items():
+        np.testing.assert_array_equal(value, checkpoint.tensors[name].asnumpy(), err_msg=name)
+
+
+def test_an_average_and_a_scale_may_begin_and_end_with_a_resume(tmp_path):
+    bare = saved(tmp_path / "bare", begin())
+    learner = begin(**AVERAGED, **SCALED)
+    learner.restore(bare)
+    weights = values(learner.network.get_parameters())
+    for name, value in values(learner.answering_weights().values()).items():
+        np.testing.assert_array_equal(value, weights[name.removeprefix(PREFIX)], err_msg=name)
+    assert learner.scale.value.asnumpy() == 64
+    begin().restore(saved(tmp_path / "full", learner, **AVERAGED, **SCALED))
+
+
+def test_half_an_average_is_none(tmp_path):
+    checkpoint = saved(tmp_path, begin(**AVERAGED))
+    lost = f"{PREFIX}stages.1.pafs.head.bias"
+    del checkpoint.tensors[lost]
+    with pytest.raises(InputError, match=f"has no {lost}"):
+        begin(**AVERAGED).restore(checkpoint)
+
+
+def test_the_average_answers_where_there_is_one(tmp_path):
+    network = OpenPose(tiny.recipe().model)
+    for name, training in (("weights", {}), ("average", AVERAGED)):
+        learner = begin(**training)
+        checkpoint = saved(tmp_path / name, learner, **training)
+        restore_answering(network, checkpoint)
+        expected = values(learner.answering_weights().values())
+        assert all(key.startswith(PREFIX) == (name == "average") for key in expected)
+        for parameter in network.get_parameters():
+            key = parameter.name if name == "weights" else f"{PREFIX}{parameter.name}"
+            np.testing.assert_array_equal(parameter.asnumpy(), expected[key])

@@ -1,0 +1,79 @@
+"""What processes tell each other, through MindSpore's own communication."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.coco_folder import ROOT
+
+TALK = """
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import ops
+
+from training.answer import Understudy
+from training.config import ModelConfig
+from training.meeting import Meeting
+from training.network import OpenPose
+from training.parallel import start
+
+world = start("cpu", Path("debug"))
+meeting = Meeting(Path(), world)
+for length in (0, 1, 8, 9, 100_000):
+    parts = meeting.exchange(bytes([world.rank]) * (length + 3 * world.rank))
+    assert parts == [bytes([rank]) * (length + 3 * rank) for rank in range(world.size)], length
+time.sleep(float(os.environ.get("PATIENCE", 1)) * world.rank)
+assert meeting.exchange(b"late") == [b"late"] * 2
+assert not list(Path().glob(".meeting-*"))
+first = np.arange(1000, dtype=np.float32) / 7
+np.testing.assert_array_equal(world.of_first(first + world.rank), first)
+
+ms.set_seed(0)
+config = ModelConfig(backbone="compact", feature_widths=(8, 8), stages=1, first_width=8, stage_width=8, batch_norm=True)
+network = OpenPose(config)
+image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+understudy = Understudy(config)
+answers = []
+for moment in (-0.1, -0.2):  # below 0, for what is above them passes the activation
+    for parameter in network.get_parameters():
+        if parameter.name.endswith("moving_mean"):
+            ops.assign(parameter, ms.Tensor(np.full(parameter.shape, moment * (1 + world.rank), np.float32)))
+    understudy.take({parameter.name: parameter for parameter in network.get_parameters()}, world)
+    own = hashlib.sha256(b"".join(maps.tobytes() for maps in understudy.answer(image))).digest()
+    assert len(set(meeting.exchange(own))) == 1, moment
+    answers.append(own)
+assert answers[0] != answers[1]
+print(f"rank {world.rank} of {world.size} agrees")
+"""
+
+
+def test_two_processes_exchange_bytes_and_answer_alike(tmp_path):
+    """Though one is late, and their moments of batch normalisation differ.
+
+    PATIENCE=60 in the environment makes it so late that MindSpore's own collectives would have given up.
+    """
+    (tmp_path / "talk.py").write_text(TALK)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    msrun = shutil.which("msrun", path=path)
+    assert msrun is not None
+    command = [msrun, "--worker_num=2", "--local_worker_num=2", "--join=True", "--master_port=8219"]
+    subprocess.run(
+        [*command, f"--log_dir={tmp_path}", "python", str(tmp_path / "talk.py")],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    logs = [(tmp_path / f"worker_{rank}.log").read_text() for rank in range(2)]
+    for rank, log in enumerate(logs):
+        assert f"rank {rank} of 2 agrees" in log, log[-3000:]
