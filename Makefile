@@ -40,7 +40,7 @@ SOURCES = $(foreach folder,$(DATA),$(foreach split,$(1),$(if $(call ANNOTATED,$(
 ANNOTATED = $(shell test -f '$(1)/annotations/person_keypoints_$(2).json' && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data shards train eval export stats verify preview test bench faults check clean
+.PHONY: help setup demo data shards train eval export plot stats verify preview test bench faults check clean
 
 help: ## print this
 	@echo 'Targets'
@@ -110,6 +110,9 @@ eval: $(READY) ## COCO keypoint AP of CKPT on SHARDS/val; RUN/report explains it
 
 export: $(READY) ## CKPT as a graph of FORMAT, beside the checkpoint
 	@$(BIN)/python -m training.export --ckpt '$(CKPT)' --format $(FORMAT) --device $(DEVICE) $(ARGS)
+
+plot: $(READY) ## curves of RUN, or of several runs in one picture, in the first one's folder: curves.png
+	@$(BIN)/python -m training.plot $(RUN) $(ARGS)
 
 stats: $(READY) ## what is in SHARDS/train and SHARDS/val
 	@$(BIN)/python -m pipeline.stats $(SETS) $(ARGS)

@@ -49,9 +49,13 @@ def answers():
 
 def test_the_promised_commands_are_there():
     promised = {"pipeline.synthetic", "pipeline.shards", "pipeline.stats", "pipeline.verify", "pipeline.preview"}
-    assert promised | {"training.train", "training.export", "evaluation.evaluate", "evaluation.predict"} <= set(
-        COMMANDS
-    )
+    assert promised | {
+        "training.train",
+        "training.convert",
+        "training.export",
+        "evaluation.evaluate",
+        "evaluation.predict",
+    } <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -25,7 +25,10 @@ from training.watch import ERROR_LINES, Watch, error_lines
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
 
-HALF = ("--nproc", "2", "--set", "training.batch_size=2")
+BATCH = ("--set", "training.batch_size=2")
+KEPT = ("ema_decay=0.9", "loss_scale_mode=dynamic", "loss_scale=1024", "loss_scale_window=7")
+"""More that a checkpoint has to keep; it does not change what is learnt."""
+HALF = ("--nproc", "2", *BATCH, *(word for field in KEPT for word in ("--set", f"training.{field}")))
 ENDLESS = (*HALF, "--set", "training.epochs=5000")
 
 
@@ -116,6 +119,7 @@ def test_two_processes_go_on_bit_for_bit(two, tiny_recipe, tiny_shards, tmp_path
     assert "Going on after step 40" in err
     assert tiny.losses(run) == tiny.losses(two[0])
     ours, theirs = load_checkpoint(newest).tensors, load_checkpoint(checkpoint_path(two[0], 48)).tensors
+    assert any(name.startswith("ema.") for name in ours)
     for name, tensor in ours.items():
         np.testing.assert_array_equal(tensor.asnumpy(), theirs[name].asnumpy(), err_msg=name)
 
@@ -124,7 +128,7 @@ def test_two_machines_learn_what_one_learns(two, tiny_recipe, tiny_shards, tmp_p
     """Both of them this one: two commands, each with a worker."""
     run, port = tmp_path / "run", free_port()
     cluster = ("--hosts", "2", "--master", "127.0.0.1", "--master-port", str(port))
-    command = tiny.command(tiny_recipe, tiny_shards, run, "--set", "training.batch_size=2", *cluster)
+    command = tiny.command(tiny_recipe, tiny_shards, run, *HALF[2:], *cluster)
     machines = [tiny.start([*command, "--node-rank", rank]) for rank in ("0", "1")]
     (code, err), (other_code, other_err) = (finish(machine) for machine in machines)
     assert (code, other_code) == (0, 0), err + other_err
@@ -233,6 +237,7 @@ def test_ctrl_c_saves_and_a_killed_worker_is_told_of(tiny_recipe, tiny_shards, t
 STAND_IN = """
 import os, subprocess, sys, time
 worker = "import signal, time, sys; {0}; print('ready', flush=True); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", "{1}"], env=os.environ | {{"MS_ROLE": "MS_SCHED"}})
 with open(sys.argv[1] + "/worker_0.log", "wb") as log:
     environment = os.environ | {{"MS_ROLE": "MS_WORKER", "RANK_ID": "0"}}
     command = [sys.executable, "-c", worker, sys.argv[1]]
@@ -240,16 +245,19 @@ with open(sys.argv[1] + "/worker_0.log", "wb") as log:
 code = child.wait()
 sys.exit(code != 0)
 """
-"""Starts a worker in a session of its own, as msrun does, and waits for it."""
+"""Starts a scheduler, and a worker in a session of its own, as msrun does, and waits for the worker."""
+SCHEDULER = "import time; time.sleep(600)"
 
 
-def watch(logs: Path, worker: str, number: int, count: int = 1) -> int:
+def watch(logs: Path, worker: str, number: int, count: int = 1, scheduler: str = SCHEDULER) -> int:
     """Watch one worker that runs `worker` first; a signal comes once it is ready, `count` times. The exit code."""
     logs.mkdir()
     with tiny.kept_signals():
         signals = StopSignal()
     (logs / "msrun.log").touch()
-    parent = subprocess.Popen([sys.executable, "-c", STAND_IN.format(worker), str(logs)], start_new_session=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", STAND_IN.format(worker, scheduler), str(logs)], start_new_session=True
+    )
 
     def interrupt() -> None:
         log = logs / "worker_0.log"
@@ -276,6 +284,16 @@ def test_a_second_signal_kills(tmp_path, capfd):
     worker = "[signal.signal(n, signal.SIG_IGN) for n in (2, 15)]"
     assert watch(tmp_path / "logs", worker, signal.SIGINT, count=2) == 130
     assert "Killed; the run goes on from its last checkpoint" in capfd.readouterr().err
+
+
+def test_workers_do_not_outlive_their_scheduler(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("training.watch.ALONE", 1.0)
+    log = tmp_path / "logs" / "scheduler.log"
+    scheduler = f"import time; time.sleep(2); open('{log}', 'w').write('timed out'); raise SystemExit(1)"
+    assert watch(tmp_path / "logs", "pass", number=0, count=0, scheduler=scheduler) == 1
+    said = capfd.readouterr().err
+    assert f"Error: the scheduler ended before the workers; all logs are in {tmp_path / 'logs'}" in said
+    assert said.endswith("scheduler.log\ntimed out\n")
 
 
 def test_a_worker_that_does_not_end_is_killed(tmp_path, monkeypatch, capfd):

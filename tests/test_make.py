@@ -11,12 +11,14 @@ import pytest
 
 from tests.coco_folder import ROOT, mixed, write
 
-TARGETS = ("demo", "shards", "train", "eval", "export", "stats", "test", "check", "help")
+TARGETS = ("demo", "shards", "train", "eval", "export", "plot", "stats", "test", "check", "help")
+MACHINES = ("HOSTS", "NODE_RANK", "MASTER", "MASTER_PORT")
 VARIABLES = (
     "DATA",
     "SHARDS",
     "CONFIG",
     "NPROC",
+    *MACHINES,
     "RUN",
     "CKPT",
     "FORMAT",
@@ -57,11 +59,18 @@ def test_help_is_the_default_target_and_names_everything() -> None:
         (("DATA=data/demo", "NPROC=2"), "configs/demo.yaml"),
         (("DATA=/data/coco",), "configs/openpose.yaml"),
         (("DATA=/data/coco", "NPROC=8"), "configs/openpose_8p.yaml"),
+        (("DATA=/data/coco", "HOSTS=a b"), "configs/openpose_8p.yaml"),
         (("DATA=/data/coco", "CONFIG=configs/demo.yaml"), "configs/demo.yaml"),
     ],
 )
 def test_the_recipe_follows_from_the_data(arguments: tuple[str, ...], recipe: str) -> None:
     assert f"[{recipe}]" in make("help", *arguments).stdout
+
+
+def test_machines_are_passed_on_where_there_are_several() -> None:
+    assert "--hosts" not in make("-n", "train").stdout
+    several = make("-n", "train", "NPROC=8", "HOSTS=a b", "NODE_RANK=1", "MASTER=10.0.0.1", "MASTER_PORT=9000").stdout
+    assert "--nproc 8 --hosts 'a b' --node-rank 1 --master 10.0.0.1 --master-port 9000" in " ".join(several.split())
 
 
 def test_a_wrong_python_is_one_clear_line(tmp_path: Path) -> None:

@@ -142,6 +142,13 @@ def test_weights_decay_and_biases_do_not():
     assert trial.values() == pytest.approx([1 - LR * 0.1, 1] * 3)
 
 
+def test_momentum_carries_the_steps_before():
+    trial = Trial(momentum=0.9)
+    for _ in range(3):
+        trial.step(GRADIENT)
+    assert trial.values() == pytest.approx(1 - LR * GRADIENT * (1 + 1.9 + 2.71), rel=1e-5)
+
+
 def test_adams_first_step_is_the_rate_whatever_the_scale():
     trial = Trial(optimizer="adam", momentum=0.9, loss_scale=4096)
     trial.step([1, -2, 3, 4, 5, 0])
@@ -158,6 +165,17 @@ def test_moments_go_on_while_a_part_is_frozen():
     set_rates(trial.optimizer, (LR, LR, LR))
     trial.step(np.ones(6))
     assert trial.values()[:2] == pytest.approx([1 - LR, 1 - LR], abs=1e-3)
+
+
+def test_what_is_left_out_leaves_the_moments_too():
+    trial, other = (Trial(optimizer="adam", momentum=0.9, accumulate=2) for _ in range(2))
+    for gradients in ((GRADIENT, 2 * GRADIENT), (GRADIENT, [np.inf] * 6), (3 * GRADIENT, GRADIENT)):
+        trial.step(*gradients)
+        if np.isfinite(gradients).all():
+            other.step(*gradients)
+    assert np.array_equal(trial.values(), other.values())
+    for ours, theirs in zip(trial.optimizer.get_parameters(), other.optimizer.get_parameters(), strict=True):
+        assert np.array_equal(ours.asnumpy(), theirs.asnumpy()), ours.name
 
 
 def test_batches_are_averaged_into_one_update_and_forgotten_after_it():

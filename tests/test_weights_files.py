@@ -217,6 +217,36 @@ def test_a_small_file_takes_no_time_and_no_memory(tmp_path, kind):
     assert time.process_time() - began < 5
 
 
+ORDERED = name("collections", "OrderedDict")
+SWOLLEN = {
+    "pairs of a long list": (
+        ORDERED + b"](](" + b"N" * 100_000 + b"eq\x00" + b"h\x00" * 100_000 + b"e\x85R",
+        "of no pairs",
+    ),
+    "a list made a dictionary again and again": (
+        b"]("
+        + value(("a", 1))
+        + b"q\x00"
+        + b"h\x00" * 100_000
+        + b"eq\x01"
+        + ORDERED
+        + b"q\x02"
+        + b"h\x02h\x01\x85R" * 9999,
+        "more of itself than it holds",
+    ),
+    "a long name again and again": (b"}" + value("a" * 10**6) + b"q\x00" + b"Nsh\x00" * 100_000, "that are no names"),
+}
+
+
+@pytest.mark.parametrize("what", SWOLLEN)
+def test_a_small_pickle_stays_small(what):
+    data, message = SWOLLEN[what]
+    began = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        pickled.load(io.BytesIO(b"\x80\x02" + data + b"."))
+    assert time.process_time() - began < 5
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999])
 def test_truncation_is_noticed(tmp_path, kind, kept):
     path = write(tmp_path / "a.pth", arrays(), kind)

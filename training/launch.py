@@ -17,10 +17,8 @@ from training.callbacks import WATCHED, StopSignal
 from training.cluster import Cluster
 from training.watch import MSRUN_LOG, Watch, end_with
 
-CLUSTER_TIMEOUT = 120
-"""s that the workers of one machine wait for each other at the start."""
-HOSTS_TIMEOUT = 600
-"""s that machines wait for each other, as people or a scheduler start them."""
+CLUSTER_TIMEOUT = 600
+"""s that workers wait for each other at the start: on a machine that is busy, or on others that are still to start."""
 LAUNCHER = "OPENPOSE_LAUNCHER"
 """Environment variable: id of the process that launched this one through msrun."""
 LOCAL_PROCESSES = "OPENPOSE_LOCAL_PROCESSES"
@@ -114,7 +112,7 @@ def _msrun_options(cluster: Cluster, logs: Path) -> list[str]:
         "join": True,
         "master_addr": cluster.master,
         "master_port": _port(cluster),
-        "cluster_time_out": CLUSTER_TIMEOUT if cluster.hosts == 1 else HOSTS_TIMEOUT,
+        "cluster_time_out": CLUSTER_TIMEOUT,
         "log_dir": logs,
         # a worker that does not exist: the logs are shown from here
         "tail_worker_log": cluster.total,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def start(device: str, debug_folder: Path) -> World:
             at exit if it is empty.
 
     Raises:
-        InputError: the device asked for is not there.
+        InputError: the device asked for is not there, or not all processes came together.
     """
     ascend = ms.hal.is_available("Ascend")
     if device == "ascend" and not ascend:
@@ -69,13 +70,26 @@ def start(device: str, debug_folder: Path) -> World:
     atexit.register(_remove_if_empty, debug_folder)
     if not launched():
         return World(target)
-    communication.init()
+    _come_together()
     size = communication.get_group_size()
     world = World(target, communication.get_rank(), size, local_processes(size))
     ms.set_auto_parallel_context(
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world.size
     )
     return world
+
+
+def _come_together() -> None:
+    """Wait for all processes; the scheduler among them stays here until they end."""
+    try:
+        communication.init()
+    except RuntimeError as error:
+        reason = str(error).strip().partition(". ")[0]
+        count = os.environ.get("MS_WORKER_NUM")
+        raise InputError(
+            f"not all of {count} processes came together: does this command run on every machine of --hosts, with the "
+            f"same --master and --master-port? MindSpore says: {' '.join(reason.split())}"
+        ) from error
 
 
 def make_debug_folder() -> Path:

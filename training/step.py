@@ -51,7 +51,8 @@ class Update(nn.Cell):
     """Gradients to new weights.
 
     The gradients are averaged over batches and processes, scaled down, and clipped to a global norm. Where loss or
-    gradients are not finite on any process, nothing changes on all of them but a dynamic loss scale.
+    gradients are not finite on any process, nothing changes on all of them but a dynamic loss scale. (The running
+    statistics of batch normalisation are no part of an update: a batch moves them on its way forward.)
 
     Takes `stop`, a float32 scalar that is above 0 where this process was asked to stop; `decay` of the average of
     weights, a float32 scalar; and the sums over batches of what `Gradients` gives. Returns float32, the same on every

@@ -73,9 +73,10 @@ def main(
         check_folder(out, resume)
         check_start(init, allow_missing, going_on=resume and bool(checkpoints(out)))
     evaluator = _evaluator(config, val, tell=not launched())
-    signals.watch()
     if cluster.total > 1 and not launched():
+        signals.watch("Stopping after the next step; at once if you ask again")
         raise SystemExit(launch(cluster, out, sys.argv[1:], signals))
+    signals.watch()
     begin: dict[str, Any] = {"init": init, "allow_missing": allow_missing, "resume": resume}
     raise SystemExit(_train(config, shards, out, **begin, device=device, signals=signals, evaluator=evaluator))
 

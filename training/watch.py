@@ -23,6 +23,8 @@ GRACE = 600.0
 """s that workers have to save and end after a signal; one that compiles its graph, on a busy machine, takes minutes."""
 ERROR_LINES = 15
 """Last lines of a failed worker's log that are shown."""
+ALONE = 60.0
+"""s that workers have to end once their scheduler is gone; those that wait for a lost device might not for an hour."""
 POLL = 0.2
 """s between looks at the workers and their logs."""
 MSRUN_LOG = "msrun.log"
@@ -80,16 +82,15 @@ class Watch:
         self.family: dict[int, psutil.Process] = {}
         self.ranks: dict[int, int] = {}
         self.told: set[int] = set()
-        self.deadline = float("inf")
+        self.scheduler: psutil.Process | None = None
+        self.deadline = self.alone = float("inf")
         self.late = False
         self.shown = 0
 
     def until_the_end(self) -> int:
         """Show the first worker's log while the workers run; returns the exit code."""
         try:
-            # after a failure msrun would wait half a minute for the scheduler to notice
-            while self.parent.poll() is None and not self._failure() and not self.late and self.signals.count < 2:
-                self.late = time.monotonic() > self.deadline
+            while self.parent.poll() is None and self._may_go_on():
                 self._look()
                 self._pass_on()
                 self._show()
@@ -98,6 +99,14 @@ class Watch:
             self._end_all()
         self._show(everything=True)
         return self._exit_code()
+
+    def _may_go_on(self) -> bool:
+        """Whether there is something to wait for; after a failure msrun itself would wait half a minute."""
+        now = time.monotonic()
+        self.late = now > self.deadline
+        if _is_gone(self.scheduler):
+            self.alone = min(self.alone, now + ALONE)
+        return not (self._failure() or self.late or now > self.alone or self.signals.count > 1)
 
     def _look(self) -> None:
         """Remember every descendant: a worker has a session of its own and would outlive msrun."""
@@ -110,6 +119,8 @@ class Watch:
                     environment = process.environ()
                     if environment.get("MS_ROLE") == "MS_WORKER":
                         self.ranks[process.pid] = int(environment["RANK_ID"])
+                    elif environment.get("MS_ROLE") == "MS_SCHED" and self.first == 0:  # others leave that to machine 0
+                        self.scheduler = process
 
     def _pass_on(self) -> None:
         """Send the signal that came, if any, to every worker that has not got it yet."""
@@ -160,6 +171,9 @@ class Watch:
         if self.signals.count > 1:
             click.echo("Killed; the run goes on from its last checkpoint with --resume", err=True)
             return 128 + stop
+        if failure is None and time.monotonic() > self.alone:
+            self._explain("the scheduler ended before the workers", self.logs / "scheduler.log")
+            return 1
         if failure is None:
             if self.parent.returncode and not stop:
                 self._explain("msrun failed", self.logs / MSRUN_LOG)
@@ -186,6 +200,13 @@ def worker_log(logs: Path, rank: int) -> Path:
     return logs / f"worker_{rank}.log"
 
 
+def _is_gone(process: psutil.Process | None) -> bool:
+    """Whether a process was there and has ended; its parent need not have noticed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process is not None and process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
 def _read(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace")
 
@@ -198,6 +219,6 @@ def end_with(pid: int) -> None:
 def _end_with(pid: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        while not _is_gone(process):
             time.sleep(POLL)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -21,9 +21,17 @@ from pipeline.synthetic import generate
 from tests import tiny
 from tests.faults.findings import Findings
 from tests.faults.killing import resize, small_disk
+from training.plan import plan_run
 
-EPOCHS = 20
-"""Of twelve steps in one process, a checkpoint after every tenth."""
+LEARNING = {
+    "epochs": 40,
+    "accumulate": 2,
+    "ema_decay": 0.9,
+    "loss_scale_mode": "dynamic",
+    "loss_scale": 1024,
+    "loss_scale_window": 7,
+}
+"""Six steps an epoch in one process, a checkpoint after every tenth; with everything that a checkpoint has to keep."""
 PATIENCE = 300
 
 
@@ -46,7 +54,7 @@ def _kill_and_resume(seed: int, cases: int, folder: Path, processes: int) -> Fin
     _, error = tiny.start(tiny.command(recipe, shards, undisturbed, *more)).communicate(timeout=PATIENCE)
     length = time.monotonic() - began
     expected = tiny.losses(undisturbed)
-    if len(expected) != EPOCHS * tiny.RECORDS // (tiny.RECIPE["training"]["batch_size"] * processes):
+    if len(expected) != plan_run(tiny.recipe(**LEARNING), tiny.RECORDS, processes).total:
         findings.count("undisturbed", f"did not finish: {error[-300:]}")
     reached = []
     for case in range(cases):
@@ -74,7 +82,7 @@ def _prepare(folder: Path) -> tuple[Path, Path]:
     generate(folder / "coco", train=tiny.RECORDS, val=0, size=192, workers=1)
     build([(folder / "coco", "train2017")], folder / "shards", Options(keep_empty=True), workers=1)
     recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({**tiny.RECIPE, "training": tiny.RECIPE["training"] | {"epochs": EPOCHS}}))
+    recipe.write_text(yaml.safe_dump({**tiny.RECIPE, "training": tiny.RECIPE["training"] | LEARNING}))
     return folder / "shards", recipe
 
 

@@ -21,6 +21,9 @@ from numpy.typing import DTypeLike
 LARGEST = 4 << 20
 """Bytes of a pickle; those of the largest published networks have a tenth of it, for the numbers lie beside it."""
 
+LONGEST = 1000
+"""Characters of a name in a dictionary, or of a storage's."""
+
 STORAGES: dict[str, DTypeLike] = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -102,18 +105,22 @@ def _called(function: Any, arguments: Any) -> Any:
 
 def _ordered(pairs: Any = ()) -> dict[Any, Any]:
     """A dictionary of pairs, as Python 2 writes it; Python 3 begins with an empty one."""
-    if not isinstance(pairs, tuple | list) or not all(isinstance(pair, tuple | list) for pair in pairs):
+    if not isinstance(pairs, tuple | list) or not all(isinstance(one, tuple | list) and len(one) == 2 for one in pairs):
         raise ValueError("its pickle has a dictionary of no pairs")
     return _filled({}, [part for pair in pairs for part in pair])
 
 
 def _filled(target: Any, items: list[Any]) -> dict[Any, Any]:
     keys, values = items[::2], items[1::2]
-    # other keys are never needed, and to hash a tuple that holds one thing very many times takes for ever
-    if not isinstance(target, dict) or len(keys) != len(values) or not all(isinstance(key, str | int) for key in keys):
+    if not isinstance(target, dict) or len(keys) != len(values) or not all(map(_is_name, keys)):
         raise ValueError("its pickle has a dictionary with keys that are no names")
     target.update(zip(keys, values, strict=True))
     return target
+
+
+def _is_name(key: Any) -> bool:
+    """Whether a dictionary needs such a key. To hash a tuple that holds one thing very many times takes for ever."""
+    return isinstance(key, int) or (isinstance(key, str) and len(key) <= LONGEST)
 
 
 def _extended(target: Any, items: list[Any]) -> None:
@@ -139,6 +146,7 @@ class _Machine:
         self.below: list[list[Any]] = []  # stacks that a mark hides
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
+        self.walked = 0  # pairs that dictionaries were made of
 
     def run(self) -> Any:
         while True:
@@ -228,6 +236,11 @@ class _Machine:
 
     def call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
+        # one long list can be made a dictionary again and again, for a few bytes each time
+        if isinstance(arguments, tuple) and arguments and isinstance(arguments[0], tuple | list):
+            self.walked += len(arguments[0])
+        if self.walked > LARGEST:
+            raise ValueError("its pickle makes more of itself than it holds")
         self.push(_called(function, arguments))
 
     def build(self) -> None:
@@ -243,8 +256,10 @@ class _Machine:
         if not isinstance(place, tuple) or len(place) not in (5, 6) or place[0] != "storage":
             raise ValueError("its pickle refers to something outside that is no block of numbers")
         kind, key, count, view = place[1], place[2], place[4], place[5:]
-        if not isinstance(kind, Name) or kind.text not in _BLOCKS or not isinstance(key, str) or type(count) is not int:
+        if not isinstance(kind, Name) or kind.text not in _BLOCKS or type(count) is not int:
             raise ValueError("its pickle refers to a block of numbers of no known type")
+        if not isinstance(key, str) or len(key) > LONGEST:
+            raise ValueError("its pickle refers to a block of numbers without a name")
         if view not in ((), (None,)):
             raise ValueError("has a block of numbers inside another; save it again with a later PyTorch")
         storage = Storage(key, np.dtype(_BLOCKS[kind.text]), count)

@@ -1,0 +1,206 @@
+"""What the README tells to type: every command, target, variable, option, field and file is there; some are run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.coco_folder import ROOT
+from tests.test_cli import COMMANDS
+from tests.test_make import INHERITED
+from training.config import Config, override_config
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = set(re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE))
+VARIABLES = set(re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE))
+ELLIPSIS = "…"
+TRAINING = "Training"
+"""The section whose commands are run, those that need neither COCO, nor a cluster, nor a cloud."""
+ELSEWHERE = ("/path/to", "://", "HOSTS=", "FILE")
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A command of the README, the section it stands in, and whether it is a line of a fenced block."""
+
+    section: str
+    text: str
+    fenced: bool
+
+    @property
+    def words(self) -> list[str]:
+        return shlex.split(self.text, comments=True)
+
+
+def typed(readme: str) -> Iterator[Typed]:
+    """Lines of fenced blocks, and commands within a line."""
+    section, fenced = "", False
+    for line in readme.replace("\\\n", " ").splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif line.startswith("## ") and not fenced:
+            section = line[3:]
+        elif fenced:
+            if re.match(r"(make|python|pip)\b", line):
+                yield Typed(section, line, fenced)
+        else:
+            yield from (Typed(section, code, fenced) for code in re.findall(r"`((?:make|python -m) [^`]+)`", line))
+
+
+ALL = list(dict.fromkeys(typed(README)))
+MAKES = [command for command in ALL if command.text.startswith("make ")]
+PACKAGES = ("pipeline", "training", "evaluation", "tests")
+MODULES = [command for command in ALL if re.match(rf"python -m ({'|'.join(PACKAGES)})\b", command.text)]
+
+
+def problem_with_make(words: list[str]) -> str | None:
+    """What of a make command is not there."""
+    for word in words[1:]:
+        name, is_variable, value = word.partition("=")
+        known = VARIABLES if is_variable else TARGETS
+        if name not in known:
+            return f"{name}: there is no such {'variable' if is_variable else 'target'}"
+        if name == "CONFIG" and not (ROOT / value).is_file():
+            return f"{value}: there is no such recipe"
+    return None
+
+
+def expand(command: Typed) -> list[list[str]]:
+    """The Python commands that a make command runs."""
+    environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
+    made = [word for word in command.words[1:] if ELLIPSIS not in word]
+    result = subprocess.run(
+        ["make", "-n", "-C", str(ROOT), *made], env=environment, capture_output=True, text=True, check=True
+    )
+    lines = result.stdout.replace("\\\n", " ").splitlines()
+    return [shlex.split(line.partition(" || ")[0]) for line in lines if re.match(r"\S*python -m ", line)]
+
+
+def problem_with_python(words: list[str]) -> str | None:
+    """What of `python -m MODULE OPTION …` is not there; values of options are checked where there is a choice."""
+    module, arguments = words[2], words[3:]
+    package = (ROOT / module.replace(".", "/") / "__main__.py").is_file()
+    if not package and module not in COMMANDS:
+        return f"{module}: there is no such command"
+    main = importlib.import_module(f"{module}.__main__" if package else module).main
+    context = click.Context(main, info_name=module)
+    try:
+        values, _, _ = main.make_parser(context).parse_args(list(arguments))
+    except click.UsageError as error:
+        return f"{module}: {error.format_message()}"
+    for parameter in main.params:
+        given = values.get(parameter.name)
+        if isinstance(parameter.type, click.Choice) and isinstance(given, str) and given not in parameter.type.choices:
+            return f"{module}: {parameter.name} is none of {', '.join(parameter.type.choices)}"
+        if parameter.name == "overrides":
+            override_config(Config(), [value for value in given or [] if ELLIPSIS not in value])
+        if parameter.name == "recipe" and given and not (ROOT / given).is_file():
+            return f"{given}: there is no such recipe"
+    return None
+
+
+def test_commands_are_found():
+    text = (
+        "## One\n`make stats` or\n```\nmake train \\\n  NPROC=8  # all\nls\n```\n## Two\n```\npython -m a.b --c\n```\n"
+    )
+    found = list(typed(text))
+    assert [command.section for command in found] == ["One", "One", "Two"]
+    assert [command.words for command in found] == [
+        ["make", "stats"],
+        ["make", "train", "NPROC=8"],
+        ["python", "-m", "a.b", "--c"],
+    ]
+    assert len(MAKES) > 10
+    assert len(MODULES) > 4
+
+
+def test_what_is_not_there_is_noticed():
+    assert problem_with_make(["make", "trian"]) == "trian: there is no such target"
+    assert problem_with_make(["make", "train", "NPROCS=8"]) == "NPROCS: there is no such variable"
+    assert problem_with_make(["make", "train", "CONFIG=configs/no.yaml"]) == "configs/no.yaml: there is no such recipe"
+    python = ["python", "-m"]
+    assert problem_with_python([*python, "training.trian"]) == "training.trian: there is no such command"
+    assert "--confg" in str(problem_with_python([*python, "training.train", "--confg", "x"]))
+    assert "device is none of" in str(problem_with_python([*python, "training.train", "--device", "gpu"]))
+    with pytest.raises(ValueError, match=r"training\.lrr: unknown key; did you mean lr\?"):
+        problem_with_python([*python, "training.train", "--set", "training.lrr=1"])
+
+
+@pytest.mark.parametrize("command", MAKES, ids=lambda command: command.text)
+def test_what_make_is_told_is_there(command: Typed):
+    assert problem_with_make(command.words) is None
+    if (ROOT / ".venv" / "ready").exists():
+        for words in expand(command):
+            if words[2].startswith(PACKAGES):
+                assert problem_with_python(words) is None
+
+
+@pytest.mark.parametrize("command", MODULES, ids=lambda command: command.text)
+def test_what_python_is_told_is_there(command: Typed):
+    assert problem_with_python(command.words) is None
+
+
+def test_files_that_are_named_are_there():
+    names = set(re.findall(r"(?:configs|pipeline|training|evaluation|tests)/[\w/]+\.(?:py|yaml)\b", README))
+    assert names
+    assert [name for name in sorted(names) if not (ROOT / name).is_file()] == []
+
+
+def test_every_variable_and_target_of_the_makefile_is_explained():
+    table = README.partition("## Variables")[2].partition("\n## ")[0]
+    told = set(re.findall(r"`([A-Z_]+)`", table))
+    assert told >= VARIABLES, f"not in the table: {', '.join(sorted(VARIABLES - told))}"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
+    """A copy of the project in which the embedded dataset is a tiny one."""
+    if not (ROOT / ".venv" / "ready").exists():
+        pytest.skip("the project's own .venv is absent: run make setup")
+    copy = tmp_path_factory.mktemp("project")
+    for name in ("pipeline", "training", "evaluation", "configs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy2(ROOT / name, copy / name)
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+    for name in ("train", "val"):
+        shutil.copytree(tiny_shards, copy / "shards" / "demo" / name)
+    return copy
+
+
+def run(command: Typed, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
+    path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{environment['PATH']}"
+    return subprocess.run(
+        command.text,
+        shell=True,
+        cwd=folder,
+        env=environment | {"PATH": path, "DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_training_page_works_as_written(project: Path):
+    """Its commands one after the other, in a copy of the project."""
+    page = [command for command in ALL if command.section == TRAINING and command.fenced]
+    here = [command for command in page if not any(mark in command.text for mark in ELSEWHERE)]
+    assert here, f"README.md: no section {TRAINING} with commands that run anywhere"
+    for command in here:
+        result = run(command, project)
+        assert result.returncode == 0, f"{command.text}\n{result.stderr}"
+    for log in (project / "runs").rglob("metrics.jsonl"):
+        assert json.loads(log.read_text().splitlines()[-1])["step"] > 1
