@@ -61,6 +61,7 @@ def test_two_processes_exchange_bytes_and_answer_alike(tmp_path):
     PATIENCE=60 in the environment makes it so late that MindSpore's own collectives would have given up.
     """
     (tmp_path / "talk.py").write_text(TALK)
+    (tmp_path / ".meeting-of-a-run-that-was-killed").touch()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     msrun = shutil.which("msrun", path=path)
     assert msrun is not None

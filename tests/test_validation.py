@@ -202,6 +202,7 @@ def test_a_damaged_best_is_told_of_and_replaced(tmp_path):
 
 
 def test_rank_0_keeps_the_best_and_the_others_believe_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(World, "gather", lambda self, values: values)
     monkeypatch.setattr(Meeting, "exchange", lambda self, data: [b"better", data])
     validation, _ = resumed(tmp_path, rank=1)
     assert keep(validation, 20, 0.3)

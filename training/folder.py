@@ -73,7 +73,7 @@ def check_folder(run: Path, resume: bool) -> None:
 def prepare_folder(run: Path, config: Config, done: int) -> None:
     """Make the folder ready for a run that has done `done` steps: it then holds nothing of later ones."""
     run.mkdir(parents=True, exist_ok=True)
-    for unfinished in (*(run / "checkpoints").glob(".*"), *run.glob(".meeting-*")):
+    for unfinished in (run / "checkpoints").glob(".*"):
         unfinished.unlink()
     for path in checkpoints(run):
         if path > checkpoint_path(run, done):

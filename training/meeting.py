@@ -36,7 +36,10 @@ class Meeting:
         self.world = world
         self.rank = world.rank
         self.size = world.size
-        # names of these meetings' own: those of a run that was killed may have left files
+        if self.rank == 0:
+            # before the others know the name, for none of theirs may go
+            for left in run.glob(f"{PREFIX}*"):
+                left.unlink()
         self.name = int(world.gather(np.array([secrets.randbits(62)], dtype=np.int64))[0])
         self.number = 0
 
