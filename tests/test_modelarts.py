@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import Manifest
 from tests import tiny
 from tests.coco_folder import mixed, write
-from training.folder import checkpoints
+from training.folder import checkpoint_path, checkpoints
 from training.modelarts import cluster_options, device_count, find_shards, main
 from training.store import Mirror, look
 
@@ -125,6 +125,16 @@ def test_a_run_that_fails_is_sent_and_its_exit_code_passed_on(store, tiny_recipe
     assert not (tmp_path / "cache" / "data").exists()
 
 
+def test_a_run_begins_with_weights_of_the_store(store, tiny_recipe, tiny_run, tiny_shards, tmp_path):
+    (store / "weights").mkdir()
+    shutil.copy(checkpoint_path(tiny_run, 48), store / "weights" / "tiny.ckpt")
+    more = ("--init=obs://weights/tiny.ckpt", "--set=training.max_steps=1")
+    code, err = finish(start(tiny_recipe, str(tiny_shards), "obs://run", tmp_path / "cache", *more))
+    assert code == 0, err
+    assert (tmp_path / "cache" / "init" / "tiny.ckpt").is_file()
+    assert tiny.losses(store / "run")[1] < tiny.losses(tiny_run)[1]
+
+
 def test_folders_of_this_machine_need_no_moxing(tiny_recipe, tiny_shards, tmp_path, monkeypatch):
     monkeypatch.setenv("DEVICE_NUM", "1")
     monkeypatch.setenv("RANK_TABLE_FILE", "/nowhere/rank_table.json")
@@ -145,6 +155,7 @@ def test_what_is_wrong_is_one_line(store, tiny_shards, tmp_path):
     (tmp_path / "file").touch()
     for result, message in (
         (call(cache), "obs://data: no such folder"),
+        (call(cache, "--init=obs://no.ckpt", data=tiny_shards), "obs://no.ckpt: no such file"),
         (call(cache, data=tmp_path / "empty"), f"{tmp_path / 'empty'}: expected shards (manifest.json, or train/ and"),
         (call(f"--cache={tmp_path / 'file'}"), f"{tmp_path / 'file' / 'data'}: Not a directory"),
         (call(cache, data=tiny_shards, run=tmp_path / "run", DEVICE_NUM="x"), "DEVICE_NUM=x: expected a number"),

@@ -126,6 +126,23 @@ def _bring(place: str, copy: Path, *, new: bool = False) -> Path:
     return copy
 
 
+def _bring_file(place: str, folder: Path) -> Path:
+    """A file of this machine, or the copy of one of the store, under its name in `folder`."""
+    from training.store import fetch, is_url
+
+    if not is_url(place):
+        return Path(place)
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / place.rpartition("/")[2]
+    fetch(place, copy, file=True)
+    return copy
+
+
+def _options(name: str, *values: object) -> list[object]:
+    """An option once for each value that is there."""
+    return [word for value in values if value is not None for word in (name, value)]
+
+
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
@@ -156,6 +173,8 @@ def _train_and_send(arguments: Sequence[str], run: Path, url: str) -> int:
 @click.option("--data_url", required=True, help="Shards, or a COCO folder: obs://… or a folder here.")
 @click.option("--train_url", required=True, help="Where the run is kept, and gone on from: obs://… or a folder here.")
 @click.option("--config", "recipe", type=click.Path(path_type=Path), help="Recipe.  [default: for so many devices]")
+@click.option("--init", help="Weights that a new run begins with: a file, obs://… or here.")
+@click.option("--allow_missing", multiple=True, metavar="PART", help="Part that --init may leave random; repeatable.")
 @click.option("--nproc", type=click.IntRange(1, 1024), help="Devices of a machine.  [default: as ModelArts says, or 1]")
 @click.option("--train_split", default="train2017", help="Of a COCO folder, for training.")
 @click.option("--val_split", default="val2017", help="Of a COCO folder, for evaluation during training.")
@@ -168,6 +187,8 @@ def main(
     data_url: str,
     train_url: str,
     recipe: Path | None,
+    init: str | None,
+    allow_missing: tuple[str, ...],
     nproc: int | None,
     train_split: str,
     val_split: str,
@@ -194,12 +215,13 @@ def main(
     try:
         data, run = _bring(data_url, cache / "data"), _bring(train_url, cache / "run", new=True)
         train, val = find_shards(data, cache / "shards", (train_split, val_split))
+        weights = _bring_file(init, cache / "init") if init else None
     except OSError as error:
         raise InputError(f"{error.filename or cache}: {error.strerror or error}") from error
     recipe = recipe or ROOT / "configs" / ("openpose.yaml" if nproc == 1 and not machines else "openpose_8p.yaml")
-    arguments = ["--config", recipe, "--shards", train, *(["--val", val] if val else []), "--out", run, "--resume"]
-    arguments += ["--nproc", nproc, *machines, "--device", device]
-    arguments += [word for override in overrides for word in ("--set", override)]
+    arguments = ["--config", recipe, "--shards", train, *_options("--val", val), "--out", run, "--resume"]
+    arguments += ["--nproc", nproc, *machines, "--device", device, *_options("--set", *overrides)]
+    arguments += [*_options("--init", weights), *_options("--allow-missing", *allow_missing)]
     words = [str(word) for word in arguments]
     raise SystemExit(_train_and_send(words, run, train_url) if is_url(train_url) else run_trainer(words, lambda: None))
 

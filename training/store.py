@@ -25,15 +25,15 @@ def open_store(url: str) -> Any:
     return moxing.file
 
 
-def fetch(url: str, folder: Path) -> None:
-    """Copy a folder of the store here; InputError if it is not there or cannot be copied."""
+def fetch(url: str, target: Path, *, file: bool = False) -> None:
+    """Copy a folder, or a file, of the store here; InputError if it is not there or cannot be copied."""
     store = open_store(url)
     try:
         if not store.exists(url):
-            raise InputError(f"{url}: no such folder")
-        store.copy_parallel(url, str(folder))
+            raise InputError(f"{url}: no such {'file' if file else 'folder'}")
+        (store.copy if file else store.copy_parallel)(url, str(target))
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{url}: cannot be copied to {folder}: {error}") from error
+        raise InputError(f"{url}: cannot be copied to {target}: {error}") from error
 
 
 class Mirror:
