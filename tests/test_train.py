@@ -180,6 +180,17 @@ def test_a_network_that_answers_nothing_finite_any_more_ends_the_run(tiny_shards
     assert sorted(tiny.losses(tmp_path / "run")) == [1, 2, 4]
 
 
+def test_a_network_whose_statistics_are_spoilt_ends_the_run(tiny_shards, tmp_path, capfd):
+    """Pictures beyond float16's range: no later step would mend what batch normalisation counted of them."""
+    config = override_config(
+        tiny.recipe(on_nonfinite="skip", amp="O2"), ["model.batch_norm=true", "model.std=[0.001, 0.001, 0.001]"]
+    )
+    assert tiny.train_here(config, tiny_shards, tmp_path / "run") == DIVERGED
+    said = capfd.readouterr().err
+    assert "Error: step 1: the gradient is not finite; image ids " in said
+    assert "nor are the statistics of batch normalisation any more; nothing was saved" in said
+
+
 @pytest.fixture(scope="module")
 def coco_shards(coco_mini, tmp_path_factory):
     from pipeline.plan import Options

@@ -112,6 +112,13 @@ class Learner:
         parameters = self.average.averages if self.average else self.network.get_parameters()
         return {parameter.name.removeprefix(PREFIX): parameter for parameter in parameters}
 
+    def can_answer(self) -> bool:
+        """Whether what this process counts on the way is finite.
+
+        Batch normalisation's running statistics move with every batch, also where the update is left out.
+        """
+        return all(np.isfinite(parameter.asnumpy()).all() for parameter in self.network.untrainable_params())
+
     def rates(self, done: int) -> tuple[float, float, float]:
         """Learning rates of the parts of the network in the update after `done` updates."""
         return group_rates(done, self.total, self.training)

@@ -136,13 +136,14 @@ class Run:
                 continue
             end = self.done == self.plan.total
             self.skipped_in_a_row = 0 if outcome.finite else self.skipped_in_a_row + 1
-            if outcome.finite or (outcome.overflow and self.skipped_in_a_row < MOST_SKIPPED):
+            lost = not outcome.finite and self.lost()
+            if outcome.finite or (outcome.overflow and not lost):
                 terms = dict(zip(self.learner.term_names, outcome.terms, strict=True))
                 scale = None if outcome.scale == 1 else outcome.scale
                 reporter.update(
                     step=self.done, epoch=epoch, terms=terms, rates=rates, scale=scale, overflow=outcome.overflow
                 )
-            elif not self.skip(outcome, np.concatenate(image_ids), reporter):
+            elif not self.skip(outcome, np.concatenate(image_ids), lost, reporter):
                 return End.DIVERGED
             image_ids.clear()
             if outcome.stop or end or self.done % training.checkpoint_every == 0:
@@ -171,10 +172,15 @@ class Run:
             reporter.evaluated(self.done, score, best=validation.keep(score, self.learner, self.position))
         return True
 
-    def skip(self, outcome: Outcome, image_ids: NDArray[np.int64], reporter: Reporter) -> bool:
+    def lost(self) -> bool:
+        """Whether no later step can mend what this one came to; the same in every process, and each has to call it."""
+        sound = np.array([self.learner.can_answer()], dtype=np.int64)
+        return self.skipped_in_a_row >= MOST_SKIPPED or not self.world.gather(sound).all()
+
+    def skip(self, outcome: Outcome, image_ids: NDArray[np.int64], lost: bool, reporter: Reporter) -> bool:
         """Say which step of which pictures came to a loss or a gradient that is not finite, and whether to go on."""
         self.skipped += 1
-        goes_on = self.config.training.on_nonfinite == "skip" and self.skipped_in_a_row < MOST_SKIPPED
+        goes_on = self.config.training.on_nonfinite == "skip" and not lost
         what = "gradient" if math.isfinite(outcome.loss) else "loss"
         pictures = ", ".join(str(image_id) for image_id in self.world.gather(image_ids))
         told = f"step {self.done}: the {what} is not finite; image ids {pictures}"
@@ -183,7 +189,9 @@ class Run:
             reporter.bar.update()
         else:
             advice = "lower training.lr or set training.clip_norm"
-            if outcome.overflow:
+            if not self.learner.can_answer():
+                told += "; nor are the statistics of batch normalisation any more"
+            elif outcome.overflow:
                 advice = "lower training.loss_scale or set training.loss_scale_mode=dynamic"
             reporter.say(f"Error: {told}; nothing was saved since the last checkpoint: {advice}")
         return goes_on
