@@ -15,12 +15,10 @@ import click
 from pipeline.errors import InputError
 from training.callbacks import WATCHED, StopSignal
 from training.cluster import Cluster
-from training.watch import MSRUN_LOG, Watch, end_with
+from training.watch import LAUNCHER, MSRUN_LOG, Watch, end_with
 
 CLUSTER_TIMEOUT = 600
 """s that workers wait for each other at the start: on a machine that is busy, or on others that are still to start."""
-LAUNCHER = "OPENPOSE_LAUNCHER"
-"""Environment variable: id of the process that launched this one through msrun."""
 LOCAL_PROCESSES = "OPENPOSE_LOCAL_PROCESSES"
 """Environment variable: how many workers this machine has."""
 

@@ -28,6 +28,8 @@ ALONE = 60.0
 POLL = 0.2
 """s between looks at the workers and their logs."""
 MSRUN_LOG = "msrun.log"
+LAUNCHER = "OPENPOSE_LAUNCHER"
+"""Environment variable: id of the process that launched this one through msrun."""
 
 _EXIT = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
 _NOISE = re.compile(rb"\[INFO\] DISTRIBUTED\(.*\n")
@@ -153,7 +155,9 @@ class Watch:
 
     def _end_all(self) -> None:
         self._look()
-        family = [process for process in self.family.values() if process.is_running()]
+        # where msrun was killed just after it had started a worker, nobody saw whose child that was
+        strays = [process for process in psutil.process_iter() if _launched_here(process)]
+        family = [*strays, *(process for process in self.family.values() if process.is_running())]
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -193,6 +197,14 @@ class Watch:
         click.echo(f"Error: {what}; all logs are in {self.logs}", err=True)
         if log != worker_log(self.logs, self.first) and log.is_file():
             click.echo("\n".join([f"--- {log}", *error_lines(_read(log))]), err=True)
+
+
+def _launched_here(process: psutil.Process) -> bool:
+    """Whether this process launched that one through msrun."""
+    try:
+        return process.environ().get(LAUNCHER) == str(os.getpid())
+    except (psutil.Error, OSError):
+        return False
 
 
 def worker_log(logs: Path, rank: int) -> Path:
