@@ -1,4 +1,4 @@
-"""Plots of what is in sets of shards, side by side."""
+"""Plots of what is in sets of shards, side by side; and the look that all plots share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.skeleton import KEYPOINTS
 
-_COLOURS = ("#3b6ea5", "#d98a3d", "#5a9367", "#a34f6b", "#7b6fb0", "#8a8a8a")
+COLOURS = ("#3b6ea5", "#d98a3d", "#5a9367", "#a34f6b", "#7b6fb0", "#8a8a8a")
 _VISIBILITY = (("visible", 2, "#3b6ea5"), ("hidden", 1, "#9dbbd9"), ("no label", 0, "#e6e6e6"))
 
 
@@ -20,11 +20,7 @@ def draw(sets: Mapping[str, dict[str, Any]], path: Path) -> None:
     Raises:
         InputError: the file cannot be written, or its name has an unknown ending.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 11), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
+    figure = blank_figure(height=11)
     axes = figure.subplots(3, 2)
     first = next(iter(sets.values()))
     edges = first["edges"]
@@ -40,6 +36,21 @@ def draw(sets: Mapping[str, dict[str, Any]], path: Path) -> None:
     _bars(axes[2, 0], shares, sets, "ignored_fraction", title="ignored part of a picture", unit="pictures")
     _visibility(axes[2, 1], sets)
     handles, names = axes[0, 0].get_legend_handles_labels()
+    save_figure(figure, handles, names, path)
+
+
+def blank_figure(height: float) -> Any:
+    """A figure of the width that all plots have; `height` in inches of 110 px."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, height), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, handles: Sequence[Any], names: Sequence[str], path: Path) -> None:
+    """Name in a legend above what is compared, and write a figure; InputError as `draw`."""
     figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +77,7 @@ def _bars(
         share = [100 * count / max(sum(counts), 1) for count in counts]
         at = [index + (place + 0.5) * width - 0.425 for index in range(len(names))]
         label = f"{name}: {figures['records']:,} pictures, {figures['people']:,} people"
-        axes.bar(at, share, width, color=_COLOURS[place % len(_COLOURS)], label=label)
+        axes.bar(at, share, width, color=COLOURS[place % len(COLOURS)], label=label)
     axes.set_title(title, loc="left", fontweight="bold")
     axes.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 3 else 0)
     axes.set_ylabel(f"% of {unit}")

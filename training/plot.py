@@ -13,12 +13,12 @@ from typing import Any
 import click
 
 from pipeline.errors import InputError, reports_input_errors
+from pipeline.plots import COLOURS, blank_figure, save_figure
 
 METRICS = "metrics.jsonl"
 SMOOTHED = 100
 """Points of a curve above which its running mean is drawn, the points themselves faintly behind it."""
 
-_COLOURS = ("#3b6ea5", "#d98a3d", "#5a9367", "#a34f6b", "#7b6fb0", "#8a8a8a")
 _TERM = re.compile(r"(\w+)_(\d+)")
 
 
@@ -167,13 +167,9 @@ def draw(histories: Sequence[History], path: Path) -> None:
     Raises:
         InputError: the file cannot be written, or its name has an unknown ending.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = _panels(histories)
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(14, 0.6 + 3.6 * rows), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
+    figure = blank_figure(height=0.6 + 3.6 * rows)
     places = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes, panel in zip(places, panels, strict=False):
         _fill(axes, panel)
@@ -181,16 +177,11 @@ def draw(histories: Sequence[History], path: Path) -> None:
         axes.set_axis_off()
     handles = [places[0].plot([], [], color=_colour(index))[0] for index in range(len(histories))]
     names = [history.name for history in histories]
-    figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be drawn: {error}") from error
+    save_figure(figure, handles, names, path)
 
 
 def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
+    return COLOURS[index % len(COLOURS)]
 
 
 def _fill(axes: Any, panel: _Panel) -> None:
