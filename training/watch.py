@@ -155,14 +155,14 @@ class Watch:
 
     def _end_all(self) -> None:
         self._look()
-        # where msrun was killed just after it had started a worker, nobody saw whose child that was
-        strays = [process for process in psutil.process_iter() if _launched_here(process)]
-        family = [*strays, *(process for process in self.family.values() if process.is_running())]
+        self.parent.kill()
+        self.parent.wait()
+        # where msrun ended just after it had started a worker, nobody saw whose child that was
+        strays = {process.pid: process for process in psutil.process_iter() if _launched_here(process)}
+        family = [process for process in (self.family | strays).values() if process.is_running()]
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.parent.kill()
-        self.parent.wait()
         psutil.wait_procs(family, timeout=10)
 
     def _exit_code(self) -> int:
