@@ -18,14 +18,15 @@ from pipeline.errors import InputError
 from pipeline.filling import Batch
 from pipeline.manifest import Manifest
 from training.callbacks import Reporter, StopSignal
-from training.checkpoint import Checkpoint, Position, newest_checkpoint, save_checkpoint
+from training.checkpoint import Position, save_checkpoint
 from training.config import Config
 from training.folder import best_path, check_folder, prepare_folder
 from training.learner import Learner, Outcome
 from training.network import count_parameters
 from training.optimizer import GROUPS
+from training.origin import find_origin
 from training.parallel import World, start
-from training.plan import Plan, changes, plan_run, update_samples, with_normalisation
+from training.plan import Plan, plan_run, update_samples
 from training.record import record_session
 from training.validation import Evaluator, Validation
 from training.weights.initial import Start
@@ -78,6 +79,11 @@ class Run:
         """Updates done."""
         return self.position.step
 
+    @property
+    def threads(self) -> int:
+        """Threads that prepare samples in this process."""
+        return self.config.data.threads or default_threads(self.world.local)
+
     def save(self) -> None:
         """Write a checkpoint of the steps done; the ranks hold the same weights, so one of them does it."""
         if self.world.rank == 0:
@@ -100,7 +106,7 @@ class Run:
                 epoch=epoch,
                 rank=self.world.rank,
                 ranks=self.world.size,
-                threads=data.threads or default_threads(self.world.local),
+                threads=self.threads,
                 augment=data.augment,
                 targets=None if self.learner.on_device else data.target,
                 start=start * accumulate if epoch == first else 0,
@@ -233,8 +239,8 @@ def train(
     manifest = Manifest.load(shards)
     plan = plan_run(config, manifest.records, world.size)
     position = Position(0, manifest.records, fingerprint(manifest), world.size)
-    checkpoint, weights, config, remarks = _origin(out, config, position, resume=resume, init=init)
-    done = checkpoint.step if checkpoint else 0
+    origin = find_origin(out, config, position, resume=resume, init=init)
+    config, done = origin.config, origin.done
     _agree(done, world, out)
     validation = Validation(out, config, evaluator, plan.total, world)
     overdue = validation.missed(done)
@@ -243,16 +249,14 @@ def train(
         out, plan, first=done, log_every=config.training.log_every, images_per_step=images, speaks=world.rank == 0
     )
     try:
-        for remark in [*remarks, *validation.resume()]:
+        for remark in [*origin.remarks, *validation.resume()]:
             reporter.say(remark)
         if done >= plan.total and not overdue:
             reporter.say(f"{out}: finished, all {plan.total} steps are done; more with --set training.epochs=…")
             return 0
         run = Run(config, shards, out, world, plan, position.after(done), validation)
-        if checkpoint:
-            run.learner.restore(checkpoint)
-        if weights and init:
-            reporter.say("\n".join(run.learner.begin_with(weights, init.allow_missing)))
+        for remark in origin.give_to(run.learner):
+            reporter.say(remark)
         return _go(run, overdue, reporter, signals, resume_command)
     finally:
         reporter.close()
@@ -274,46 +278,6 @@ def _go(run: Run, overdue: bool, reporter: Reporter, signals: StopSignal, resume
     return _exit_code(end, signals, run.world)
 
 
-def _origin(
-    out: Path, config: Config, here: Position, *, resume: bool, init: Start | None
-) -> tuple[Checkpoint | None, Checkpoint | None, Config, list[str]]:
-    """What a run comes from.
-
-    Returns:
-        The checkpoint to go on from, or else the one with the weights to begin with, if there are any; the recipe, with
-        their normalisation; what there is to say about it.
-    """
-    checkpoint, remarks = _resume_point(out, config, here) if resume else (None, [])
-    weights = init.load() if init and not checkpoint else None
-    if source := checkpoint or weights:
-        config, told = with_normalisation(config, source.config, source.path)
-        remarks = [*remarks, *told]
-    return checkpoint, weights, config, remarks
-
-
-def _resume_point(out: Path, config: Config, here: Position) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint to go on from, and what to say about it; InputError if it does not belong to this run."""
-    checkpoint, damaged = newest_checkpoint(out)
-    remarks = [f"Warning: {error}" for error in damaged]
-    if checkpoint is None:
-        return None, [f"{out}: no checkpoint yet, starting from the beginning"]
-    there = checkpoint.position
-    same_set = there.records == here.records and there.shards in (here.shards, "")
-    if not same_set:
-        raise InputError(
-            f"{checkpoint.path}: trained on other shards ({there.records} records, now {here.records}): resume with "
-            "the same, or train into another folder"
-        )
-    if there.processes != here.processes:
-        counts = f"trained by {there.processes} processes, now {here.processes}"
-        raise InputError(f"{checkpoint.path}: {counts}: use the same NPROC and HOSTS")
-    try:
-        changed = changes(checkpoint.config, with_normalisation(config, checkpoint.config, checkpoint.path)[0])
-    except InputError as error:
-        raise InputError(f"{out}: {error}: resume with the same, or train into another folder") from error
-    return checkpoint, [*remarks, f"Going on after step {there.step}", *(f"changed: {change}" for change in changed)]
-
-
 def _agree(done: int, world: World, out: Path) -> None:
     """Wait for all processes; InputError if they would not go on from the same step."""
     steps = world.gather(np.array([done], dtype=np.int64)).tolist()
@@ -331,8 +295,7 @@ def _summary(run: Run) -> str:
 
 
 def _host_work(run: Run) -> str:
-    threads = run.config.data.threads or default_threads(run.world.local)
-    return f"{threads} data threads in each of {run.world.local} processes, {usable_cores()} cores"
+    return f"{run.threads} data threads in each of {run.world.local} processes, {usable_cores()} cores"
 
 
 def _exit_code(end: End, signals: StopSignal, world: World) -> int:
