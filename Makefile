@@ -129,7 +129,7 @@ test: $(READY) ## the whole test suite
 bench: $(READY) ## what the decoder allows and what each part reaches, in about three minutes, into bench.json
 	@$(BIN)/python -m tests.benchmarks $(if $(IS_DEMO),,--coco '$(firstword $(DATA))' --split '$(firstword $(TRAIN))') $(ARGS)
 
-faults: $(READY) ## break, kill, fill up and fuzz everything, drawn by SEED: what holds, as a table; a quarter of an hour
+faults: $(READY) ## break, kill, fill up and fuzz everything, drawn by SEED: what holds, as a table; twenty minutes
 	@$(BIN)/python -m tests.faults --seed $(SEED) $(ARGS)
 
 check: $(READY) ## lint, format and types

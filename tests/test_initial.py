@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from pipeline.errors import InputError
 from tests import tiny
-from tests.test_convert import random_weights, vgg
+from tests.published import random_weights, vgg
 from tests.torch_files import write
 from training.checkpoint import Position, load_checkpoint, write_checkpoint
 from training.config import load_config, override_config
