@@ -17,17 +17,17 @@ from training.options import device_option
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from evaluation.finding import Findings
-    from evaluation.outputs import Evaluation
-    from evaluation.predictor import Predictor
-    from evaluation.sets import PictureSet
+    from evaluation.scoring.detect import Findings
+    from evaluation.report.outputs import Evaluation
+    from evaluation.inference.predictor import Predictor
+    from evaluation.scoring.datasets import PictureSet
 
 _PATH = click.Path(path_type=Path)
 
 
 def open_set(shards: Path | None, coco: Path | None, split: str) -> PictureSet:
     """The pictures that the options name; InputError unless they name one set, and where it is bad."""
-    from evaluation.sets import CocoSet, ShardSet
+    from evaluation.scoring.datasets import CocoSet, ShardSet
 
     if (shards is None) == (coco is None):
         raise InputError("give either --shards DIR or --coco DIR")
@@ -45,8 +45,8 @@ def find(load: Callable[[], Predictor], pictures: PictureSet, number: int, proce
     """
     from tqdm import tqdm
 
-    from evaluation.finding import find_people, share_out
-    from evaluation.processes import find_in_processes
+    from evaluation.scoring.detect import find_people, share_out
+    from evaluation.scoring.worker_processes import find_in_processes
 
     if processes > 1:
         shares = share_out(pictures.sizes()[:number], processes)
@@ -59,8 +59,8 @@ def find(load: Callable[[], Predictor], pictures: PictureSet, number: int, proce
 
 def score_file(path: Path, pictures: PictureSet, number: int) -> Evaluation:
     """Score the COCO keypoint results in a file on the first pictures of a set."""
-    from evaluation.outputs import score_results
-    from evaluation.results import read_results
+    from evaluation.report.outputs import score_results
+    from evaluation.scoring.results import read_results
 
     truth = pictures.truth()
     results = read_results(path, truth)
@@ -110,7 +110,7 @@ def main(
     The table has two rows: all pictures, on which people found where nobody is count against AP, and pictures with
     people only, which is how some projects report theirs.
     """
-    from evaluation.outputs import Outputs
+    from evaluation.report.outputs import Outputs
 
     if (ckpt is None) == (results is None):
         raise InputError("give either --ckpt FILE_OR_RUN or --results FILE")
@@ -135,11 +135,11 @@ def _run(
     device: str,
     overrides: tuple[str, ...],
 ) -> None:
-    from evaluation.finding import count_canvases
-    from evaluation.metrics import format_table
-    from evaluation.outputs import score_findings
-    from evaluation.predictor import Predictor
-    from evaluation.processes import ProcessError
+    from evaluation.scoring.detect import count_canvases
+    from evaluation.scoring.metrics import format_table
+    from evaluation.report.outputs import score_findings
+    from evaluation.inference.predictor import Predictor
+    from evaluation.scoring.worker_processes import ProcessError
 
     outputs.check()
     number = min(limit or len(pictures), len(pictures))

@@ -13,9 +13,9 @@ from evaluation.evaluate import open_set
 from pipeline.errors import reports_input_errors
 
 if TYPE_CHECKING:
-    from evaluation.causes import Case, Step
-    from evaluation.decode import DecodeConfig
-    from evaluation.sets import Truth
+    from evaluation.scoring.oracle_ablation import Case, Step
+    from evaluation.decoder.decode import DecodeConfig
+    from evaluation.scoring.datasets import Truth
 
 _PATH = click.Path(path_type=Path)
 
@@ -26,7 +26,7 @@ COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
 
 
 def measure(cases: Iterable[Case], truth: Truth, config: DecodeConfig) -> dict[str, Any]:
-    """Decode targets drawn from the truth, and score what is found, after each step of `evaluation.causes`.
+    """Decode targets drawn from the truth, and score what is found, after each step of `evaluation.scoring.oracle_ablation`.
 
     Args:
         cases: pictures with their people.
@@ -38,8 +38,8 @@ def measure(cases: Iterable[Case], truth: Truth, config: DecodeConfig) -> dict[s
         `causes`: for each step its `AP` and what it `lost` against the one before; `besides`: likewise, against the
         last step.
     """
-    from evaluation.causes import BESIDES, STEPS
-    from evaluation.metrics import coco_ap
+    from evaluation.scoring.oracle_ablation import BESIDES, STEPS
+    from evaluation.scoring.metrics import coco_ap
 
     steps = {**STEPS, **BESIDES}
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in steps}
@@ -57,14 +57,14 @@ def measure(cases: Iterable[Case], truth: Truth, config: DecodeConfig) -> dict[s
 
 
 def _find(case: Case, step: Step, config: DecodeConfig) -> list[dict[str, Any]]:
-    from evaluation.fit import people_to_picture
-    from evaluation.results import to_coco_results
+    from evaluation.inference.letterbox import people_to_picture
+    from evaluation.scoring.results import to_coco_results
 
     return to_coco_results(case.image_id, people_to_picture(step(case, config), case.fit))
 
 
 def _score_groups(truth: Truth, results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    from evaluation.metrics import coco_ap, count_people
+    from evaluation.scoring.metrics import coco_ap, count_people
 
     people = {image_id: count_people(annotations) for image_id, annotations in truth.items()}
     members = {name: [i for i in truth if low <= people[i] <= high] for name, (low, high) in GROUPS.items()}
@@ -122,8 +122,8 @@ def main(
     """
     from tqdm import tqdm
 
-    from evaluation.causes import Disturbance, open_cases
-    from evaluation.decode import DecodeConfig
+    from evaluation.scoring.oracle_ablation import Disturbance, open_cases
+    from evaluation.decoder.decode import DecodeConfig
     from training.config import Config, override_config
 
     config = DecodeConfig(**override_config(Config(), overrides).evaluation.decoder.model_dump())
@@ -142,7 +142,7 @@ def main(
 
 def _write(path: Path, numbers: dict[str, Any]) -> None:
     from pipeline.errors import InputError
-    from pipeline.manifest import write_atomically
+    from pipeline.storage.manifest import write_atomically
 
     try:
         write_atomically(path, json.dumps(numbers, indent=1) + "\n")

@@ -9,7 +9,7 @@ import click
 
 from evaluation.options import flip_option, recipe_overrides, scales_option
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.quiet import quiet_opencv
+from pipeline.system.log_filters import quiet_opencv
 from pipeline.skeleton import NUM_KEYPOINTS
 from training.options import device_option
 
@@ -81,14 +81,14 @@ def main(
     Exit codes: 0 all done; 1 something was skipped; 2 something given is wrong; 130 stopped by Ctrl-C.
     """  # noqa: D301
     quiet_opencv()
-    from training.callbacks import StopSignal
+    from training.loop.progress import StopSignal
 
     signals = StopSignal()  # before NumPy and MindSpore start threads
     signals.watch("Stopping; what has been read is finished")
-    from evaluation.prediction import Prediction, predict
-    from evaluation.predictor import Predictor
-    from evaluation.sources import find_sources
-    from evaluation.writers import CocoWriter
+    from evaluation.media.prediction import Prediction, predict
+    from evaluation.inference.predictor import Predictor
+    from evaluation.media.sources import find_sources
+    from evaluation.media.writers import CocoWriter
 
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; expected a folder")

@@ -235,10 +235,10 @@ def main(
     """Draw augmented samples of the set SHARDS with their people, targets and ignore mask into one picture."""
     import cv2
 
-    from pipeline.augment import AugmentConfig
-    from pipeline.batches import create_batches
-    from pipeline.manifest import Manifest
-    from pipeline.targets import TargetConfig
+    from pipeline.loading.augment import AugmentConfig
+    from pipeline.loading.batches import create_batches
+    from pipeline.storage.manifest import Manifest
+    from pipeline.loading.targets import TargetConfig
 
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: expected a name that ends in .png")

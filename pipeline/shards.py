@@ -19,15 +19,15 @@ from pathlib import Path
 
 import click
 
-from pipeline.backend import dask_cluster, explained_deaths, mortal_workers, stall_seconds
-from pipeline.coco import Rules
-from pipeline.cores import default_workers
+from pipeline.build.backends import dask_cluster, explained_deaths, mortal_workers, stall_seconds
+from pipeline.annotations.coco import Rules
+from pipeline.system.cpu import default_workers
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.manifest import FILE_NAME, Manifest, Skipped, Source, file_problem, file_sha256
-from pipeline.plan import Options, Plan, make_plan
-from pipeline.sources import Folder, Split, named_splits
-from pipeline.tally import Tally
-from pipeline.writing import BUILDING, Receipt, write_shard
+from pipeline.storage.manifest import FILE_NAME, Manifest, Skipped, Source, file_problem, file_sha256
+from pipeline.build.plan import Options, Plan, make_plan
+from pipeline.annotations.sources import Folder, Split, named_splits
+from pipeline.storage.statistics import Tally
+from pipeline.build.write_shard import BUILDING, Receipt, write_shard
 
 _LOCK = ".lock"
 _OURS = re.compile(r"shard-\d{5,}\.(mindrecord|mindrecord\.db|json)")

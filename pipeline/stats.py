@@ -14,12 +14,12 @@ from typing import Any
 
 import click
 
-from pipeline.coco import Rules
+from pipeline.annotations.coco import Rules
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.manifest import Manifest, find_sets
-from pipeline.quiet import quiet_mindspore
+from pipeline.storage.manifest import Manifest, find_sets
+from pipeline.system.log_filters import quiet_mindspore
 from pipeline.skeleton import KEYPOINTS
-from pipeline.tally import BOX_EDGES, IGNORED_EDGES, PICTURE_EDGES, Tally
+from pipeline.storage.statistics import BOX_EDGES, IGNORED_EDGES, PICTURE_EDGES, Tally
 
 _BAR = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -69,8 +69,8 @@ def together(manifests: Sequence[Manifest], tallies: Sequence[Tally]) -> dict[st
 def scan(folder: Path, manifest: Manifest) -> Tally:
     """Count a set's records anew, from the records themselves."""
     quiet_mindspore()
-    from pipeline.batches import read_rows
-    from pipeline.records import EVAL_COLUMNS, decode_runs, raw_bytes, unpack_ignore, unpack_keypoints, unpack_truth
+    from pipeline.loading.batches import read_rows
+    from pipeline.storage.records import EVAL_COLUMNS, decode_runs, raw_bytes, unpack_ignore, unpack_keypoints, unpack_truth
 
     rules = Rules(manifest.options["min_keypoints"], manifest.options["min_area"])
     tally = Tally()
@@ -213,7 +213,7 @@ def main(*, shards: tuple[Path, ...], as_json: bool, plot: Path | None, scans: b
     else:
         click.echo("\n\n".join(as_text(name, figures) for name, figures in sets.items()))
     if plot:
-        from pipeline.plots import draw
+        from pipeline.visualization.plots import draw
 
         draw(sets, plot)
         click.echo(f"{plot}: drawn", err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.errors import InputError
-from pipeline.manifest import FILE_NAME, REBUILD, Damage, Manifest, find_sets
+from pipeline.storage.manifest import FILE_NAME, REBUILD, Damage, Manifest, find_sets
 
 
 def examine(folder: Path) -> list[Damage]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import tiny
-from tests.coco_folder import real_coco
+from tests.support import tiny
+from tests.support.coco_folder import real_coco
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def coco_mini() -> Path:
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of small synthetic pictures for `tiny.RECIPE`."""
-    from pipeline.plan import Options
+    from pipeline.build.plan import Options
     from pipeline.shards import build
     from pipeline.synthetic import generate
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tests.coco_folder import ROOT
+from tests.support.coco_folder import ROOT
 
 IN_THE_GRAPH = (
     *("network", "layers", "backbones", "targets", "loss"),

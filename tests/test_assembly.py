@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.assembly import BRIDGES
-from evaluation.decode import DecodeConfig, decode
+from evaluation.decoder.assembly import BRIDGES
+from evaluation.decoder.decode import DecodeConfig, decode
 from pipeline.maps import STRIDE, Maps
 from pipeline.skeleton import INDEX, KEYPOINTS, LIMB_INDICES
-from pipeline.targets import encode_maps
-from tests.figures import REST, SIZE, Floats, figure, same_people
+from pipeline.loading.targets import encode_maps
+from tests.support.figures import REST, SIZE, Floats, figure, same_people
 
 WITHOUT_BRIDGES = DecodeConfig(gap=0)
 

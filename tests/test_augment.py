@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipeline.augment import Augmentation, AugmentConfig, affine, draw, fit, move_keypoints
+from pipeline.loading.augment import Augmentation, AugmentConfig, affine, draw, fit, move_keypoints
 from pipeline.skeleton import INDEX, KEYPOINTS, mirrored_name
 
 DRAWS = 4000
@@ -238,5 +238,5 @@ def test_config_refuses(wrong):
 
 
 def test_importing_the_numbers_loads_no_opencv():
-    code = "import sys, pipeline.augment; sys.exit('cv2' in sys.modules)"
+    code = "import sys, pipeline.loading.augment; sys.exit('cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

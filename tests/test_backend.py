@@ -18,13 +18,13 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from pipeline import backend
+from pipeline.build import backends as backend
 from pipeline.errors import InputError
-from pipeline.manifest import Manifest
-from pipeline.plan import Options, make_plan
+from pipeline.storage.manifest import Manifest
+from pipeline.build.plan import Options, make_plan
 from pipeline.shards import main
-from pipeline.writing import write_shard
-from tests.coco_folder import ROOT, mixed, write
+from pipeline.build.write_shard import write_shard
+from tests.support.coco_folder import ROOT, mixed, write
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 

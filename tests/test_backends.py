@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from evaluation.predictor import Predictor
+from evaluation.inference.predictor import Predictor
 from pipeline.errors import InputError
 from pipeline.skeleton import KEYPOINTS, LIMBS
-from tests import tiny
-from tests.coco_folder import ROOT
+from tests.support import tiny
+from tests.support.coco_folder import ROOT
 from training.config import parse_config
 from training.export import Shape, choose_shape, main
-from training.exported import ExportedGraph, description_path
+from training.graphs.metadata import ExportedGraph, description_path
 
 RECIPE = parse_config({**tiny.RECIPE, "evaluation": {"size": 64, "batch_size": 2, "flip": True}}, source="tiny")
 SIZES = [(64, 80), (70, 64), (128, 150), (300, 900), (900, 300), (20, 30)]
@@ -45,8 +45,8 @@ def checkpoint(tmp_path_factory):
     """A run folder with random weights."""
     import mindspore as ms
 
-    from training.checkpoint import Position, save_checkpoint
-    from training.network import OpenPose
+    from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
+    from training.network.openpose.openpose import OpenPose
 
     ms.set_seed(5)
     run = tmp_path_factory.mktemp("run")
@@ -109,10 +109,10 @@ def test_a_graph_gives_the_maps_of_its_checkpoint(name, graphs, checkpoint):
 def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path):
     import mindspore as ms
 
-    from training.checkpoint import Position, load_checkpoint, save_checkpoint
+    from training.checkpoint.checkpoint.checkpoint import Position, load_checkpoint, save_checkpoint
     from training.export import answering
-    from training.folder import find_checkpoint
-    from training.network import OpenPose
+    from training.checkpoint.checkpoint.run_folder import find_checkpoint
+    from training.network.openpose.openpose import OpenPose
 
     average = load_checkpoint(find_checkpoint(checkpoint)).tensors
     ms.set_seed(6)

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.augment import AugmentConfig, fit
-from pipeline.batches import create_batches, read_rows
+from pipeline.loading.augment import AugmentConfig, fit
+from pipeline.loading.batches import create_batches, read_rows
 from pipeline.errors import InputError
-from pipeline.filling import sample_rng, unpack_sample
-from pipeline.manifest import Manifest
-from pipeline.plan import Options
-from pipeline.records import EVAL_COLUMNS, TRAIN_COLUMNS, unpack
+from pipeline.loading.collate import sample_rng, unpack_sample
+from pipeline.storage.manifest import Manifest
+from pipeline.build.plan import Options
+from pipeline.storage.records import EVAL_COLUMNS, TRAIN_COLUMNS, unpack
 from pipeline.shards import build
 from pipeline.skeleton import COCO_KEYPOINTS, to_coco
-from pipeline.targets import TargetConfig, encode_maps
-from pipeline.warp import apply
-from tests import coco_folder
+from pipeline.loading.targets import TargetConfig, encode_maps
+from pipeline.loading.warp import apply
+from tests.support import coco_folder
 
 RECORDS = 23
 SIZE = (64, 80)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipeline.pictures import decode
+from pipeline.storage.images import decode
 from pipeline.synthetic import generate
 from tests.benchmarks.__main__ import main, ratios, shard_numbers
 from tests.benchmarks.online import STAGES, measure_online, measure_stages

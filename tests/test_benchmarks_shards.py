@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.coco import read_coco
+from pipeline.annotations.coco import read_coco
 from tests.benchmarks.repeat import repeat_coco
 from tests.benchmarks.shards import measure_planning, measure_shards
-from tests.coco_folder import mixed, write
+from tests.support.coco_folder import mixed, write
 
 
 def test_a_folder_is_repeated(tmp_path: Path) -> None:

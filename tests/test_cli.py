@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.coco_folder import ROOT
+from tests.support.coco_folder import ROOT
 from tests.test_layering import SOURCES, module_name
 
 COMMANDS = sorted(

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.errors import InputError
-from tests import tiny
-from training import cluster
-from training.cluster import MASTER_PORT, Cluster, plan_cluster
+from tests.support import tiny
+from training.distributed import hosts as cluster
+from training.distributed.hosts import MASTER_PORT, Cluster, plan_cluster
 
 ADDRESSES = {"node-a": "10.0.0.1", "node-b": "10.0.0.2"}
 ADDRESSES |= {address: address for address in ("127.0.0.1", *ADDRESSES.values())}

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from pipeline.coco import Rules, annotation_file, picture_path, read_coco, read_pictures
+from pipeline.annotations.coco import Rules, annotation_file, picture_path, read_coco, read_pictures
 from pipeline.errors import InputError
-from pipeline.ignore import GROWTH, decode_counts
-from pipeline.records import rle_to_mask
+from pipeline.annotations.ignore_region import GROWTH, decode_counts
+from pipeline.storage.records import rle_to_mask
 from pipeline.skeleton import INDEX
-from tests.coco_folder import CATEGORY, image, mixed, person, write
+from tests.support.coco_folder import CATEGORY, image, mixed, person, write
 
 
 def _file(tmp_path: Path, content: Any) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.coco_folder import ROOT
+from tests.support.coco_folder import ROOT
 from training.config import Config, load_config, parse_config
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))

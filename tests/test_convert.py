@@ -11,15 +11,15 @@ from click.testing import CliRunner
 
 from pipeline.errors import InputError
 from pipeline.skeleton import KEYPOINTS, LIMBS
-from tests.published import cmu_names, convolved, random_weights, run_cmu, vgg
-from tests.torch_files import write
+from tests.support.published import cmu_names, convolved, random_weights, run_cmu, vgg
+from tests.support.torch_files import write
 from training import convert as command
-from training.checkpoint import load_checkpoint
+from training.checkpoint.checkpoint.checkpoint import load_checkpoint
 from training.config import ModelConfig
 from training.convert import convert_file, network_shapes
 from training.weights.conversion import EPSILON, convert
-from training.weights.naming import KINDS, bare
-from training.weights.stored import Stored
+from training.weights.published_names import KINDS, bare
+from training.weights.stored_tensor import Stored
 
 IMAGENET = {"mean": (103.53, 116.28, 123.675), "std": (57.375, 57.12, 58.395)}
 
@@ -76,7 +76,7 @@ def test_cmus_network_is_recognised_and_told(cmu):
 
 
 def test_the_converted_network_answers_as_the_original(cmu):
-    from evaluation.backends import load_backend
+    from evaluation.inference.backends import load_backend
 
     _, out, _, image, expected = cmu
     found = load_backend(out, "cpu").network(image[None])

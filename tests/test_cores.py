@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from pipeline import cores
-from tests.coco_folder import ROOT
+from pipeline.system import cpu as cores
+from tests.support.coco_folder import ROOT
 
 
 def test_threads_are_a_ranks_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,7 @@ def test_workers_are_never_a_whole_server(monkeypatch: pytest.MonkeyPatch) -> No
 def test_cores_are_those_of_the_affinity_or_of_the_environment() -> None:
     code = """
 import os
-from pipeline.cores import usable_cores
+from pipeline.system.cpu import usable_cores
 everywhere = usable_cores()
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 print(everywhere, usable_cores())

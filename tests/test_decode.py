@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.decode import DecodeConfig, decode
+from evaluation.decoder.decode import DecodeConfig, decode
 from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE, Maps
 from pipeline.skeleton import FLIP, INDEX, NUM_KEYPOINTS
-from pipeline.targets import TargetConfig, encode_maps
+from pipeline.loading.targets import TargetConfig, encode_maps
 from tests.benchmarks.decoding import crowd_maps, measure_decoding
-from tests.figures import REST, SIZE, Floats, crowds, empty_maps, figure, flipped, same_people, table
+from tests.support.figures import REST, SIZE, Floats, crowds, empty_maps, figure, flipped, same_people, table
 
 EVERYTHING = DecodeConfig(min_keypoints=1, min_score=0)
 

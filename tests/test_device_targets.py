@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.targets import TargetConfig, encode_maps
-from tests.people import people
+from pipeline.loading.targets import TargetConfig, encode_maps
+from tests.support.people import people
 
 PLACES = 5
 
@@ -17,7 +17,7 @@ PLACES = 5
 def test_device_draws_what_the_host_draws(size, config):
     import mindspore as ms
 
-    from training.targets import RenderTargets
+    from training.loss.targets import RenderTargets
 
     crowd = people(PLACES, size, seed=5)
     crowd[1, :, :2] = crowd[0, :, :2] + 2.5  # side by side: limbs overlap

@@ -8,12 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from evaluation.analysis.arrays import SIGMAS, found_of, keypoint_similarities, pair_up, truths_of
-from evaluation.analysis.diagnosis import ERRORS, KEYPOINT_ERRORS, best_scores, diagnose, to_json
-from evaluation.analysis.errors import GOOD, KINDS, MIRROR, NEAR, NONE, classify, correct
-from evaluation.metrics import coco_ap
+from evaluation.scoring.analysis.arrays import SIGMAS, found_of, keypoint_similarities, pair_up, truths_of
+from evaluation.scoring.analysis.diagnosis import ERRORS, KEYPOINT_ERRORS, best_scores, diagnose, to_json
+from evaluation.scoring.analysis.errors import GOOD, KINDS, MIRROR, NEAR, NONE, classify, correct
+from evaluation.scoring.metrics import coco_ap
 from pipeline.skeleton import COCO_KEYPOINTS
-from tests.analysis_cases import away, person, points, random_set, result
+from tests.support.analysis_cases import away, person, points, random_set, result
 
 WRIST, OTHER_WRIST = COCO_KEYPOINTS.index("left_wrist"), COCO_KEYPOINTS.index("right_wrist")
 NOSE = COCO_KEYPOINTS.index("nose")

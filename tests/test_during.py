@@ -11,21 +11,21 @@ import pytest
 import simplejpeg
 from numpy.typing import NDArray
 
-from evaluation import during
-from evaluation.during import DuringTraining, spread
-from evaluation.finding import find_people
-from evaluation.metrics import AP_KEYS
-from evaluation.outputs import score_findings
-from evaluation.predictor import Predictor
-from evaluation.sets import ShardSet
+from evaluation import during_training as during
+from evaluation.during_training import DuringTraining, spread
+from evaluation.scoring.detect import find_people
+from evaluation.scoring.metrics import AP_KEYS
+from evaluation.report.outputs import score_findings
+from evaluation.inference.predictor import Predictor
+from evaluation.scoring.datasets import ShardSet
 from pipeline.errors import InputError
-from pipeline.plan import Options
+from pipeline.build.plan import Options
 from pipeline.shards import build
-from tests import coco_folder, tiny
-from tests.oracle import Oracle, figure, picture, truth_of, two_people
+from tests.support import coco_folder, tiny
+from tests.support.oracle import Oracle, figure, picture, truth_of, two_people
 from training.config import override_config
-from training.meeting import Meeting
-from training.parallel import World
+from training.distributed.file_barrier import Meeting
+from training.distributed.world import World
 
 SIZES = [(200, 300), (300, 200), (180, 240), (240, 240), (200, 310)]
 EVERYBODY = 14

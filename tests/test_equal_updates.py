@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 from tests.test_step import GRADIENT, LR
-from training.checkpoint import load_checkpoint
+from training.checkpoint.checkpoint.checkpoint import load_checkpoint
 from training.config import Config
-from training.ema import PREFIX
-from training.folder import checkpoint_path
+from training.optim.ema import PREFIX
+from training.checkpoint.checkpoint.run_folder import checkpoint_path
 
 EVERYTHING = {
     "ema_decay": 0.99,
@@ -129,7 +129,7 @@ def test_an_overflow_on_one_process_is_one_on_all(tmp_path):
         port = probe.getsockname()[1]
     binaries, logs = Path(sys.executable).parent, tmp_path / "logs"
     command = [binaries / "msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", f"--master_port={port}"]
-    command += [f"--log_dir={logs}", "python", "-m", "tests.overflow_worker", tmp_path / "debug"]
+    command += [f"--log_dir={logs}", "python", "-m", "tests.support.overflow_worker", tmp_path / "debug"]
     path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(
         command, cwd=tiny.ROOT, env=os.environ | {"PATH": path}, capture_output=True, timeout=180, check=True

@@ -18,20 +18,20 @@ import simplejpeg
 from click.testing import CliRunner
 
 from evaluation.evaluate import main
-from evaluation.finding import find_people
-from evaluation.gallery import MANY, choose, true_keypoints, write_pictures
-from evaluation.metrics import ALL, AP_KEYS, PROTOCOLS, WITH_PEOPLE
-from evaluation.outputs import score_findings, summarise
-from evaluation.person import Person
-from evaluation.predictor import Predictor
-from evaluation.sets import CocoSet, Record, ShardSet, load_picture
-from pipeline.coco import Rules
+from evaluation.scoring.detect import find_people
+from evaluation.report.gallery import MANY, choose, true_keypoints, write_pictures
+from evaluation.scoring.metrics import ALL, AP_KEYS, PROTOCOLS, WITH_PEOPLE
+from evaluation.report.outputs import score_findings, summarise
+from evaluation.decoder.person import Person
+from evaluation.inference.predictor import Predictor
+from evaluation.scoring.datasets import CocoSet, Record, ShardSet, load_picture
+from pipeline.annotations.coco import Rules
 from pipeline.errors import InputError
-from pipeline.plan import Options
+from pipeline.build.plan import Options
 from pipeline.shards import build
-from tests import coco_folder
-from tests.coco_folder import ROOT
-from tests.oracle import Oracle, figure, picture, truth_of, two_people
+from tests.support import coco_folder
+from tests.support.coco_folder import ROOT
+from tests.support.oracle import Oracle, figure, picture, truth_of, two_people
 from training.config import Config, EvaluationConfig, ModelConfig
 
 SIZES = [(200, 300), (500, 375), (90, 120), (240, 240)]
@@ -156,8 +156,8 @@ def made(tmp_path_factory):
     """A folder with a run of a small random network, a COCO folder of 9 small pictures, and shards of it."""
     import mindspore as ms
 
-    from training.checkpoint import Position, save_checkpoint
-    from training.network import OpenPose
+    from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
+    from training.network.openpose.openpose import OpenPose
 
     root = tmp_path_factory.mktemp("evaluate")
     coco = coco_folder.write(root / "coco", coco_folder.mixed(9), "val")

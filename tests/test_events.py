@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from tests.coco_folder import ROOT
-from tests.events import curves
-from training.events import Events
+from tests.support.coco_folder import ROOT
+from tests.support.events import curves
+from training.loop.tensorboard import Events
 
 
 def test_numbers_and_pictures_come_back(tmp_path):
@@ -48,7 +48,7 @@ def test_what_was_flushed_outlives_a_kill(tmp_path):
 import os, signal, sys
 from pathlib import Path
 import mindspore
-from training.events import Events
+from training.loop.tensorboard import Events
 events = Events(Path(sys.argv[1]), after=0)
 for step in range(1, 101):
     events.numbers(step, {"loss/total": step})

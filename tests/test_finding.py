@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.finding import Findings, count_canvases, gather, share_out
-from evaluation.fit import fit_size
-from evaluation.processes import VISIBLE_DEVICES, ProcessError, find_in_processes, visible_device
-from evaluation.sets import CocoSet
+from evaluation.scoring.detect import Findings, count_canvases, gather, share_out
+from evaluation.inference.letterbox import fit_size
+from evaluation.scoring.worker_processes import VISIBLE_DEVICES, ProcessError, find_in_processes, visible_device
+from evaluation.scoring.datasets import CocoSet
 from pipeline.errors import InputError
-from tests import coco_folder
+from tests.support import coco_folder
 
 SIDES = st.integers(1, 2000)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from evaluation.flip import flip_averaged, flip_heatmaps, flip_pafs
+from evaluation.inference.flip import flip_averaged, flip_heatmaps, flip_pafs
 from pipeline.skeleton import FLIP
-from pipeline.targets import encode_maps
-from tests.people import people as draw_people
+from pipeline.loading.targets import encode_maps
+from tests.support.people import people as draw_people
 
 HEIGHT, WIDTH = 96, 128
 

@@ -8,17 +8,17 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.errors import InputError
-from tests import tiny
-from tests.published import random_weights, vgg
-from tests.torch_files import write
-from training.checkpoint import Position, load_checkpoint, write_checkpoint
+from tests.support import tiny
+from tests.support.published import random_weights, vgg
+from tests.support.torch_files import write
+from training.checkpoint.checkpoint.checkpoint import Position, load_checkpoint, write_checkpoint
 from training.config import load_config, override_config
 from training.convert import main as convert
-from training.ema import PREFIX
-from training.folder import check_start, checkpoints, find_checkpoint
-from training.network import OpenPose
-from training.plan import with_normalisation
-from training.weights.initial import Start, initialise
+from training.optim.ema import PREFIX
+from training.checkpoint.checkpoint.run_folder import check_start, checkpoints, find_checkpoint
+from training.network.openpose.openpose import OpenPose
+from training.loop.plan import with_normalisation
+from training.weights.initialise import Start, initialise
 
 OTHER = ["model.mean=[1, 2, 3]", "model.std=[4, 5, 6]"]
 

@@ -17,11 +17,11 @@ import numpy as np
 import psutil
 import pytest
 
-from tests import tiny
-from training.callbacks import StopSignal
-from training.checkpoint import load_checkpoint
-from training.folder import checkpoint_path, checkpoints
-from training.watch import ERROR_LINES, Watch, error_lines
+from tests.support import tiny
+from training.loop.progress import StopSignal
+from training.checkpoint.checkpoint.checkpoint import load_checkpoint
+from training.checkpoint.checkpoint.run_folder import checkpoint_path, checkpoints
+from training.distributed.process_monitor import ERROR_LINES, Watch, error_lines
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
 
@@ -287,7 +287,7 @@ def test_a_second_signal_kills(tmp_path, capfd):
 
 
 def test_workers_do_not_outlive_their_scheduler(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("training.watch.ALONE", 1.0)
+    monkeypatch.setattr("training.distributed.process_monitor.ALONE", 1.0)
     log = tmp_path / "logs" / "scheduler.log"
     scheduler = f"import time; time.sleep(2); open('{log}', 'w').write('timed out'); raise SystemExit(1)"
     assert watch(tmp_path / "logs", "pass", number=0, count=0, scheduler=scheduler) == 1
@@ -297,7 +297,7 @@ def test_workers_do_not_outlive_their_scheduler(tmp_path, monkeypatch, capfd):
 
 
 def test_a_worker_that_does_not_end_is_killed(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("training.watch.GRACE", 1.0)
+    monkeypatch.setattr("training.distributed.process_monitor.GRACE", 1.0)
     worker = "[signal.signal(n, signal.SIG_IGN) for n in (2, 15)]"
     assert watch(tmp_path / "logs", worker, signal.SIGTERM) == 1
     assert "Error: the workers did not end within 1 s" in capfd.readouterr().err

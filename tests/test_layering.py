@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.coco_folder import ROOT
+from tests.support.coco_folder import ROOT
 
 PACKAGES = ("pipeline", "training", "evaluation")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
@@ -19,11 +19,11 @@ WITHOUT_MINDSPORE = (
     "pipeline.skeleton",
     "pipeline.maps",
     "pipeline.sample",
-    "pipeline.coco",
-    "pipeline.targets",
-    "evaluation.decode",
-    "evaluation.outputs",
-    "evaluation.analysis.diagnosis",
+    "pipeline.annotations.coco",
+    "pipeline.loading.targets",
+    "evaluation.decoder.decode",
+    "evaluation.report.outputs",
+    "evaluation.scoring.analysis.diagnosis",
     "evaluation.report.page",
 )
 
@@ -63,7 +63,7 @@ def inside(package: str) -> set[str]:
 
 def test_there_is_something_to_check():
     assert len(SOURCES) > 40
-    assert "training.network" in users("mindspore")
+    assert "training.network.openpose" in users("mindspore")
 
 
 def test_arrows_go_one_way():
@@ -79,20 +79,20 @@ def test_one_command_puts_training_and_evaluation_together():
     """
     assert users("evaluation") & inside("training") == {"training.train"}
     train = ROOT / "training" / "train.py"
-    assert {name for name in imports(train) if name.startswith("evaluation")} == {"evaluation.during.DuringTraining"}
+    assert {name for name in imports(train) if name.startswith("evaluation")} == {"evaluation.during_training.DuringTraining"}
     assert users("training.train") <= {"training.modelarts"}  # a command as well
 
 
 def test_few_modules_of_evaluation_know_training():
     commands = {"evaluation.predict", "evaluation.evaluate", "evaluation.oracle"}
-    known = {"evaluation.backends", "evaluation.predictor", "evaluation.during"} | commands
+    known = {"evaluation.inference.backends", "evaluation.inference.predictor", "evaluation.during_training"} | commands
     assert users("training") & inside("evaluation") <= known
 
 
 def test_mindspores_readers_are_used_in_one_place_and_its_networks_not_in_the_pipeline():
-    assert users("mindspore.dataset") == {"pipeline.batches"}
+    assert users("mindspore.dataset") == {"pipeline.loading.batches"}
     assert not users("mindspore.nn") & inside("pipeline")
-    assert users("mindspore") & inside("pipeline") <= {"pipeline.batches"}
+    assert users("mindspore") & inside("pipeline") <= {"pipeline.loading.batches"}
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from tests import tiny
-from training.checkpoint import Checkpoint, Position, load_checkpoint, restore_answering, save_checkpoint
-from training.ema import PREFIX
-from training.learner import Learner
-from training.network import OpenPose
-from training.parallel import World
+from tests.support import tiny
+from training.checkpoint.checkpoint.checkpoint import Checkpoint, Position, load_checkpoint, restore_answering, save_checkpoint
+from training.optim.ema import PREFIX
+from training.loop.state import Learner
+from training.network.openpose.openpose import OpenPose
+from training.distributed.world import World
 
 AVERAGED = {"ema_decay": 0.9}
 SCALED = {"loss_scale_mode": "dynamic", "loss_scale": 64}

@@ -14,7 +14,7 @@ GRID = (5, 7)
 def loss():
     import mindspore as ms
 
-    from training.loss import StageLoss
+    from training.loss.loss import StageLoss
 
     cell = StageLoss()
 
@@ -56,6 +56,6 @@ def test_what_the_mask_hides_does_not_count(loss):
 
 
 def test_terms_have_names_in_their_order():
-    from training.loss import term_names
+    from training.loss.loss import term_names
 
     assert term_names(2, 1) == ("pafs_1", "pafs_2", "heatmaps_1")

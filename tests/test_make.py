@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.coco_folder import ROOT, mixed, write
+from tests.support.coco_folder import ROOT, mixed, write
 
 TARGETS = ("demo", "shards", "train", "eval", "export", "plot", "stats", "test", "check", "help")
 MACHINES = ("HOSTS", "NODE_RANK", "MASTER", "MASTER_PORT")

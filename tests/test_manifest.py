@@ -18,11 +18,11 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.errors import InputError
-from pipeline.manifest import Damage, Manifest, find_sets, write_atomically
-from pipeline.plan import Options
+from pipeline.storage.manifest import Damage, Manifest, find_sets, write_atomically
+from pipeline.build.plan import Options
 from pipeline.shards import build
 from pipeline.verify import main
-from tests.coco_folder import mixed, write
+from tests.support.coco_folder import mixed, write
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from evaluation.analysis.arrays import SIGMAS, found_of, truths_of
-from evaluation.analysis.diagnosis import diagnose, keypoint_ap
-from evaluation.analysis.matching import RECALLS, THRESHOLDS, curves, match, ranks
-from evaluation.metrics import coco_ap
-from tests.analysis_cases import person, points, random_set, result
+from evaluation.scoring.analysis.arrays import SIGMAS, found_of, truths_of
+from evaluation.scoring.analysis.diagnosis import diagnose, keypoint_ap
+from evaluation.scoring.analysis.matching import RECALLS, THRESHOLDS, curves, match, ranks
+from evaluation.scoring.metrics import coco_ap
+from tests.support.analysis_cases import person, points, random_set, result
 
 SIZES = {"": (0.0, 1e10), "M": (32.0**2, 96.0**2), "L": (96.0**2, 1e10)}
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.sources import LONGEST_NAME, USUAL_FPS, VideoReader, find_sources, printable, read_picture
+from evaluation.media.sources import LONGEST_NAME, USUAL_FPS, VideoReader, find_sources, printable, read_picture
 from pipeline.errors import InputError
-from tests.oracle import picture
+from tests.support.oracle import picture
 
 
 def touch(folder, *names):

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.mindrecord import Writer
-from pipeline.records import SCHEMA
-from tests.coco_folder import ROOT
+from pipeline.storage.mindrecord_writer import Writer
+from pipeline.storage.records import SCHEMA
+from tests.support.coco_folder import ROOT
 
 LAYOUT = {"page": 1 << 20, "header": 1 << 16}
 
@@ -49,8 +49,8 @@ def test_a_worker_loads_nothing_else_of_mindspore_and_can_do_so_later(tmp_path: 
     code = """
 import sys
 from pathlib import Path
-from pipeline.mindrecord import Writer
-from pipeline.records import SCHEMA
+from pipeline.storage.mindrecord_writer import Writer
+from pipeline.storage.records import SCHEMA
 from tests.test_mindrecord import LAYOUT, _lines
 path = Path(sys.argv[1]) / "a.mindrecord"
 writer = Writer(path, SCHEMA, **LAYOUT)

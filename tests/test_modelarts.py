@@ -14,12 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.errors import InputError
-from pipeline.manifest import Manifest
-from tests import tiny
-from tests.coco_folder import mixed, write
-from training.folder import checkpoint_path, checkpoints
+from pipeline.storage.manifest import Manifest
+from tests.support import tiny
+from tests.support.coco_folder import mixed, write
+from training.checkpoint.checkpoint.run_folder import checkpoint_path, checkpoints
 from training.modelarts import cluster_options, device_count, find_shards, main
-from training.store import Mirror, look
+from training.cloud.object_store import Mirror, look
 
 MOXING = """
 import os, shutil

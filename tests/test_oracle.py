@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from evaluation.causes import STEPS, Disturbance, open_cases, split_by_limbs
-from evaluation.decode import DecodeConfig, decode
+from evaluation.scoring.oracle_ablation import STEPS, Disturbance, open_cases, split_by_limbs
+from evaluation.decoder.decode import DecodeConfig, decode
 from evaluation.oracle import GROUPS, main, measure
-from evaluation.sets import CocoSet
+from evaluation.scoring.datasets import CocoSet
 from pipeline.skeleton import INDEX, NUM_KEYPOINTS
-from tests import coco_folder
-from tests.figures import REST, figure
+from tests.support import coco_folder
+from tests.support.figures import REST, figure
 
 SPLIT = "train2017"
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.coco_folder import ROOT
+from tests.support.coco_folder import ROOT
 
 TALK = """
 import hashlib
@@ -20,11 +20,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from training.answer import Understudy
+from training.loop.evaluation_network import Understudy
 from training.config import ModelConfig
-from training.meeting import Meeting
-from training.network import OpenPose
-from training.parallel import start
+from training.distributed.file_barrier import Meeting
+from training.network.openpose import OpenPose
+from training.distributed.world import start
 
 world = start("cpu", Path("debug"))
 meeting = Meeting(Path(), world)

@@ -13,8 +13,8 @@ import pytest
 import simplejpeg
 
 from pipeline.errors import InputError
-from pipeline.pictures import check, decode
-from tests.coco_folder import jpeg
+from pipeline.storage.images import check, decode
+from tests.support.coco_folder import jpeg
 
 SMOOTH = cv2.resize(np.random.default_rng(3).integers(0, 255, (6, 8, 3), dtype=np.uint8), (80, 60))
 """(60, 80, 3) BGR without fine detail, so that JPEG keeps it."""

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.errors import InputError
-from tests import tiny
+from tests.support import tiny
 from training.plot import Curve, draw, main, make_history, read_history, running_mean
 
 OLD = [{"step": step, "epoch": 0, "loss": 1 / step, "lr": 1e-4, "images_per_s": 30.0} for step in (20, 40, 60)]

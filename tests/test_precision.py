@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from tests import tiny
+from tests.support import tiny
 from training.config import Config, TrainingConfig, override_config
-from training.learner import Learner, Outcome
-from training.parallel import World
-from training.precision import Precision, choose_precision
+from training.loop.state import Learner, Outcome
+from training.distributed.world import World
+from training.optim.precision import Precision, choose_precision
 
 CPU, ASCEND = "CPU", "Ascend"
 FLOAT32 = Precision(None, 1.0, None)

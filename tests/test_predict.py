@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from evaluation.fit import GREY
+from evaluation.inference.letterbox import GREY
 from evaluation.predict import OUTPUTS, main
-from evaluation.prediction import Prediction, predict
-from evaluation.predictor import Predictor
-from evaluation.sources import VideoReader, find_sources
-from evaluation.writers import CocoWriter
-from tests import tiny
-from tests.oracle import Oracle, figure, picture
+from evaluation.media.prediction import Prediction, predict
+from evaluation.inference.predictor import Predictor
+from evaluation.media.sources import VideoReader, find_sources
+from evaluation.media.writers import CocoWriter
+from tests.support import tiny
+from tests.support.oracle import Oracle, figure, picture
 from tests.test_media import write_video
 from training.config import EvaluationConfig, parse_config
 
@@ -253,9 +253,9 @@ def graph(tmp_path_factory):
     """A small network with random weights as an ONNX graph."""
     import mindspore as ms
 
-    from training.checkpoint import Position, load_checkpoint, save_checkpoint
+    from training.checkpoint.checkpoint.checkpoint import Position, load_checkpoint, save_checkpoint
     from training.export import Shape, export
-    from training.network import OpenPose
+    from training.network.openpose.openpose import OpenPose
 
     ms.set_seed(5)
     run = tmp_path_factory.mktemp("run")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.decode import DecodeConfig
-from evaluation.fit import fit_size, place
-from evaluation.predictor import Predictor, read_people
+from evaluation.decoder.decode import DecodeConfig
+from evaluation.inference.letterbox import fit_size, place
+from evaluation.inference.predictor import Predictor, read_people
 from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
-from tests.oracle import Oracle, figure, picture
+from tests.support.oracle import Oracle, figure, picture
 from training.config import Config, DecoderConfig, EvaluationConfig, ModelConfig, override_config
 
 SIZES = [(200, 300), (300, 200), (90, 120), (600, 900), (200, 310), (150, 600), (64, 64)]
@@ -128,8 +128,8 @@ def checkpoint(tmp_path_factory):
     """A run folder with random weights."""
     import mindspore as ms
 
-    from training.checkpoint import Position, save_checkpoint
-    from training.network import OpenPose
+    from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
+    from training.network.openpose.openpose import OpenPose
 
     ms.set_seed(3)
     run = tmp_path_factory.mktemp("run")
@@ -139,8 +139,8 @@ def checkpoint(tmp_path_factory):
 
 
 def test_batches_give_what_single_pictures_give(checkpoint):
-    from training.checkpoint import load_checkpoint
-    from training.network import OpenPose
+    from training.checkpoint.checkpoint.checkpoint import load_checkpoint
+    from training.network.openpose.openpose import OpenPose
 
     predictor = Predictor.load(checkpoint, "cpu")
     assert predictor.config == TINY.evaluation
@@ -184,7 +184,7 @@ def test_recipe_and_decoder_have_the_same_fields():
     """The recipe's section repeats the decoder's fields, because training may not import evaluation."""
     from dataclasses import fields
 
-    from evaluation.decode import RANGES
+    from evaluation.decoder.decode import RANGES
 
     section = DecoderConfig.model_fields
     assert list(section) == [field.name for field in fields(DecodeConfig)]

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pipeline.prefetch import fill_ahead
+from pipeline.loading.prefetch import fill_ahead
 
 Array = np.ndarray
 
@@ -181,7 +181,7 @@ def test_dropping_or_closing_ends_the_threads(taken):
 def test_the_program_ends_with_an_iterator_left():
     code = """
 import itertools, numpy as np
-from pipeline.prefetch import fill_ahead
+from pipeline.loading.prefetch import fill_ahead
 rows = (number for number in itertools.count())
 sizes = {"batches": 99, "batch_size": 4, "threads": 2, "ahead": 2}
 left = fill_ahead(rows, lambda rows: (np.zeros(4), [lambda: None] * 4), **sizes)

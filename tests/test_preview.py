@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipeline.plan import Options
+from pipeline.build.plan import Options
 from pipeline.preview import contact_sheet, draw_heatmaps, draw_ignored, draw_keypoints, draw_pafs, main
 from pipeline.shards import build
 from pipeline.skeleton import INDEX
-from pipeline.targets import encode_maps
-from tests import coco_folder
+from pipeline.loading.targets import encode_maps
+from tests.support import coco_folder
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.coco_folder import ROOT
+from tests.support.coco_folder import ROOT
 from tests.test_cli import COMMANDS
 from tests.test_make import INHERITED
 from training.config import Config, override_config

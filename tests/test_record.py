@@ -13,12 +13,12 @@ import numpy
 import pytest
 from mindspore import ops
 
-from pipeline.manifest import Manifest
-from tests import tiny
-from training import parallel
-from training.folder import checkpoint_path
-from training.parallel import World
-from training.record import FILE_NAME, ROOT, describe_place, gather_hosts, git_state, versions, with_session
+from pipeline.storage.manifest import Manifest
+from tests.support import tiny
+from training.distributed import world as parallel
+from training.checkpoint.checkpoint.run_folder import checkpoint_path
+from training.distributed.world import World
+from training.loop.run_info import FILE_NAME, ROOT, describe_place, gather_hosts, git_state, versions, with_session
 
 
 def test_a_run_tells_with_what_it_was_made(tiny_run, tiny_shards):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import records
-from pipeline.coco import read_coco
+from pipeline.storage import records
+from pipeline.annotations.coco import read_coco
 from pipeline.errors import InputError
 from pipeline.sample import Annotation
 

@@ -12,15 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.analysis.diagnosis import ERRORS
-from evaluation.analysis.quality import judge_pictures
-from evaluation.metrics import AP_KEYS
-from evaluation.outputs import score_results
+from evaluation.scoring.analysis.diagnosis import ERRORS
+from evaluation.scoring.analysis.quality import judge_pictures
+from evaluation.scoring.metrics import AP_KEYS
+from evaluation.report.outputs import score_results
 from evaluation.report.page import render, write_report
-from evaluation.sets import CocoSet
+from evaluation.scoring.datasets import CocoSet
 from pipeline.skeleton import COCO_KEYPOINTS
-from tests import coco_folder
-from tests.analysis_cases import person, points, random_set, result
+from tests.support import coco_folder
+from tests.support.analysis_cases import person, points, random_set, result
 
 HOSTILE = "<script>alert('&\"')</script>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.person import Person
-from evaluation.results import read_results, to_coco_results, to_people
+from evaluation.decoder.person import Person
+from evaluation.scoring.results import read_results, to_coco_results, to_people
 from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS, INDEX, NUM_KEYPOINTS
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.manifest import write_atomically
-from pipeline.plan import Options
+from pipeline.storage.manifest import write_atomically
+from pipeline.build.plan import Options
 from pipeline.shards import build
-from tests.coco_folder import mixed, write
+from tests.support.coco_folder import mixed, write
 from tests.test_layering import SOURCES, imports, module_name
 
 MODULES = ("pickle", "dill", "cloudpickle", "marshal", "shelve", "torch")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.fit import fit_size
-from evaluation.predictor import Predictor
-from evaluation.scales import average_scales, cubic_weights
+from evaluation.inference.letterbox import fit_size
+from evaluation.inference.predictor import Predictor
+from evaluation.inference.multiscale import average_scales, cubic_weights
 from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
-from tests.oracle import Oracle, figure, picture
+from tests.support.oracle import Oracle, figure, picture
 from training.config import Config, EvaluationConfig, override_config
 
 SIZE = 192

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.errors import InputError
 from training.config import Config, TrainingConfig, override_config
-from training.plan import Plan, changes, plan_run, update_samples
-from training.schedule import ema_decay, group_rates, learning_rate
+from training.loop.plan import Plan, changes, plan_run, update_samples
+from training.optim.schedule import ema_decay, group_rates, learning_rate
 
 
 def test_steps_fall_at_their_boundaries():

@@ -18,13 +18,13 @@ import pytest
 from click.testing import CliRunner, Result
 from joblib import parallel_config
 
-from pipeline.coco import annotation_file
+from pipeline.annotations.coco import annotation_file
 from pipeline.errors import InputError
-from pipeline.manifest import Manifest
-from pipeline.plan import Options, make_plan
-from pipeline.records import unpack
+from pipeline.storage.manifest import Manifest
+from pipeline.build.plan import Options, make_plan
+from pipeline.storage.records import unpack
 from pipeline.shards import build, main
-from tests.coco_folder import image, jpeg, mixed, person, write
+from tests.support.coco_folder import image, jpeg, mixed, person, write
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,12 +11,12 @@ from click.testing import CliRunner, Result
 
 from pipeline import stats
 from pipeline.errors import InputError
-from pipeline.manifest import Manifest
-from pipeline.plan import Options
-from pipeline.records import unpack
+from pipeline.storage.manifest import Manifest
+from pipeline.build.plan import Options
+from pipeline.storage.records import unpack
 from pipeline.shards import build, main
-from pipeline.sources import NEW_IDS, named_splits
-from tests.coco_folder import CATEGORY, image, jpeg, mixed, person, write
+from pipeline.annotations.sources import NEW_IDS, named_splits
+from tests.support.coco_folder import CATEGORY, image, jpeg, mixed, person, write
 
 
 def _run(*arguments: object) -> Result:

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from pipeline.spare import Returned, Spare
+from pipeline.system.buffers import Returned, Spare
 
 SHAPE = (4, 8, 8, 3)
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.plan import Options
+from pipeline.build.plan import Options
 from pipeline.shards import build
 from pipeline.stats import main, scan
-from pipeline.tally import BOX_EDGES, Tally
-from tests.coco_folder import mixed, write
+from pipeline.storage.statistics import BOX_EDGES, Tally
+from tests.support.coco_folder import mixed, write
 
 ROOT = Path(__file__).resolve().parent.parent
 

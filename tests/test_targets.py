@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.skeleton import INDEX, LIMB_INDICES, LIMBS, NUM_KEYPOINTS
-from pipeline.targets import TargetConfig, cell_centres, encode_maps
-from tests.people import people
+from pipeline.loading.targets import TargetConfig, cell_centres, encode_maps
+from tests.support.people import people
 
 SIZE = (40, 64)
 

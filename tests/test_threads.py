@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from evaluation.threads import map_ahead, read_ahead
+from evaluation.inference.threads import map_ahead, read_ahead
 
 
 def counting(numbers, taken):

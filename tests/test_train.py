@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError
-from tests import tiny
-from training.checkpoint import load_checkpoint
+from tests.support import tiny
+from training.checkpoint.checkpoint.checkpoint import load_checkpoint
 from training.config import load_config, override_config
-from training.folder import checkpoint_path, checkpoints
-from training.run import DIVERGED
+from training.checkpoint.checkpoint.run_folder import checkpoint_path, checkpoints
+from training.loop.trainer import DIVERGED
 
 
 def test_the_loss_falls(tiny_run):
@@ -117,7 +117,7 @@ def test_a_run_is_not_overwritten(tiny_run, tiny_shards):
 
 
 def test_a_device_that_is_not_there(tmp_path):
-    from training.parallel import start
+    from training.distributed.world import start
 
     with pytest.raises(InputError, match="--device ascend: MindSpore finds no Ascend here"):
         start("ascend", tmp_path / "debug")
@@ -141,7 +141,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_shards, tmp_path, capfd):
 
 def poison(monkeypatch, steps):
     """Let the targets of some steps hold a NaN."""
-    from training import run
+    from training.loop import trainer as run
 
     whole, done = run.create_batches, itertools.count(1)
 
@@ -171,7 +171,7 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(tiny_shards, tiny_ru
 
 
 def test_a_network_that_answers_nothing_finite_any_more_ends_the_run(tiny_shards, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("training.run.MOST_SKIPPED", 3)
+    monkeypatch.setattr("training.loop.trainer.MOST_SKIPPED", 3)
     poison(monkeypatch, {3, 5, 6, 7})
     assert tiny.train_here(tiny.recipe(on_nonfinite="skip"), tiny_shards, tmp_path / "run") == DIVERGED
     said = capfd.readouterr().err
@@ -193,7 +193,7 @@ def test_a_network_whose_statistics_are_spoilt_ends_the_run(tiny_shards, tmp_pat
 
 @pytest.fixture(scope="module")
 def coco_shards(coco_mini, tmp_path_factory):
-    from pipeline.plan import Options
+    from pipeline.build.plan import Options
     from pipeline.shards import build
 
     out = tmp_path_factory.mktemp("real") / "train"

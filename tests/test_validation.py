@@ -11,18 +11,18 @@ import pytest
 from click.testing import CliRunner
 from mindspore import nn
 
-from evaluation.backends import checkpoint_network
-from evaluation.during import DuringTraining
-from evaluation.metrics import AP_KEYS
+from evaluation.inference.backends import checkpoint_network
+from evaluation.during_training import DuringTraining
+from evaluation.scoring.metrics import AP_KEYS
 from pipeline.errors import InputError
-from tests import tiny
-from tests.events import curves
-from training.checkpoint import Mark, Position, load_checkpoint
+from tests.support import tiny
+from tests.support.events import curves
+from training.checkpoint.checkpoint.checkpoint import Mark, Position, load_checkpoint
 from training.config import override_config
-from training.folder import best_path, check_folder, checkpoint_path, checkpoints, find_checkpoint
-from training.meeting import Meeting
-from training.parallel import World
-from training.validation import Score, Validation
+from training.checkpoint.checkpoint.run_folder import best_path, check_folder, checkpoint_path, checkpoints, find_checkpoint
+from training.distributed.file_barrier import Meeting
+from training.distributed.world import World
+from training.loop.validation import Score, Validation
 
 EVALUATED = [10, 20, 30, 40, 48]
 
@@ -246,9 +246,9 @@ def test_the_command_checks_the_validation_set_before_it_starts(tiny_recipe, tin
 
 
 def test_ranks_take_the_moments_of_the_first(monkeypatch):
-    from training.answer import Understudy
+    from training.loop.evaluation_network import Understudy
     from training.config import ModelConfig
-    from training.network import OpenPose
+    from training.network.openpose.openpose import OpenPose
 
     config = ModelConfig(
         backbone="compact", feature_widths=(8, 8), stages=1, first_width=8, stage_width=8, batch_norm=True

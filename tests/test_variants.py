@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from evaluation import evaluate
-from tests import tiny
+from tests.support import tiny
 from training import export
 from training.config import parse_config
-from training.exported import ExportedGraph
+from training.graphs.metadata import ExportedGraph
 
 STEPS = 48
 MODELS = {

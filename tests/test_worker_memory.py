@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.coco_folder import CATEGORY, ROOT, image, jpeg, person, write
+from tests.support.coco_folder import CATEGORY, ROOT, image, jpeg, person, write
 
 PICTURES = 128
 PICTURE_BYTES = 2 << 20
@@ -15,8 +15,8 @@ PICTURE_BYTES = 2 << 20
 _PEAKS = """
 import sys
 from pathlib import Path
-from pipeline.plan import Options, make_plan
-from pipeline.writing import write_shard
+from pipeline.build.plan import Options, make_plan
+from pipeline.build.write_shard import write_shard
 from tests.benchmarks.shards import peak_mb
 tasks = make_plan([(Path(sys.argv[1]), "train")], Options(records_per_shard=16)).tasks
 whole = make_plan([(Path(sys.argv[1]), "train")], Options(records_per_shard=128)).tasks

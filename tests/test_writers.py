@@ -10,19 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.person import Person
-from evaluation.sources import VideoReader
-from evaluation.writers import (
-    CocoWriter,
-    VideoWriter,
-    coco_category,
-    to_openpose,
-    write_openpose,
-    write_picture,
-)
+from evaluation.decoder.person import Person
+from evaluation.media.sources import VideoReader
+from evaluation.media.writers import CocoWriter, VideoWriter, coco_category, to_openpose, write_openpose, write_picture
 from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS, INDEX
-from tests.oracle import figure, picture
+from tests.support.oracle import figure, picture
 
 PERSON = Person(figure(50.123456, 60, 80), 0.5)
 

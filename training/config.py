@@ -16,12 +16,12 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from pipeline.augment import AugmentConfig
+from pipeline.loading.augment import AugmentConfig
 from pipeline.errors import InputError
 from pipeline.maps import STRIDE
 from pipeline.skeleton import NUM_KEYPOINTS
-from pipeline.strict import StrictModel
-from pipeline.targets import TargetConfig
+from pipeline.config_base import StrictModel
+from pipeline.loading.targets import TargetConfig
 
 SMALLEST_SCALE = 0.1
 LARGEST_SCALE = 4.0
@@ -209,7 +209,7 @@ class TrainingConfig(StrictModel):
 
 
 class DecoderConfig(StrictModel):
-    """How maps become people: the fields of `evaluation.decode.DecodeConfig`, explained there; a test compares both.
+    """How maps become people: the fields of `evaluation.decoder.decode.DecodeConfig`, explained there; a test compares both.
 
     They stand here because a checkpoint carries the recipe that its network is evaluated with.
     """

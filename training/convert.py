@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from training.weights.conversion import Converted
 
 KINDS = ("torchvision-vgg19", "modelzoo-vgg19", "modelzoo-openpose", "cmu")
-"""Keys of `training.weights.naming.KINDS`; a test compares both."""
+"""Keys of `training.weights.published_names.KINDS`; a test compares both."""
 
 
 @functools.cache
 def network_shapes(model: ModelConfig) -> Mapping[str, tuple[int, ...]]:
     """Shape of every tensor of a recipe's network, by name."""
-    from training.network import OpenPose
+    from training.network.openpose.openpose import OpenPose
 
     return {parameter.name: tuple(parameter.shape) for parameter in OpenPose(model).get_parameters()}
 
@@ -38,7 +38,7 @@ def convert_file(source: Path, kind: str | None) -> Converted:
         InputError: no such file, one that is damaged, holds anything but tensors, or no network of a known kind.
     """
     from training.weights.conversion import convert
-    from training.weights.files import open_weights
+    from training.weights.reader import open_weights
 
     try:
         return convert(open_weights(source), network_shapes, kind)
@@ -86,7 +86,7 @@ def main(source: Path, out: Path, kind: str) -> None:
     is run, and PyTorch need not be installed. The checkpoint carries the normalisation that the weights were trained
     with.
     """  # noqa: D301 - click's mark of lines to keep
-    from pipeline.quiet import quiet_mindspore
+    from pipeline.system.log_filters import quiet_mindspore
 
     quiet_mindspore()
     if out.suffix != ".ckpt" or out.is_dir():
@@ -94,7 +94,7 @@ def main(source: Path, out: Path, kind: str) -> None:
     converted = convert_file(source, None if kind == "auto" else kind)
     import mindspore as ms
 
-    from training.checkpoint import Position, write_checkpoint
+    from training.checkpoint.checkpoint.checkpoint import Position, write_checkpoint
 
     parameters = [ms.Parameter(ms.Tensor(value), name=name) for name, value in converted.tensors.items()]
     write_checkpoint(out, parameters, converted.config, Position(step=0, records=0, shards="", processes=1))

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mindspore import nn
     from numpy.typing import NDArray
 
-    from training.checkpoint import Checkpoint
+    from training.checkpoint.checkpoint.checkpoint import Checkpoint
     from training.config import EvaluationConfig, MapKind, ModelConfig
-    from training.exported import ExportedGraph
+    from training.graphs.metadata import ExportedGraph
 
 LARGEST = 8192
 """px; longest side of a graph's input."""
@@ -101,8 +101,8 @@ def export(
     Raises:
         InputError: the graph cannot be written here, or answers otherwise than the checkpoint.
     """
-    from pipeline.files import give_usual_mode
-    from training.onnx_names import name_outputs
+    from pipeline.system.files import give_usual_mode
+    from training.graphs.onnx_names import name_outputs
 
     network = answering(checkpoint, all_stages=all_stages)
     try:
@@ -129,8 +129,8 @@ def export(
 
 def answering(checkpoint: Checkpoint, *, all_stages: bool) -> nn.Cell:
     """The checkpoint's network, (B, H, W, 3) uint8 BGR to maps in the order of `output_names`."""
-    from training.checkpoint import restore_answering
-    from training.network import Answer, OpenPose
+    from training.checkpoint.checkpoint.checkpoint import restore_answering
+    from training.network.openpose.openpose import Answer, OpenPose
 
     network = OpenPose(checkpoint.config.model)
     restore_answering(network, checkpoint)
@@ -165,8 +165,8 @@ def describe(
     checkpoint: Checkpoint, graph: Path, shape: Shape, evaluation: EvaluationConfig, *, all_stages: bool
 ) -> ExportedGraph:
     """What goes into the json beside a graph."""
-    from pipeline.manifest import file_sha256
-    from training.exported import ExportedGraph
+    from pipeline.storage.manifest import file_sha256
+    from training.graphs.metadata import ExportedGraph
 
     model = checkpoint.config.model
     batch = {} if shape.batch is None else {"batch_size": shape.batch}
@@ -264,14 +264,14 @@ def main(
     the rest: input size, stride, names of the channels, and the recipe by which people are found. evaluation.evaluate
     and evaluation.predict take the graph wherever they take a checkpoint; with ONNX, predict needs no MindSpore.
     """
-    from pipeline.quiet import quiet_mindspore
+    from pipeline.system.log_filters import quiet_mindspore
 
     quiet_mindspore()
-    from training.checkpoint import load_checkpoint
+    from training.checkpoint.checkpoint.checkpoint import load_checkpoint
     from training.config import override_evaluation
-    from training.exported import SUFFIXES
-    from training.folder import find_checkpoint
-    from training.parallel import make_debug_folder, start
+    from training.graphs.metadata import SUFFIXES
+    from training.checkpoint.checkpoint.run_folder import find_checkpoint
+    from training.distributed.world import make_debug_folder, start
 
     if dynamic and kind != "mindir":
         raise InputError(f"--dynamic: MindSpore writes {kind.upper()} for one size only; take --format mindir")

@@ -60,7 +60,7 @@ def find_shards(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path,
     Raises:
         InputError: it is none of these, or cannot be built of.
     """
-    from pipeline.manifest import FILE_NAME
+    from pipeline.storage.manifest import FILE_NAME
 
     if (data / FILE_NAME).is_file():
         return data, None
@@ -70,9 +70,9 @@ def find_shards(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path,
 
 
 def _build(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path | None]:
-    from pipeline.coco import annotation_file
-    from pipeline.cores import default_workers
-    from pipeline.plan import Options
+    from pipeline.annotations.coco import annotation_file
+    from pipeline.system.cpu import default_workers
+    from pipeline.build.plan import Options
     from pipeline.shards import build
 
     if not annotation_file(data, splits[0]).is_file():
@@ -116,7 +116,7 @@ def run_trainer(arguments: Sequence[str], new: Callable[[], object]) -> int:
 
 def _bring(place: str, copy: Path, *, new: bool = False) -> Path:
     """A folder of this machine, or the copy of one of the store; `new` says that it need not be there yet."""
-    from training.store import fetch, is_url, open_store
+    from training.cloud.object_store import fetch, is_url, open_store
 
     if not is_url(place):
         return Path(place)
@@ -128,7 +128,7 @@ def _bring(place: str, copy: Path, *, new: bool = False) -> Path:
 
 def _bring_file(place: str, folder: Path) -> Path:
     """A file of this machine, or the copy of one of the store, under its name in `folder`."""
-    from training.store import fetch, is_url
+    from training.cloud.object_store import fetch, is_url
 
     if not is_url(place):
         return Path(place)
@@ -149,8 +149,8 @@ def _say(line: str) -> None:
 
 def _train_and_send(arguments: Sequence[str], run: Path, url: str) -> int:
     """Run the trainer on a run that is copied to the store with each checkpoint and at the end; the exit code."""
-    from training.folder import checkpoints
-    from training.store import Mirror
+    from training.checkpoint.checkpoint.run_folder import checkpoints
+    from training.cloud.object_store import Mirror
 
     mirror = Mirror(run, url)
     known = checkpoints(run)
@@ -202,7 +202,7 @@ def main(
     Options that are unknown here are told and left alone: ModelArts adds some of its own. Several machines are found by
     VC_WORKER_HOSTS and VC_TASK_INDEX, devices by MA_NUM_GPUS, DEVICE_NUM or RANK_SIZE. Exit codes as training.train.
     """
-    from training.store import is_url
+    from training.cloud.object_store import is_url
 
     if others:
         _say(f"Left alone: {' '.join(others)}")

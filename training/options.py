@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from training.cluster import MASTER_PORT, plan_cluster
+from training.distributed.hosts import MASTER_PORT, plan_cluster
 
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto", show_default=True
 )
-"""Where the network runs, as `training.parallel.start` takes it."""
+"""Where the network runs, as `training.distributed.world.start` takes it."""
 
 _CLUSTER = (
     click.option("--nproc", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes on a machine."),
@@ -27,7 +27,7 @@ _CLUSTER = (
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say which machines train; the command gets them as `cluster`, a `training.cluster.Cluster`.
+    """Options that say which machines train; the command gets them as `cluster`, a `training.distributed.hosts.Cluster`.
 
     InputError if they do not fit together.
     """

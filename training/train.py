@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.quiet import quiet_mindspore
+from pipeline.system.log_filters import quiet_mindspore
 from training.options import cluster_options, device_option
 
 if TYPE_CHECKING:
-    from training.cluster import Cluster
+    from training.distributed.hosts import Cluster
     from training.config import Config
-    from training.validation import Evaluator
+    from training.loop.validation import Evaluator
 
 
 @click.command()
@@ -56,14 +56,14 @@ def main(
     gradient is not finite. With several processes, that of the one that failed first, 128 + N if signal N killed it.
     """
     quiet_mindspore()
-    from training.callbacks import StopSignal
+    from training.loop.progress import StopSignal
 
     signals = StopSignal()  # before NumPy and MindSpore start threads
-    from pipeline.manifest import Manifest
+    from pipeline.storage.manifest import Manifest
     from training.config import load_config
-    from training.folder import check_folder, check_start, checkpoints
-    from training.launch import join_launch, launch, launched
-    from training.plan import plan_run
+    from training.checkpoint.checkpoint.run_folder import check_folder, check_start, checkpoints
+    from training.distributed.launcher import join_launch, launch, launched
+    from training.loop.plan import plan_run
 
     if launched():
         join_launch(cluster)
@@ -91,9 +91,9 @@ def _train(
     resume: bool,
     **more: Any,
 ) -> int:
-    """`training.run.train`, whose errors of the disk become InputErrors; returns the exit code."""
-    from training.run import train
-    from training.weights.initial import Start
+    """`training.loop.trainer.train`, whose errors of the disk become InputErrors; returns the exit code."""
+    from training.loop.trainer import train
+    from training.weights.initialise import Start
 
     again = [*sys.argv[1:], *([] if resume else ["--resume"])]
     command = shlex.join([sys.executable, "-m", "training.train", *again])
@@ -115,7 +115,7 @@ def _evaluator(config: Config, val: Path | None, tell: bool) -> Evaluator | None
         if tell:
             click.echo("Warning: training.eval_every: nothing to evaluate on; give a set with --val", err=True)
         return None
-    from evaluation.during import DuringTraining
+    from evaluation.during_training import DuringTraining
 
     return DuringTraining(config, val)
 

@@ -9,13 +9,13 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.analysis.errors import KINDS
-from evaluation.analysis.quality import Pictures, judge_pictures
-from evaluation.gallery import true_keypoints
-from evaluation.outputs import Evaluation
-from evaluation.overlay import draw_people
-from evaluation.person import Person
-from evaluation.sets import PictureSet, load_pictures
+from evaluation.scoring.analysis.errors import KINDS
+from evaluation.scoring.analysis.quality import Pictures, judge_pictures
+from evaluation.report.gallery import true_keypoints
+from evaluation.report.outputs import Evaluation
+from evaluation.media.overlay import draw_people
+from evaluation.decoder.person import Person
+from evaluation.scoring.datasets import PictureSet, load_pictures
 
 NUMBER = 6
 """Pictures of a kind."""

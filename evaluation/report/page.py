@@ -9,13 +9,13 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from evaluation.analysis.errors import KINDS
-from evaluation.metrics import ALL
-from evaluation.outputs import Evaluation
-from evaluation.report import parts
+from evaluation.scoring.analysis.errors import KINDS
+from evaluation.scoring.metrics import ALL
+from evaluation.report.outputs import Evaluation
+from evaluation.report import html as parts
 from evaluation.report.examples import gallery
-from evaluation.report.plot import draw_curves
-from evaluation.sets import PictureSet
+from evaluation.report.curves_svg import draw_curves
+from evaluation.scoring.datasets import PictureSet
 from pipeline.errors import InputError
 
 FILE = "index.html"
@@ -34,7 +34,7 @@ def write_report(folder: Path, evaluation: Evaluation, pictures: PictureSet, abo
     Raises:
         InputError: it cannot be written, or a picture cannot be read.
     """
-    from pipeline.manifest import write_atomically
+    from pipeline.storage.manifest import write_atomically
 
     path = folder / FILE
     try:

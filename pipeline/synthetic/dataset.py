@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.backend import mortal_workers
-from pipeline.cores import default_workers
+from pipeline.build.backends import mortal_workers
+from pipeline.system.cpu import default_workers
 from pipeline.errors import InputError
 
 RECIPE = "synthetic.json"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.backdrop import light, paint_backdrop
-from pipeline.synthetic.figures import Figure
-from pipeline.synthetic.labels import label
-from pipeline.synthetic.layout import lay_out
-from pipeline.synthetic.paint import FigurePainter, paint_thing, sample_wardrobe
+from pipeline.synthetic.rendering.background import light, paint_backdrop
+from pipeline.synthetic.geometry.figures import Figure
+from pipeline.synthetic.rendering.labels import label
+from pipeline.synthetic.geometry.layout import lay_out
+from pipeline.synthetic.rendering.painting import FigurePainter, paint_thing, sample_wardrobe
 
 Image = NDArray[np.uint8]
 

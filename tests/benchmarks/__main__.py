@@ -16,9 +16,9 @@ from typing import Any
 import click
 
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.quiet import quiet_mindspore
+from pipeline.system.log_filters import quiet_mindspore
 from tests.benchmarks.table import ABOUT, format_table
-from tests.coco_folder import real_coco
+from tests.support.coco_folder import real_coco
 
 DEVICES = 8
 RATES = (35, 250)
@@ -112,7 +112,7 @@ class Bench:
     @property
     def online(self) -> int:
         """Records that are read in each turn: half of them all, so that turns are short enough to alternate."""
-        from pipeline.manifest import Manifest
+        from pipeline.storage.manifest import Manifest
 
         return min(self.records, Manifest.load(self.shards).records) // 2
 
@@ -130,9 +130,9 @@ class Bench:
 
     def _build(self) -> Path:
         """A set of `records` pictures that somebody can train on."""
-        from pipeline.plan import Options
+        from pipeline.build.plan import Options
         from pipeline.shards import build
-        from pipeline.sources import named_splits
+        from pipeline.annotations.sources import named_splits
         from tests.benchmarks.repeat import repeat_coco
 
         assert self.coco is not None
@@ -142,7 +142,7 @@ class Bench:
         return shards
 
     def _about(self) -> dict[str, str]:
-        from pipeline.manifest import Manifest
+        from pipeline.storage.manifest import Manifest
 
         manifest = Manifest.load(self.shards)
         tally = manifest.tally

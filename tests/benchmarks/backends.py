@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.coco_folder import ROOT
+from tests.support.coco_folder import ROOT
 
 
 def measure_backends(ckpt: Path | None, *, rounds: int = 7, batches: int = 4, device: str = "cpu") -> dict[str, Any]:
@@ -46,8 +46,8 @@ def _networks(ckpt: Path, folder: Path, device: str) -> tuple[dict[str, Any], tu
     """Every back end of a checkpoint, and the shape of a batch."""
     from importlib.util import find_spec
 
-    from evaluation.backends import load_backend
-    from training.checkpoint import load_checkpoint
+    from evaluation.inference.backends import load_backend
+    from training.checkpoint.checkpoint.checkpoint import load_checkpoint
     from training.export import choose_shape, export
 
     original = load_backend(ckpt, device, ["evaluation.scales=[1]"])
@@ -63,12 +63,12 @@ def _networks(ckpt: Path, folder: Path, device: str) -> tuple[dict[str, Any], tu
 
 def _untrained(folder: Path) -> Path:
     """A run folder with a checkpoint of the demo recipe before its first step."""
-    from pipeline.quiet import quiet_mindspore
+    from pipeline.system.log_filters import quiet_mindspore
 
     quiet_mindspore()
-    from training.checkpoint import Position, save_checkpoint
+    from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
     from training.config import load_config
-    from training.network import OpenPose
+    from training.network.openpose.openpose import OpenPose
 
     config = load_config(ROOT / "configs" / "demo.yaml")
     save_checkpoint(folder, OpenPose(config.model).get_parameters(), config, Position(0, 1, "", 1), keep=1)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.decode import decode
+from evaluation.decoder.decode import decode
 from pipeline.maps import STRIDE, Maps
-from pipeline.targets import encode_maps
-from tests.oracle import figure
+from pipeline.loading.targets import encode_maps
+from tests.support.oracle import figure
 
 GRID = (46, 62)
 """Cells of the maps of a picture of 368x496 px."""

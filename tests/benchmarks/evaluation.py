@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.finding import find_people
-from evaluation.fit import fit_size
-from evaluation.outputs import score_findings
-from evaluation.predictor import Predictor
-from evaluation.sets import PictureSet, ShardSet
-from pipeline.quiet import quiet_mindspore
+from evaluation.scoring.detect import find_people
+from evaluation.inference.letterbox import fit_size
+from evaluation.report.outputs import score_findings
+from evaluation.inference.predictor import Predictor
+from evaluation.scoring.datasets import PictureSet, ShardSet
+from pipeline.system.log_filters import quiet_mindspore
 from training.config import load_config
 
 RECIPE = Path(__file__).resolve().parent.parent.parent / "configs" / "demo.yaml"
@@ -65,8 +65,8 @@ def _untrained(folder: Path) -> Path:
     """A run folder with the recipe's network as it is before training."""
     import mindspore as ms
 
-    from training.checkpoint import Position, save_checkpoint
-    from training.network import OpenPose
+    from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
+    from training.network.openpose.openpose import OpenPose
 
     config = load_config(RECIPE)
     ms.set_seed(0)

@@ -18,12 +18,12 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from pipeline import filling, warp
-from pipeline.augment import AugmentConfig
-from pipeline.batches import Batches, create_batches, read_rows
-from pipeline.manifest import Manifest
-from pipeline.records import TRAIN_COLUMNS, raw_bytes
-from pipeline.targets import TargetConfig
+from pipeline.loading import collate as filling, warp
+from pipeline.loading.augment import AugmentConfig
+from pipeline.loading.batches import Batches, create_batches, read_rows
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.records import TRAIN_COLUMNS, raw_bytes
+from pipeline.loading.targets import TargetConfig
 
 SIZE = 368
 BATCH = 10

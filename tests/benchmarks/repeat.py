@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from pipeline.coco import Rules, annotation_file
+from pipeline.annotations.coco import Rules, annotation_file
 
 GRAIN = 6
 """Standard deviation of the grain that drawn pictures get, of 255."""

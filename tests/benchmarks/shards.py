@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.repeat import repeat_coco
-from tests.coco_folder import ROOT
+from tests.support.coco_folder import ROOT
 
 _BUILD = """
 import json, sys, time
 from pathlib import Path
 start = time.monotonic()
 from joblib import Parallel, delayed
-from pipeline.plan import Options
+from pipeline.build.plan import Options
 from pipeline.shards import build
 from tests.benchmarks.shards import peak_mb, warm_up
 coco, split, out, workers = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
@@ -35,7 +35,7 @@ print(json.dumps({"start": ready - start, "build": done - ready, "peak_mb": max(
 _PLAN = """
 import json, sys, time
 from pathlib import Path
-from pipeline.plan import Options, make_plan
+from pipeline.build.plan import Options, make_plan
 from tests.benchmarks.shards import peak_mb
 wall, cpu = time.monotonic(), time.process_time()
 plan = make_plan([(Path(sys.argv[1]), sys.argv[2])], Options(keep_empty=True))
@@ -52,8 +52,8 @@ def warm_up() -> None:
     """Load in a worker what a task loads."""
     import cv2  # noqa: F401
 
-    import pipeline.writing  # noqa: F401
-    from pipeline.mindrecord import load_extension
+    import pipeline.build.write_shard  # noqa: F401
+    from pipeline.storage.mindrecord_writer import load_extension
 
     load_extension()
     time.sleep(0.1)  # so that no worker takes two
@@ -106,7 +106,7 @@ def measure_shards(
 
 def measure_stages(coco: Path, split: str, *, rounds: int = 3) -> dict[str, float]:
     """CPU milliseconds a picture of each stage of writing one shard of 256 pictures; the best of `rounds` counts."""
-    from pipeline.plan import Options, make_plan
+    from pipeline.build.plan import Options, make_plan
 
     start = time.process_time()
     plan = make_plan([(coco, split)], Options(keep_empty=True))
@@ -120,12 +120,12 @@ def measure_stages(coco: Path, split: str, *, rounds: int = 3) -> dict[str, floa
 
 
 def _stages(task: Any, path: Path) -> Iterator[tuple[str, float]]:
-    from pipeline import writing
-    from pipeline.coco import picture_path
-    from pipeline.mindrecord import Writer
-    from pipeline.pictures import check
-    from pipeline.records import SCHEMA
-    from pipeline.tally import Tally
+    from pipeline.build import write_shard as writing
+    from pipeline.annotations.coco import picture_path
+    from pipeline.storage.mindrecord_writer import Writer
+    from pipeline.storage.images import check
+    from pipeline.storage.records import SCHEMA
+    from pipeline.storage.statistics import Tally
 
     def timed(work: Callable[[], Any]) -> tuple[Any, float]:
         start = time.process_time()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.targets import TargetConfig, encode_maps
-from tests.oracle import figure
+from pipeline.loading.targets import TargetConfig, encode_maps
+from tests.support.oracle import figure
 
 SIZE = (368, 368)
 PEOPLE = (1, 4, 16, 32)
@@ -53,7 +53,7 @@ def _numpy_ms(keypoints: NDArray[np.float32], repeats: int) -> float:
 def _device_ms(keypoints: NDArray[np.float32], batch: int) -> float:
     import mindspore as ms
 
-    from training.targets import RenderTargets
+    from training.loss.targets import RenderTargets
 
     ms.set_context(mode=ms.GRAPH_MODE)
     places = np.zeros((batch, PLACES, *keypoints.shape[1:]), dtype=np.float32)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.coco_folder import ROOT
+from tests.support.coco_folder import ROOT
 
 
 def measure_training(shards: Path, folder: Path, *, steps: int) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.quiet import quiet_mindspore
-from tests import tiny
+from pipeline.system.log_filters import quiet_mindspore
+from tests.support import tiny
 from tests.faults.findings import Findings
 from tests.faults.mutate import Chance, as_json, changed, damaged, json_variant
 from tests.faults.trial import Trial
@@ -29,8 +29,8 @@ _TAIL = len(_MARK) + 10
 def checkpoints(seed: int, cases: int, folder: Path) -> Findings:
     """Checkpoints: damaged with and without the checksum made good, and with entries that lie; put into a network."""
     quiet_mindspore()
-    from training.checkpoint import Position, load_checkpoint, restore, save_checkpoint
-    from training.network import OpenPose
+    from training.checkpoint.checkpoint.checkpoint import Position, load_checkpoint, restore, save_checkpoint
+    from training.network.openpose.openpose import OpenPose
 
     trial = Trial()
     network = OpenPose(tiny.recipe().model)
@@ -92,9 +92,9 @@ def _lying(body: bytes, chance: Chance) -> bytes:
 
 def descriptions(seed: int, cases: int, folder: Path) -> Findings:
     """What lies beside an exported graph."""
-    from pipeline.manifest import file_sha256
+    from pipeline.storage.manifest import file_sha256
     from training.config import EvaluationConfig
-    from training.exported import ExportedGraph, description_path
+    from training.graphs.metadata import ExportedGraph, description_path
 
     trial = Trial()
     graph = folder / "graph.onnx"
@@ -120,7 +120,7 @@ def descriptions(seed: int, cases: int, folder: Path) -> Findings:
 
 def _published() -> dict[str, NDArray[np.float32]]:
     """Tensors of a network with the names of torchvision's VGG19 with batch normalisation, and hardly any numbers."""
-    from training.weights.naming import KINDS
+    from training.weights.published_names import KINDS
 
     layers = KINDS["torchvision-vgg19"].layers(["features.1.weight"])
     chance = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def _files(folder: Path) -> list[bytes]:
     import mindspore as ms
     from safetensors.numpy import save
 
-    from tests.torch_files import FORMATS, write
+    from tests.support.torch_files import FORMATS, write
 
     arrays = _published()
     found = [write(folder / "a.pth", arrays, kind).read_bytes() for kind in FORMATS]
@@ -155,7 +155,7 @@ def weights(seed: int, cases: int, folder: Path) -> Findings:
     quiet_mindspore()
     from training.convert import network_shapes
     from training.weights.conversion import convert
-    from training.weights.files import open_weights
+    from training.weights.reader import open_weights
 
     trial = Trial()
     originals = _files(folder)

@@ -13,8 +13,8 @@ import numpy as np
 from click.testing import CliRunner
 
 from pipeline.errors import InputError
-from pipeline.manifest import FILE_NAME, Manifest
-from pipeline.records import VERSION
+from pipeline.storage.manifest import FILE_NAME, Manifest
+from pipeline.storage.records import VERSION
 from pipeline.verify import main as verify
 from tests.faults.findings import Findings
 from tests.faults.sets import build_here, contents, make_source

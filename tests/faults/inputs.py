@@ -15,11 +15,11 @@ import simplejpeg
 import yaml
 from click.testing import CliRunner
 
-from pipeline.coco import Rules, annotation_file, read_pictures
-from pipeline.manifest import FILE_NAME, Manifest
-from pipeline.pictures import check, decode
-from pipeline.quiet import quiet_opencv
-from tests.coco_folder import ROOT, jpeg, mixed, write
+from pipeline.annotations.coco import Rules, annotation_file, read_pictures
+from pipeline.storage.manifest import FILE_NAME, Manifest
+from pipeline.storage.images import check, decode
+from pipeline.system.log_filters import quiet_opencv
+from tests.support.coco_folder import ROOT, jpeg, mixed, write
 from tests.faults.findings import Findings
 from tests.faults.mutate import Chance, changed, damaged, json_variant
 from tests.faults.sets import broken_promise, build_here, make_source
@@ -123,7 +123,7 @@ OVERRIDES = ("training.lr=2e-4", "training.lr=[", "model=3", "a.b.c=1", "=", "tr
 
 def recipes(seed: int, cases: int, folder: Path) -> Findings:
     """Recipes and overrides; a sample through the command."""
-    from tests.tiny import kept_signals
+    from tests.support.tiny import kept_signals
     from training.config import load_config
     from training.train import main
 
@@ -186,9 +186,9 @@ def manifests(seed: int, cases: int, folder: Path) -> Findings:
 def results(seed: int, cases: int, folder: Path) -> Findings:
     """COCO keypoint results: read, and scored where they are right; a sample through the command."""
     from evaluation.evaluate import main
-    from evaluation.outputs import score_results
-    from evaluation.results import read_results
-    from evaluation.sets import CocoSet
+    from evaluation.report.outputs import score_results
+    from evaluation.scoring.results import read_results
+    from evaluation.scoring.datasets import CocoSet
 
     trial = Trial()
     coco = write(folder / "coco", mixed(8))

@@ -16,8 +16,8 @@ import numpy as np
 import psutil
 
 from pipeline.errors import InputError
-from pipeline.manifest import FILE_NAME, Manifest
-from tests.coco_folder import ROOT, jpeg
+from pipeline.storage.manifest import FILE_NAME, Manifest
+from tests.support.coco_folder import ROOT, jpeg
 from tests.faults.findings import Findings
 from tests.faults.sets import arguments, build_here, contents, make_source
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from pipeline.manifest import FILE_NAME
+from pipeline.storage.manifest import FILE_NAME
 from pipeline.shards import main
-from tests.coco_folder import mixed, write
+from tests.support.coco_folder import mixed, write
 
 PICTURES = 24
 """Of which half have a trainable person; four to a shard make three shards."""

@@ -80,7 +80,7 @@ def _is_left(child: psutil.Process) -> bool:
 
 def pack_pictures(seed: int, cases: int, folder: Path) -> Findings:
     """So many drawn pictures, of a few kinds, through the command that writes shards, with two workers."""
-    from pipeline.manifest import Manifest
+    from pipeline.storage.manifest import Manifest
     from tests.faults.killing import start_build
 
     coco = _source(folder, seed, cases)
@@ -133,7 +133,7 @@ EPOCHS = 3
 
 def read_epochs(seed: int, cases: int, folder: Path) -> Findings:
     """Three epochs of augmented batches with targets in each of two ranks, so many samples in all."""
-    from pipeline.plan import Options
+    from pipeline.build.plan import Options
     from pipeline.shards import build
 
     records = max(64, cases // EPOCHS)
@@ -151,10 +151,10 @@ def read_epochs(seed: int, cases: int, folder: Path) -> Findings:
 
 def read_rank(shards: Path, seed: int, rank: int, ranks: int) -> tuple[int, Meter]:
     """Read all epochs of one rank; how many samples, and what it took."""
-    from pipeline.augment import AugmentConfig
-    from pipeline.batches import create_batches
-    from pipeline.quiet import quiet_mindspore
-    from pipeline.targets import TargetConfig
+    from pipeline.loading.augment import AugmentConfig
+    from pipeline.loading.batches import create_batches
+    from pipeline.system.log_filters import quiet_mindspore
+    from pipeline.loading.targets import TargetConfig
 
     quiet_mindspore()
     meter, samples = Meter(), 0
@@ -183,7 +183,7 @@ def read_rank(shards: Path, seed: int, rank: int, ranks: int) -> tuple[int, Mete
 
 def decode_maps(seed: int, cases: int, folder: Path) -> Findings:
     """So many decodings of maps with one to thirty people and noise."""
-    from evaluation.decode import decode
+    from evaluation.decoder.decode import decode
     from tests.benchmarks.decoding import crowd_maps
 
     del folder

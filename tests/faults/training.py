@@ -14,14 +14,14 @@ import psutil
 import yaml
 
 from pipeline.errors import InputError
-from pipeline.plan import Options
-from pipeline.quiet import quiet_mindspore
+from pipeline.build.plan import Options
+from pipeline.system.log_filters import quiet_mindspore
 from pipeline.shards import build
 from pipeline.synthetic import generate
-from tests import tiny
+from tests.support import tiny
 from tests.faults.findings import Findings
 from tests.faults.killing import resize, small_disk
-from training.plan import plan_run
+from training.loop.plan import plan_run
 
 LEARNING = {
     "epochs": 40,
@@ -109,8 +109,8 @@ def _role(process: psutil.Process) -> str | None:
 def full_disk(seed: int, cases: int, folder: Path) -> Findings:
     """A checkpoint is saved where there is no room for it: the one before stays, whole, and nothing else."""
     quiet_mindspore()
-    from training.checkpoint import Position, newest_checkpoint, save_checkpoint
-    from training.network import OpenPose
+    from training.checkpoint.checkpoint.checkpoint import Position, newest_checkpoint, save_checkpoint
+    from training.network.openpose.openpose import OpenPose
 
     findings = Findings()
     parameters = list(OpenPose(tiny.recipe().model).get_parameters())

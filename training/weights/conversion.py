@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config import Config, ModelConfig, parse_config
-from training.weights.naming import KINDS, Kind, Layer, bare, recognise
-from training.weights.stored import Stored
+from training.weights.published_names import KINDS, Kind, Layer, bare, recognise
+from training.weights.stored_tensor import Stored
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, ...]

@@ -1,0 +1,280 @@
+"""Paint: figures and things in colour, with clothes, faces and shading."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.synthetic.geometry.figures import FOOT, FOREARM, HAND, HEAD, LONG_HAIR, NECK, PELVIS, SKIRT, TORSO, UPPER_ARM, Figure
+from pipeline.synthetic.geometry.heads import HAIRLINES, VISIBLE
+from pipeline.synthetic.geometry.polygons import SHIFT, UNIT, capsules, fixed_point
+from pipeline.synthetic.geometry.poses import Floats
+from pipeline.synthetic.geometry.objects import Colour, Thing, random_colour, shade
+
+Image = NDArray[np.uint8]
+
+_EDGE = 0.66  # how much darker an outline is than what it encloses
+
+_SKIN: tuple[Colour, ...] = (
+    (190, 210, 243),
+    (160, 190, 235),
+    (130, 165, 218),
+    (100, 140, 198),
+    (75, 112, 170),
+    (55, 82, 130),
+    (42, 60, 96),
+)
+_HAIR: tuple[Colour, ...] = (
+    (28, 26, 30),
+    (30, 42, 62),
+    (40, 66, 104),
+    (60, 120, 176),
+    (110, 180, 220),
+    (50, 74, 160),
+    (170, 172, 176),
+)
+_TROUSERS: tuple[Colour, ...] = (
+    (110, 70, 45),
+    (70, 50, 40),
+    (45, 42, 42),
+    (110, 150, 175),
+    (130, 125, 120),
+    (50, 80, 70),
+)
+_PATTERNS = ("plain", "plain", "plain", "plain", "plain", "stripes", "bars", "checks", "dots", "logo")
+
+
+@dataclass(frozen=True)
+class Wardrobe:
+    """Colours and clothes; sleeves, trousers: how much of (upper arm, forearm) and (thigh, shank) they cover."""
+
+    skin: Colour
+    hair: Colour
+    shirt: Colour
+    second: Colour
+    trousers: Colour
+    skirt: Colour
+    shoes: Colour
+    pattern: str
+    sleeves: tuple[float, float]
+    legs: tuple[float, float]
+    glasses: bool
+    beard: bool
+    tie: bool
+
+
+def sample_wardrobe(rng: np.random.Generator) -> Wardrobe:
+    """Draw a person's colours and clothes."""
+    u = rng.random(14).tolist()
+    sleeve = (1.0, 1.0) if u[0] < 0.45 else (0.45 + 0.35 * u[1], 0.0) if u[0] < 0.88 else (0.0, 0.0)
+    leg = (1.0, 1.0) if u[2] < 0.62 else (0.75 + 0.25 * u[3], 0.0) if u[2] < 0.9 else (1.0, 0.5)
+    trousers = _TROUSERS[int(u[4] * len(_TROUSERS))] if u[5] < 0.75 else random_colour(rng)
+    return Wardrobe(
+        skin=shade(_SKIN[int(u[6] * len(_SKIN))], 0.93 + 0.14 * u[7]),
+        hair=_HAIR[int(u[8] * len(_HAIR))],
+        shirt=random_colour(rng),
+        second=random_colour(rng),
+        trousers=shade(trousers, 0.7 + 0.6 * u[9]),
+        skirt=random_colour(rng),
+        shoes=random_colour(rng) if u[10] < 0.4 else (40.0, 40.0, 45.0),
+        pattern=_PATTERNS[int(u[11] * len(_PATTERNS))],
+        sleeves=sleeve,
+        legs=leg,
+        glasses=u[12] < 0.10,
+        beard=u[12] > 0.90,
+        tie=u[13] < 0.12,
+    )
+
+
+def _fill(image: Image, polygon: NDArray[np.int32], colour: Colour) -> None:
+    cv2.fillConvexPoly(image, polygon, colour, cv2.LINE_AA, SHIFT)
+
+
+def _dot(image: Image, x: float, y: float, radius: float, colour: Colour) -> None:
+    centre = (round(x * UNIT), round(y * UNIT))
+    cv2.circle(image, centre, max(round(radius * UNIT), 4), colour, -1, cv2.LINE_AA, SHIFT)
+
+
+def _line(image: Image, points: Floats, colour: Colour, thickness: float) -> None:
+    cv2.polylines(image, [fixed_point(points)], False, colour, max(1, round(thickness)), cv2.LINE_AA, SHIFT)
+
+
+def paint_thing(image: Image, thing: Thing) -> None:
+    """Draw a thing or a crowd into a (H, W, 3) uint8 BGR picture."""
+    corners = fixed_point(thing.points)
+    for (_, start, stop), colour in zip(thing.spans, thing.colours, strict=True):
+        _fill(image, corners[start:stop], colour)
+
+
+class FigurePainter:
+    """Draws one figure, part after part, into a (H, W, 3) uint8 BGR picture."""
+
+    def __init__(self, image: Image, figure: Figure, wardrobe: Wardrobe) -> None:
+        self.image, self.figure, self.wardrobe = image, figure, wardrobe
+        axes, radii = figure.axes, figure.radii
+        light = np.array([-0.12, -0.12]) * radii.mean(axis=1)[:, None]
+        cover = np.zeros(13)
+        cover[:12] = np.repeat([*wardrobe.sleeves, 0.0, *wardrobe.legs, 1.0], 2)
+        cut = axes.copy()
+        cut[:, 1] = axes[:, 0] + cover[:, None] * (axes[:, 1] - axes[:, 0])
+        self.cover = cover.tolist()
+        layers = capsules(
+            np.concatenate([axes + light[:, None], cut, cut + light[:, None]]),
+            np.concatenate([radii * 0.74, radii * 1.06, radii * 0.80]),
+        )
+        self.inner, self.cloth, self.cloth_inner = fixed_point(layers).reshape(3, 13, 14, 2)
+
+    def paint(self) -> None:
+        """Draw all parts, from the farthest to the nearest."""
+        corners = fixed_point(self.figure.points)
+        heads = sum(part == HEAD for part, _, _ in self.figure.spans)
+        seen = 0
+        for part, start, stop in self.figure.spans:
+            polygon = corners[start:stop]
+            if part == HEAD:
+                self._head_layer(polygon, seen)
+                seen += 1
+                if seen == heads:
+                    self._face()
+            elif part >= UPPER_ARM or part == NECK:
+                self._limb(part, polygon)
+            elif part == TORSO:
+                self._torso(polygon)
+            elif part == PELVIS:
+                self._shaded(polygon, self.wardrobe.skirt if self.figure.shape.skirt else self.wardrobe.trousers)
+            elif part == SKIRT:
+                self._shaded(polygon, self.wardrobe.skirt)
+            elif part == LONG_HAIR:
+                self._shaded(polygon, shade(self.wardrobe.hair, 0.85))
+
+    def _shaded(self, polygon: NDArray[np.int32], colour: Colour) -> None:
+        _fill(self.image, polygon, shade(colour, _EDGE))
+        centre = polygon.mean(axis=0)
+        _fill(self.image, np.rint(centre + 0.90 * (polygon - centre)).astype(np.int32), colour)
+
+    def _limb(self, part: int, polygon: NDArray[np.int32]) -> None:
+        w = self.wardrobe
+        index = 12 if part == NECK else part - UPPER_ARM
+        kind = part - index % 2 if part != NECK else NECK
+        bare = w.shoes if kind == FOOT else w.skin
+        cloth = w.shirt if kind in (UPPER_ARM, FOREARM) else w.trousers
+        cover = self.cover[index]
+        if kind in (NECK, HAND, FOOT) or cover < 0.01:
+            _fill(self.image, polygon, shade(bare, _EDGE))
+            _fill(self.image, self.inner[index], bare)
+            return
+        whole = cover > 0.99
+        _fill(self.image, polygon, shade(cloth if whole else bare, _EDGE))
+        if not whole:
+            _fill(self.image, self.inner[index], bare)
+            _fill(self.image, self.cloth[index], shade(cloth, _EDGE))
+        _fill(self.image, self.cloth_inner[index], cloth)
+        if kind in (UPPER_ARM, FOREARM) and w.pattern in ("stripes", "checks"):
+            self._limb_stripes(index, cover)
+
+    def _limb_stripes(self, index: int, cover: float) -> None:
+        (start, stop), radii = self.figure.axes[index], self.figure.radii[index]
+        along = (stop - start) * cover
+        length = math.hypot(*along.tolist()) + 1e-6
+        normal = np.array([-along[1], along[0]]) / length
+        step = max(0.045 * self.figure.scale, 3.0)
+        for k in range(1, int(length / step) + 1):
+            t = k * step / length
+            middle, reach = start + t * along, 0.85 * (radii[0] + t * cover * (radii[1] - radii[0]))
+            _line(
+                self.image,
+                np.stack([middle - reach * normal, middle + reach * normal]),
+                self.wardrobe.second,
+                0.3 * step,
+            )
+
+    def _rows(self, heights: Floats) -> Floats:
+        """(T, M, 2) near side of the trunk at ring numbers `heights`, from one side to the other."""
+        figure = self.figure
+        near = figure.near
+        first = int(np.argmin(near))
+        order = np.roll(np.arange(len(near)), -first)
+        order = order[near[order]]
+        low = np.minimum(heights.astype(int), len(figure.rings) - 2)
+        t = (heights - low)[:, None, None]
+        rows = (1 - t) * figure.rings[low] + t * figure.rings[low + 1]
+        centre = rows.mean(axis=1, keepdims=True)
+        return np.asarray(centre + 0.88 * (rows[:, order] - centre))
+
+    def _torso(self, polygon: NDArray[np.int32]) -> None:
+        w, figure = self.wardrobe, self.figure
+        self._shaded(polygon, w.shirt)
+        size = figure.scale
+        if w.pattern in ("stripes", "checks"):
+            for row in self._rows(np.linspace(1.2, 4.1, 7)):
+                _line(self.image, row, w.second, 0.016 * size)
+        if w.pattern in ("bars", "checks"):
+            for column in self._rows(np.linspace(1.2, 4.2, 4)).transpose(1, 0, 2):
+                _line(self.image, column, w.second, 0.012 * size)
+        if w.pattern == "dots":
+            for x, y in self._rows(np.linspace(1.3, 4.0, 6)).reshape(-1, 2).tolist():
+                _dot(self.image, x, y, 0.010 * size, w.second)
+        if figure.front > 0.25:
+            self._chest()
+
+    def _chest(self) -> None:
+        """What only the front has: neckline, logo or tie; the sign by which a chest differs from a back."""
+        w, size = self.wardrobe, self.figure.scale
+        rows = self._rows(np.array([5.0, 4.2, 3.2, 2.0]))
+        middle = rows[:, rows.shape[1] // 2]
+        collar = np.stack([rows[0, 0], middle[1], rows[0, -1]])
+        _fill(self.image, fixed_point(collar), shade(w.skin, 0.9))
+        if w.tie:
+            _line(self.image, middle[1:], w.second, 0.022 * size)
+        elif w.pattern == "logo":
+            _dot(self.image, float(middle[2, 0]), float(middle[2, 1]), 0.035 * size, w.second)
+
+    def _head_layer(self, polygon: NDArray[np.int32], layer: int) -> None:
+        w, figure = self.wardrobe, self.figure
+        bald = HAIRLINES[figure.shape.hairline][1] > 1
+        back, top = (w.skin, w.hair) if figure.head.hair_on_top else (w.hair, w.skin)
+        if layer == 0:
+            self._shaded(polygon, w.skin if bald else back)
+        elif layer == 1 and not bald:
+            _fill(self.image, polygon, top)
+        else:
+            _fill(self.image, polygon, shade(w.skin, 0.80))
+
+    def _face(self) -> None:
+        figure, w = self.figure, self.wardrobe
+        unit = 0.048 * figure.shape.build.head * figure.scale
+        bridge, chin, mouth = (figure.landmark(name) for name in ("bridge", "chin", "mouth"))
+        down = chin - bridge
+        across = np.array([-down[1], down[0]]) / (math.hypot(*down.tolist()) + 1e-6)
+        if figure.head.gaze > 0.05:
+            if w.beard:
+                _line(
+                    self.image, np.stack([mouth - 0.5 * unit * across, mouth + 0.5 * unit * across]), w.hair, 0.5 * unit
+                )
+            wide = 0.34 * unit * max(figure.head.gaze, 0.25)
+            _line(
+                self.image, np.stack([mouth - wide * across, mouth + wide * across]), (60.0, 55.0, 130.0), 0.13 * unit
+            )
+        for eye in (1, 2):
+            if figure.facing[eye] == VISIBLE:
+                self._eye(figure.keypoints[eye], across, down, unit)
+
+    def _eye(self, centre: Floats, across: Floats, down: Floats, unit: float) -> None:
+        w = self.wardrobe
+        x, y = centre.tolist()
+        if w.glasses:
+            _dot(self.image, x, y, 0.36 * unit, (35.0, 30.0, 30.0))
+            return
+        _dot(self.image, x, y, 0.23 * unit, (225.0, 230.0, 235.0))
+        _dot(self.image, x, y, 0.15 * unit, (45.0, 35.0, 30.0))
+        brow = centre - 0.28 * down
+        _line(
+            self.image,
+            np.stack([brow - 0.28 * unit * across, brow + 0.28 * unit * across]),
+            shade(w.hair, 0.8),
+            0.10 * unit,
+        )

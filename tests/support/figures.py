@@ -1,0 +1,84 @@
+"""People in known poses, and maps drawn from them: what the tests of the decoder start from."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from evaluation.decoder.person import Person
+from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
+from pipeline.skeleton import FLIP, FLIP_LIMBS, INDEX, NUM_KEYPOINTS, NUM_LIMBS
+
+Floats = NDArray[np.float32]
+SIZE = (256, 400)
+REST = np.zeros((NUM_KEYPOINTS, 2), dtype=np.float32)
+
+# a standing figure, one unit tall; x to the right, its own left side on the picture's right
+FIGURE: dict[str, tuple[float, float]] = {
+    "nose": (0.0, 0.0),
+    "neck": (0.0, 0.16),
+    "eye": (0.06, -0.06),
+    "ear": (0.12, -0.02),
+    "shoulder": (0.14, 0.16),
+    "elbow": (0.2, 0.34),
+    "wrist": (0.22, 0.5),
+    "hip": (0.09, 0.5),
+    "knee": (0.11, 0.73),
+    "ankle": (0.12, 0.94),
+}
+
+
+def figure(x: float, y: float, height: float, jitter: Floats) -> Floats:
+    """(18, 3) a standing person with its nose at x, y px; `jitter` (18, 2) in fractions of its height."""
+    out = np.zeros((NUM_KEYPOINTS, 3), dtype=np.float32)
+    for name, i in INDEX.items():
+        dx, dy = FIGURE[name.split("_")[-1]]
+        side = -1 if name.startswith("right_") else 1
+        out[i] = (x + height * (side * dx + jitter[i, 0]), y + height * (dy + jitter[i, 1]), 2)
+    return out
+
+
+@st.composite
+def crowds(draw: st.DrawFn, most: int = 3) -> Floats:
+    """(P, 18, 3) people side by side, each in its own column of the picture."""
+    count = draw(st.integers(1, most))
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    people = [
+        figure(
+            x=SIZE[1] * (i + 0.5) / count + rng.uniform(-4, 4),
+            y=rng.uniform(24, 40),
+            height=rng.uniform(150, 200),
+            jitter=rng.uniform(-0.012, 0.012, (NUM_KEYPOINTS, 2)).astype(np.float32),
+        )
+        for i in range(count)
+    ]
+    return np.stack(people)
+
+
+def table(people: list[Person]) -> Floats:
+    """(P, 18, 3) of people, ordered from left to right."""
+    stacked = np.stack([person.keypoints for person in people])
+    return stacked[np.argsort(stacked[:, :, 0].max(axis=1))]
+
+
+def empty_maps(height: int = 20, width: int = 30) -> Maps:
+    return Maps(
+        np.zeros((NUM_HEATMAPS, height, width), dtype=np.float32), np.zeros((NUM_PAFS, height, width), dtype=np.float32)
+    )
+
+
+def same_people(found: list[Person], truth: Floats, within: float) -> None:
+    assert len(found) == len(truth)
+    ordered = truth[np.argsort(truth[:, :, 0].max(axis=1))]
+    np.testing.assert_array_equal(table(found)[..., 2] > 0, ordered[..., 2] > 0)
+    np.testing.assert_allclose(table(found)[..., :2], ordered[..., :2], atol=within)
+
+
+def flipped(maps: Maps) -> Maps:
+    """The maps of the mirrored picture: sides swapped by name, x components negated."""
+    heatmaps = maps.heatmaps[[*FLIP, NUM_KEYPOINTS], :, ::-1].copy()
+    pafs = maps.pafs.reshape(NUM_LIMBS, 2, *maps.grid)[FLIP_LIMBS, :, :, ::-1].copy()
+    pafs[:, 0] *= -1
+    return Maps(heatmaps, pafs.reshape(NUM_PAFS, *maps.grid), maps.stride)

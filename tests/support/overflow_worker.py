@@ -1,0 +1,27 @@
+"""One of two processes under msrun: an update in which rank 1 alone overflows, then one in which none does.
+
+Prints, for each of them, whether it counted, the loss scale after it, and weights and their averages.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tests.test_step import GRADIENT, Trial
+from training.distributed.world import start
+
+
+def main() -> None:
+    world = start("cpu", Path(sys.argv[1]))
+    trial = Trial(processes=world.size, loss_scale=8, loss_scale_mode="dynamic", ema_decay=0.5)
+    for gradient in (np.full(6, np.inf) if world.rank == 1 else GRADIENT, GRADIENT * (1 + world.rank)):
+        _, _, finite, _, stop = trial.step(gradient, stop=float(world.rank == 1), decay=0.5)
+        values = [*trial.values(), *trial.values("ema.")]
+        sys.stdout.write(f"RESULT {finite} {stop} {trial.scale.value.asnumpy()} {' '.join(map(str, values))}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The smallest recipe that is still the real thing, and running it: what the tests of training share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.loading.augment import AugmentConfig
+from training.config import Config, parse_config
+
+if TYPE_CHECKING:
+    from training.loop.progress import StopSignal
+    from training.loop.validation import Evaluator
+    from training.weights.initialise import Start
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = 48
+RECORDS = 48
+
+RECIPE: dict[str, Any] = {
+    "model": {
+        "backbone": "compact",
+        "feature_widths": [16, 16],
+        "stages": 2,
+        "first_width": 16,
+        "first_depth": 1,
+        "stage_width": 8,
+        "stage_depth": 1,
+        "stage_kernel": 3,
+    },
+    "data": {"size": 64, "max_people": 8, "threads": 1, "augment": AugmentConfig.for_size(64).model_dump()},
+    "training": {
+        "batch_size": 4,
+        "epochs": 4,
+        "lr": 3e-3,
+        "backbone_lr_factor": 1,
+        "feature_lr_factor": 1,
+        "schedule": "cosine",
+        "log_every": 1,
+        "checkpoint_every": 10,
+        "keep": 2,
+    },
+}
+"""No batch normalisation, so that one process and two learn the same."""
+
+
+def recipe(**training: Any) -> Config:
+    """The recipe with other fields in its training section."""
+    return parse_config({**RECIPE, "training": RECIPE["training"] | training}, source="tiny")
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """What a run logged."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Loss of each step that a run logged."""
+    return {line["step"]: line["loss"] for line in metrics(run) if "loss" in line}
+
+
+def evaluations(run: Path) -> dict[int, float]:
+    """AP of each step that a run evaluated."""
+    return {line["step"]: line["AP"] for line in metrics(run) if "AP" in line}
+
+
+@contextlib.contextmanager
+def kept_signals() -> Iterator[None]:
+    """Let this process hear SIGINT and SIGTERM again, which a run in it blocks."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def train_here(
+    config: Config,
+    shards: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    stop: int = 0,
+    evaluator: Callable[[StopSignal], Evaluator] | None = None,
+    init: Start | None = None,
+) -> int:
+    """Train in this process.
+
+    Args:
+        config: the recipe.
+        shards: the training set.
+        out: folder of the run.
+        resume: go on with it.
+        stop: a signal that came before the first step.
+        evaluator: makes what evaluates during training; may send a signal.
+        init: weights to begin with.
+
+    Returns:
+        The exit code.
+    """
+    from training.loop.progress import StopSignal
+    from training.loop.trainer import train
+
+    with kept_signals():
+        signals = StopSignal()
+        signals.number = stop
+        return train(
+            config,
+            shards,
+            out,
+            resume=resume,
+            device="cpu",
+            signals=signals,
+            resume_command="COMMAND",
+            evaluator=evaluator(signals) if evaluator else None,
+            init=init,
+        )
+
+
+def command(recipe_file: Path, shards: Path, out: Path, *more: str) -> list[str]:
+    """The command line of a run."""
+    options = ["--config", str(recipe_file), "--shards", str(shards), "--out", str(out), "--device", "cpu"]
+    return [sys.executable, "-m", "training.train", *options, *more]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    """Start a command from the project's root."""
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,0 +1,116 @@
+"""Writes PyTorch's two file formats, and what hostile files would hold, without PyTorch.
+
+The pickles are put together instruction by instruction, as torch.save does it. Outside this project, torch.load of
+PyTorch 2.13.0 read files that `write` makes, of both formats and every dtype here but u1, with and without
+weights_only, to the same numbers; and `training.weights.reader` read what its torch.save wrote in both formats.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.weights.torch_reader import MAGIC, PROTOCOL
+
+Array = np.ndarray[Any, Any]
+
+KINDS = {
+    **{"f8": "Double", "f4": "Float", "f2": "Half"},
+    **{"i8": "Long", "i4": "Int", "i2": "Short", "i1": "Char", "u1": "Byte"},
+}
+
+
+def name(module: str, attribute: str) -> bytes:
+    return b"c" + f"{module}\n{attribute}\n".encode()
+
+
+def value(one: Any) -> bytes:
+    """A plain value as a pickle says it; bytes are a pickle already."""
+    if isinstance(one, bytes):
+        return one
+    return next(say(one) for kind, say in _SAID.items() if isinstance(one, kind))
+
+
+def _whole(one: int) -> bytes:
+    size = (one.bit_length() + 8) // 8
+    return b"\x8a" + bytes([size]) + one.to_bytes(size, "little", signed=True)
+
+
+def _all(values: Iterable[Any]) -> bytes:
+    return b"".join(map(value, values))
+
+
+_SAID: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda _: b"N",
+    bool: lambda one: b"\x88" if one else b"\x89",
+    int: _whole,
+    float: lambda one: b"G" + struct.pack(">d", one),
+    str: lambda one: b"X" + struct.pack("<I", len(one.encode())) + one.encode(),
+    tuple: lambda one: b"(" + _all(one) + b"t",
+    list: lambda one: b"](" + _all(one) + b"e",
+    dict: lambda one: b"}(" + _all(part for pair in one.items() for part in pair) + b"u",
+}
+
+
+def call(function: bytes, *arguments: Any) -> bytes:
+    return function + value(arguments) + b"R"
+
+
+def pickle(one: Any) -> bytes:
+    return b"\x80\x02" + value(one) + b"."
+
+
+def tensor(key: str, array: Array, numbers: Array | None = None, offset: int = 0, view: bool = False) -> bytes:
+    """A tensor whose numbers lie in storage `key`, of which it is all unless `numbers` says what that holds.
+
+    `view` adds what only the old format has: whether the storage is a part of another.
+    """
+    storage = array if numbers is None else numbers
+    kind = name("torch", f"{KINDS[array.dtype.str[1:]]}Storage")
+    place = value(("storage", kind, key, "cpu", storage.size, *([None] if view else []))) + b"Q"
+    stride = tuple(step // array.itemsize for step in array.strides)
+    hooks = call(name("collections", "OrderedDict"))
+    return call(name("torch._utils", "_rebuild_tensor_v2"), place, offset, array.shape, stride, False, hooks)
+
+
+def dictionary(items: Mapping[str, Any]) -> bytes:
+    """An ordered dictionary with the attribute that a model's state has."""
+    filled = b"(" + _all(part for pair in items.items() for part in pair) + b"u"
+    return call(name("collections", "OrderedDict")) + filled + value({"_metadata": {"version": 1}}) + b"b"
+
+
+def legacy(tree: Any, blocks: Mapping[str, Array]) -> bytes:
+    """A file in the format of PyTorch before 1.6: what is pickled, and the storages by key."""
+    system = {"protocol_version": PROTOCOL, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    pickles = [pickle(each) for each in (MAGIC, PROTOCOL, system, tree, list(blocks))]
+    numbers = [struct.pack("<q", block.size) + block.tobytes() for block in blocks.values()]
+    return b"".join(pickles + numbers)
+
+
+def zipped(tree: Any, blocks: Mapping[str, Array], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A file in the format of PyTorch since 1.6."""
+    entries = {"data.pkl": pickle(tree), "byteorder": b"little", "version": b"3\n"}
+    entries |= {f"data/{key}": block.tobytes() for key, block in blocks.items()}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for entry, data in entries.items():
+            archive.writestr(f"weights/{entry}", data)
+    return file.getvalue()
+
+
+Format = Callable[[Any, Mapping[str, Array]], bytes]
+FORMATS: dict[str, Format] = {"legacy": legacy, "zip": zipped}
+
+
+def write(path: Path, arrays: Mapping[str, Array], kind: str) -> Path:
+    """Write named arrays as torch.save does: `kind` is a key of FORMATS."""
+    keys = {each: str(i) for i, each in enumerate(arrays)}
+    tree = dictionary({each: tensor(keys[each], array, view=kind == "legacy") for each, array in arrays.items()})
+    path.write_bytes(FORMATS[kind](tree, {keys[each]: array for each, array in arrays.items()}))
+    return path
