@@ -17,19 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.scoring.detect import find_people, share_out
-from evaluation.inference.letterbox import Size, fit_size
-from evaluation.scoring.metrics import coco_ap, count_people
+from evaluation.inference.letterbox import fit_size
 from evaluation.inference.predictor import Predictor
+from evaluation.report.map_figure import SHOWN, draw_map_figure
+from evaluation.scoring.datasets import Record, ShardSet
+from evaluation.scoring.detect import detect_people, partition_by_work
+from evaluation.scoring.metrics import coco_ap
 from evaluation.scoring.results import to_coco_results
-from evaluation.scoring.datasets import Record, ShardSet, Truth, note_truth
-from evaluation.report.map_figure import SHOWN, draw_sheet
+from evaluation.scoring.truth import Truth, add_truth, count_people
 from pipeline.errors import InputError
+from pipeline.sample import Size
 
 if TYPE_CHECKING:
-    from evaluation.inference.flip import Network
+    from pipeline.maps import InferenceFunction
     from training.config import Config
-    from training.distributed.file_barrier import Meeting
+    from training.distributed.file_barrier import FileBarrier
     from training.loop.validation import Score
 
 
@@ -59,14 +61,18 @@ class DuringTraining:
         self.basis = hashlib.sha256(known.encode()).hexdigest()
 
     def __call__(
-        self, network: Network, meeting: Meeting, stopped: Callable[[], bool], progress: Callable[[int, int], object]
+        self,
+        network: InferenceFunction,
+        barrier: FileBarrier,
+        stopped: Callable[[], bool],
+        progress: Callable[[int, int], object],
     ) -> Score | None:
         """Score a network; arguments, result and errors as `training.loop.validation.Evaluator` has them."""
         from training.loop.validation import Score
 
         start = time.monotonic()
-        mine, sheet = self._look(network, meeting, stopped, progress)
-        parts = [json.loads(part) for part in meeting.exchange(json.dumps(mine).encode())]
+        mine, sheet = self._look(network, barrier, stopped, progress)
+        parts = [json.loads(part) for part in barrier.all_gather(json.dumps(mine).encode())]
         errors = [part["error"] for part in parts if part["error"]]
         if errors:
             raise InputError(errors[0])
@@ -75,12 +81,16 @@ class DuringTraining:
         truth: Truth = {}
         for part in parts:
             for image_id, people in part["truth"]:
-                note_truth(truth, image_id, people)
+                add_truth(truth, image_id, people)
         results = sorted((one for part in parts for one in part["results"]), key=lambda one: one["image_id"])
         return Score(coco_ap(truth, results), len(truth), time.monotonic() - start, sheet)
 
     def _look(
-        self, network: Network, meeting: Meeting, stopped: Callable[[], bool], progress: Callable[[int, int], object]
+        self,
+        network: InferenceFunction,
+        barrier: FileBarrier,
+        stopped: Callable[[], bool],
+        progress: Callable[[int, int], object],
     ) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
         """Find people in this process's pictures.
 
@@ -89,28 +99,30 @@ class DuringTraining:
             is wrong if anything is. And, on rank 0, the sheet of maps.
         """
         part: dict[str, Any] = {"truth": [], "results": [], "done": True, "error": ""}
-        share = self._share(meeting)
+        share = self._share(barrier)
         sheet = None
         try:
             for canvas, indices in self._by_canvas(share):
                 predictor = Predictor(network, self.config, canvas=canvas)
-                inhabited: list[int] = []
-                records = _until(stopped, self._records(indices, inhabited))
-                findings = find_people(predictor, records, _counter(progress, len(part["truth"]), len(share)))
-                part["truth"] += findings.truth.items()
-                part["results"] += [one for i, people in findings.people.items() for one in to_coco_results(i, people)]
-                if meeting.rank == 0 and sheet is None and inhabited and not stopped():
-                    shown = [inhabited[i] for i in spread(len(inhabited), SHOWN)]
-                    sheet = draw_sheet(predictor, self.set.records(shown), self.target)
+                with_people: list[int] = []
+                records = _until(stopped, self._records(indices, with_people))
+                detections = detect_people(predictor, records, _counter(progress, len(part["truth"]), len(share)))
+                part["truth"] += detections.truth.items()
+                part["results"] += [
+                    one for i, people in detections.people.items() for one in to_coco_results(i, people)
+                ]
+                if barrier.rank == 0 and sheet is None and with_people and not stopped():
+                    shown = [with_people[i] for i in spread(len(with_people), SHOWN)]
+                    sheet = draw_map_figure(predictor, self.set.records(shown), self.target)
         except InputError as error:
             part["error"] = str(error)
         part["done"] = len(part["truth"]) == len(share)
         return part, sheet
 
-    def _share(self, meeting: Meeting) -> list[int]:
+    def _share(self, barrier: FileBarrier) -> list[int]:
         """The pictures that this process looks at, by index into the set."""
-        shares = share_out([self._sizes[index] for index in self.indices], meeting.size)
-        mine = shares[meeting.rank] if meeting.rank < len(shares) else []
+        shares = partition_by_work([self._sizes[index] for index in self.indices], barrier.size)
+        mine = shares[barrier.rank] if barrier.rank < len(shares) else []
         return sorted(self.indices[i] for i in mine)
 
     def _by_canvas(self, share: Sequence[int]) -> Iterator[tuple[Size, list[int]]]:
@@ -133,11 +145,11 @@ class DuringTraining:
     def _sizes(self) -> list[Size]:
         return self.set.sizes()
 
-    def _records(self, indices: Sequence[int], inhabited: list[int]) -> Iterator[Record]:
-        """Records of the set; indices of those with annotated people are appended to `inhabited` on the way."""
+    def _records(self, indices: Sequence[int], with_people: list[int]) -> Iterator[Record]:
+        """Records of the set; indices of those with annotated people are appended to `with_people` on the way."""
         for index, record in zip(indices, self.set.records(indices), strict=True):
             if count_people(record.truth):
-                inhabited.append(index)
+                with_people.append(index)
             yield record
 
 

@@ -17,10 +17,10 @@ from training.options import device_option
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from evaluation.scoring.detect import Findings
-    from evaluation.report.outputs import Evaluation
     from evaluation.inference.predictor import Predictor
     from evaluation.scoring.datasets import PictureSet
+    from evaluation.scoring.detect import Detections
+    from evaluation.scoring.evaluation import Evaluation
 
 _PATH = click.Path(path_type=Path)
 
@@ -34,7 +34,7 @@ def open_set(shards: Path | None, coco: Path | None, split: str) -> PictureSet:
     return ShardSet(shards) if shards else CocoSet(coco or Path(), split)
 
 
-def find(load: Callable[[], Predictor], pictures: PictureSet, number: int, processes: int) -> Findings:
+def find(load: Callable[[], Predictor], pictures: PictureSet, number: int, processes: int) -> Detections:
     """Find the people in the first pictures of a set, with progress on the terminal.
 
     Args:
@@ -45,21 +45,21 @@ def find(load: Callable[[], Predictor], pictures: PictureSet, number: int, proce
     """
     from tqdm import tqdm
 
-    from evaluation.scoring.detect import find_people, share_out
-    from evaluation.scoring.worker_processes import find_in_processes
+    from evaluation.scoring.detect import detect_people, partition_by_work
+    from evaluation.scoring.worker_processes import detect_in_processes
 
     if processes > 1:
-        shares = share_out(pictures.sizes()[:number], processes)
+        shares = partition_by_work(pictures.sizes()[:number], processes)
         with tqdm(total=number, unit="picture", desc="evaluate", smoothing=0.1, disable=None) as progress:
-            return find_in_processes(load, pictures, shares, progress.update)
+            return detect_in_processes(load, pictures, shares, progress.update)
     predictor = load()
     with tqdm(total=number, unit="picture", desc="evaluate", smoothing=0.1, disable=None) as progress:
-        return find_people(predictor, pictures.records(range(number)), progress.update)
+        return detect_people(predictor, pictures.records(range(number)), progress.update)
 
 
 def score_file(path: Path, pictures: PictureSet, number: int) -> Evaluation:
     """Score the COCO keypoint results in a file on the first pictures of a set."""
-    from evaluation.report.outputs import score_results
+    from evaluation.scoring.evaluation import score_results
     from evaluation.scoring.results import read_results
 
     truth = pictures.truth()
@@ -135,10 +135,10 @@ def _run(
     device: str,
     overrides: tuple[str, ...],
 ) -> None:
-    from evaluation.scoring.detect import count_canvases
-    from evaluation.scoring.metrics import format_table
-    from evaluation.report.outputs import score_findings
     from evaluation.inference.predictor import Predictor
+    from evaluation.scoring.detect import count_canvases
+    from evaluation.scoring.evaluation import score_detections
+    from evaluation.scoring.metrics import format_table
     from evaluation.scoring.worker_processes import ProcessError
 
     outputs.check()
@@ -151,12 +151,12 @@ def _run(
         assert ckpt is not None
         load = functools.partial(Predictor.load, ckpt, device, overrides)
         try:
-            findings = find(load, pictures, number, processes)
+            detections = find(load, pictures, number, processes)
         except ProcessError as error:
             raise click.ClickException(str(error)) from error
-        evaluation = score_findings(findings)
+        evaluation = score_detections(detections)
         about["processes"] = processes
-        click.echo(count_canvases(findings.canvases))
+        click.echo(count_canvases(detections.canvases))
     click.echo(format_table(evaluation.protocols))
     for line in outputs.write(evaluation, pictures, about):
         click.echo(line)

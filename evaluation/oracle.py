@@ -13,9 +13,9 @@ from evaluation.evaluate import open_set
 from pipeline.errors import reports_input_errors
 
 if TYPE_CHECKING:
-    from evaluation.scoring.oracle_ablation import Case, Step
     from evaluation.decoder.decode import DecodeConfig
-    from evaluation.scoring.datasets import Truth
+    from evaluation.scoring.oracle_ablation import Case, Step
+    from evaluation.scoring.truth import Truth
 
 _PATH = click.Path(path_type=Path)
 
@@ -38,8 +38,8 @@ def measure(cases: Iterable[Case], truth: Truth, config: DecodeConfig) -> dict[s
         `causes`: for each step its `AP` and what it `lost` against the one before; `besides`: likewise, against the
         last step.
     """
-    from evaluation.scoring.oracle_ablation import BESIDES, STEPS
     from evaluation.scoring.metrics import coco_ap
+    from evaluation.scoring.oracle_ablation import BESIDES, STEPS
 
     steps = {**STEPS, **BESIDES}
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in steps}
@@ -64,7 +64,8 @@ def _find(case: Case, step: Step, config: DecodeConfig) -> list[dict[str, Any]]:
 
 
 def _score_groups(truth: Truth, results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    from evaluation.scoring.metrics import coco_ap, count_people
+    from evaluation.scoring.metrics import coco_ap
+    from evaluation.scoring.truth import count_people
 
     people = {image_id: count_people(annotations) for image_id, annotations in truth.items()}
     members = {name: [i for i in truth if low <= people[i] <= high] for name, (low, high) in GROUPS.items()}
@@ -122,8 +123,8 @@ def main(
     """
     from tqdm import tqdm
 
-    from evaluation.scoring.oracle_ablation import Disturbance, open_cases
     from evaluation.decoder.decode import DecodeConfig
+    from evaluation.scoring.oracle_ablation import Disturbance, open_cases
     from training.config import Config, override_config
 
     config = DecodeConfig(**override_config(Config(), overrides).evaluation.decoder.model_dump())
@@ -142,7 +143,7 @@ def main(
 
 def _write(path: Path, numbers: dict[str, Any]) -> None:
     from pipeline.errors import InputError
-    from pipeline.storage.manifest import write_atomically
+    from pipeline.system.files import write_atomically
 
     try:
         write_atomically(path, json.dumps(numbers, indent=1) + "\n")

@@ -9,8 +9,8 @@ import click
 
 from evaluation.options import flip_option, recipe_overrides, scales_option
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.system.log_filters import quiet_opencv
 from pipeline.skeleton import NUM_KEYPOINTS
+from pipeline.system.log_filters import silence_opencv
 from training.options import device_option
 
 OUTPUTS = ("overlay", "openpose", "coco")
@@ -80,13 +80,13 @@ def main(
 
     Exit codes: 0 all done; 1 something was skipped; 2 something given is wrong; 130 stopped by Ctrl-C.
     """  # noqa: D301
-    quiet_opencv()
-    from training.loop.progress import StopSignal
+    silence_opencv()
+    from pipeline.system.signals import StopSignal
 
     signals = StopSignal()  # before NumPy and MindSpore start threads
     signals.watch("Stopping; what has been read is finished")
-    from evaluation.media.prediction import Prediction, predict
     from evaluation.inference.predictor import Predictor
+    from evaluation.media.prediction import Prediction, predict
     from evaluation.media.sources import find_sources
     from evaluation.media.writers import CocoWriter
 

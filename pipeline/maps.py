@@ -5,6 +5,7 @@ This module needs NumPy only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +22,10 @@ NUM_HEATMAPS = NUM_KEYPOINTS + 1
 
 NUM_PAFS = 2 * NUM_LIMBS
 """x and y of each limb's part affinity field, interleaved: x0, y0, x1, y1, …"""
+
+InferenceFunction = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""A network as a function: images (B, H, W, 3) uint8 BGR to part affinity fields (B, 2L, h, w) and heatmaps
+(B, K + 1, h, w), both float32."""
 
 Coordinate = TypeVar("Coordinate", float, NDArray[np.float32])
 

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Size = tuple[int, int]
+"""(height, width) px."""
+
 Rle = dict[str, Any]
 """pycocotools' compressed run-length mask: {"size": [height, width], "counts": bytes}."""
 

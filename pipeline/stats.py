@@ -16,16 +16,16 @@ import click
 
 from pipeline.annotations.coco import Rules
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.storage.manifest import Manifest, find_sets
-from pipeline.system.log_filters import quiet_mindspore
 from pipeline.skeleton import KEYPOINTS
-from pipeline.storage.statistics import BOX_EDGES, IGNORED_EDGES, PICTURE_EDGES, Tally
+from pipeline.storage.manifest import Manifest, find_sets
+from pipeline.storage.statistics import BOX_EDGES, IGNORED_EDGES, PICTURE_EDGES, Statistics
+from pipeline.system.log_filters import silence_mindspore
 
 _BAR = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def describe(manifest: Manifest, tally: Tally | None = None) -> dict[str, Any]:
+def describe(manifest: Manifest, tally: Statistics | None = None) -> dict[str, Any]:
     """One set in figures.
 
     Args:
@@ -33,7 +33,7 @@ def describe(manifest: Manifest, tally: Tally | None = None) -> dict[str, Any]:
         tally: counts to describe instead of the manifest's, such as `scan` gives.
 
     Returns:
-        Top-level keys: every count of `Tally`, where `people_per_image`, `keypoints_per_person` and the histograms
+        Top-level keys: every count of `Statistics`, where `people_per_image`, `keypoints_per_person` and the histograms
         are lists, and `keypoints` holds [not labelled, hidden, visible] by name; `shards` (their number),
         `shard_bytes`, `records_per_shard` and `bytes_per_shard` ([least, mean, most]), `edges` of the histograms,
         `skipped` bad pictures and the `sources`.
@@ -51,9 +51,9 @@ def describe(manifest: Manifest, tally: Tally | None = None) -> dict[str, Any]:
     }
 
 
-def together(manifests: Sequence[Manifest], tallies: Sequence[Tally]) -> dict[str, Any]:
+def together(manifests: Sequence[Manifest], tallies: Sequence[Statistics]) -> dict[str, Any]:
     """Several sets as one, in the form of `describe`."""
-    total = Tally()
+    total = Statistics()
     for tally in tallies:
         total.merge(tally)
     union = Manifest(
@@ -66,14 +66,21 @@ def together(manifests: Sequence[Manifest], tallies: Sequence[Tally]) -> dict[st
     return describe(union)
 
 
-def scan(folder: Path, manifest: Manifest) -> Tally:
+def scan(folder: Path, manifest: Manifest) -> Statistics:
     """Count a set's records anew, from the records themselves."""
-    quiet_mindspore()
-    from pipeline.loading.batches import read_rows
-    from pipeline.storage.records import EVAL_COLUMNS, decode_runs, raw_bytes, unpack_ignore, unpack_keypoints, unpack_truth
+    silence_mindspore()
+    from pipeline.storage.mindrecord_reader import read_rows
+    from pipeline.storage.records import (
+        EVAL_COLUMNS,
+        decode_runs,
+        raw_bytes,
+        unpack_ignore,
+        unpack_keypoints,
+        unpack_truth,
+    )
 
     rules = Rules(manifest.options["min_keypoints"], manifest.options["min_area"])
-    tally = Tally()
+    tally = Statistics()
     for row in read_rows(folder, manifest, EVAL_COLUMNS, range(manifest.records)):
         (height, width), runs = unpack_ignore(row["ignore"])
         truth = unpack_truth(row["truth"])
@@ -213,7 +220,7 @@ def main(*, shards: tuple[Path, ...], as_json: bool, plot: Path | None, scans: b
     else:
         click.echo("\n\n".join(as_text(name, figures) for name, figures in sets.items()))
     if plot:
-        from pipeline.visualization.plots import draw
+        from pipeline.visualization.statistics_plot import draw
 
         draw(sets, plot)
         click.echo(f"{plot}: drawn", err=True)

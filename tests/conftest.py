@@ -23,8 +23,8 @@ def coco_mini() -> Path:
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of small synthetic pictures for `tiny.RECIPE`."""
+    from pipeline.build.build_set import build
     from pipeline.build.plan import Options
-    from pipeline.shards import build
     from pipeline.synthetic import generate
 
     folder = tmp_path_factory.mktemp("tiny")

@@ -5,9 +5,9 @@ import pytest
 
 from evaluation.decoder.assembly import BRIDGES
 from evaluation.decoder.decode import DecodeConfig, decode
+from pipeline.loading.targets import encode_maps
 from pipeline.maps import STRIDE, Maps
 from pipeline.skeleton import INDEX, KEYPOINTS, LIMB_INDICES
-from pipeline.loading.targets import encode_maps
 from tests.support.figures import REST, SIZE, Floats, figure, same_people
 
 WITHOUT_BRIDGES = DecodeConfig(gap=0)

@@ -19,11 +19,11 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.build import backends as backend
-from pipeline.errors import InputError
-from pipeline.storage.manifest import Manifest
 from pipeline.build.plan import Options, make_plan
-from pipeline.shards import main
 from pipeline.build.write_shard import write_shard
+from pipeline.errors import InputError
+from pipeline.shards import main
+from pipeline.storage.manifest import Manifest
 from tests.support.coco_folder import ROOT, mixed, write
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed")

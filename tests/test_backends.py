@@ -17,7 +17,8 @@ from pipeline.skeleton import KEYPOINTS, LIMBS
 from tests.support import tiny
 from tests.support.coco_folder import ROOT
 from training.config import parse_config
-from training.export import Shape, choose_shape, main
+from training.export import main
+from training.graphs.export_graph import Shape, choose_shape
 from training.graphs.metadata import ExportedGraph, description_path
 
 RECIPE = parse_config({**tiny.RECIPE, "evaluation": {"size": 64, "batch_size": 2, "flip": True}}, source="tiny")
@@ -45,8 +46,8 @@ def checkpoint(tmp_path_factory):
     """A run folder with random weights."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
-    from training.network.openpose.openpose import OpenPose
+    from training.checkpoint.checkpoint import Position, save_checkpoint
+    from training.network.openpose import OpenPose
 
     ms.set_seed(5)
     run = tmp_path_factory.mktemp("run")
@@ -109,10 +110,10 @@ def test_a_graph_gives_the_maps_of_its_checkpoint(name, graphs, checkpoint):
 def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path):
     import mindspore as ms
 
-    from training.checkpoint.checkpoint.checkpoint import Position, load_checkpoint, save_checkpoint
-    from training.export import answering
-    from training.checkpoint.checkpoint.run_folder import find_checkpoint
-    from training.network.openpose.openpose import OpenPose
+    from training.checkpoint.checkpoint import Position, load_checkpoint, save_checkpoint
+    from training.checkpoint.run_folder import find_checkpoint
+    from training.graphs.export_graph import checkpoint_network
+    from training.network.openpose import OpenPose
 
     average = load_checkpoint(find_checkpoint(checkpoint)).tensors
     ms.set_seed(6)
@@ -125,7 +126,7 @@ def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path
     result = export(path, "onnx", "--height", 64, "--width", 64, "--out", tmp_path / "graph.onnx")
     assert "; averaged weights; maps within " in result.output
     assert ExportedGraph.load(tmp_path / "graph.onnx").averaged
-    network = answering(load_checkpoint(path), all_stages=False)
+    network = checkpoint_network(load_checkpoint(path), all_stages=False)
     for parameter in network.get_parameters():
         assert np.array_equal(parameter.asnumpy(), average[parameter.name.removeprefix("network.")].asnumpy())
 

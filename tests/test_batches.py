@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.loading.augment import AugmentConfig, fit
-from pipeline.loading.batches import create_batches, read_rows
-from pipeline.errors import InputError
-from pipeline.loading.collate import sample_rng, unpack_sample
-from pipeline.storage.manifest import Manifest
+from pipeline.build.build_set import build
 from pipeline.build.plan import Options
-from pipeline.storage.records import EVAL_COLUMNS, TRAIN_COLUMNS, unpack
-from pipeline.shards import build
-from pipeline.skeleton import COCO_KEYPOINTS, to_coco
+from pipeline.errors import InputError
+from pipeline.loading.augment import AugmentConfig, fit
+from pipeline.loading.batches import create_batches
+from pipeline.loading.collate import sample_rng, unpack_sample
 from pipeline.loading.targets import TargetConfig, encode_maps
 from pipeline.loading.warp import apply
+from pipeline.skeleton import COCO_KEYPOINTS, to_coco
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.mindrecord_reader import read_rows
+from pipeline.storage.records import EVAL_COLUMNS, TRAIN_COLUMNS, unpack
 from tests.support import coco_folder
 
 RECORDS = 23

@@ -15,8 +15,21 @@ from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from pipeline.errors import InputError
 from tests.support import tiny
-from training.checkpoint.checkpoint.checkpoint import DamagedCheckpointError, Position, load_checkpoint, newest_checkpoint, restore, save_checkpoint
-from training.checkpoint.checkpoint.run_folder import check_folder, checkpoint_path, checkpoints, find_checkpoint, prepare_folder
+from training.checkpoint.checkpoint import (
+    DamagedCheckpointError,
+    Position,
+    load_checkpoint,
+    newest_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from training.checkpoint.run_folder import (
+    check_folder,
+    checkpoint_path,
+    checkpoints,
+    find_checkpoint,
+    prepare_folder,
+)
 
 
 class Cell(nn.Cell):

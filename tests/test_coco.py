@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from pipeline.annotations.coco import Rules, annotation_file, picture_path, read_coco, read_pictures
-from pipeline.errors import InputError
 from pipeline.annotations.ignore_region import GROWTH, decode_counts
-from pipeline.storage.records import rle_to_mask
+from pipeline.errors import InputError
 from pipeline.skeleton import INDEX
+from pipeline.storage.records import rle_to_mask
 from tests.support.coco_folder import CATEGORY, image, mixed, person, write
 
 

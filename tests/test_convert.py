@@ -14,7 +14,7 @@ from pipeline.skeleton import KEYPOINTS, LIMBS
 from tests.support.published import cmu_names, convolved, random_weights, run_cmu, vgg
 from tests.support.torch_files import write
 from training import convert as command
-from training.checkpoint.checkpoint.checkpoint import load_checkpoint
+from training.checkpoint.checkpoint import load_checkpoint
 from training.config import ModelConfig
 from training.convert import convert_file, network_shapes
 from training.weights.conversion import EPSILON, convert

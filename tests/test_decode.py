@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from evaluation.decoder.decode import DecodeConfig, decode
 from pipeline.errors import InputError
+from pipeline.loading.targets import TargetConfig, encode_maps
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE, Maps
 from pipeline.skeleton import FLIP, INDEX, NUM_KEYPOINTS
-from pipeline.loading.targets import TargetConfig, encode_maps
 from tests.benchmarks.decoding import crowd_maps, measure_decoding
 from tests.support.figures import REST, SIZE, Floats, crowds, empty_maps, figure, flipped, same_people, table
 

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from evaluation import during_training as during
 from evaluation.during_training import DuringTraining, spread
-from evaluation.scoring.detect import find_people
-from evaluation.scoring.metrics import AP_KEYS
-from evaluation.report.outputs import score_findings
 from evaluation.inference.predictor import Predictor
 from evaluation.scoring.datasets import ShardSet
-from pipeline.errors import InputError
+from evaluation.scoring.detect import detect_people
+from evaluation.scoring.evaluation import score_detections
+from evaluation.scoring.metrics import AP_KEYS
+from pipeline.build.build_set import build
 from pipeline.build.plan import Options
-from pipeline.shards import build
+from pipeline.errors import InputError
 from tests.support import coco_folder, tiny
 from tests.support.oracle import Oracle, figure, picture, truth_of, two_people
 from training.config import override_config
-from training.distributed.file_barrier import Meeting
+from training.distributed.file_barrier import FileBarrier
 from training.distributed.world import World
 
 SIZES = [(200, 300), (300, 200), (180, 240), (240, 240), (200, 310)]
@@ -102,8 +102,8 @@ def together(evaluator, network, size, folder, stopped=never):
 
     def run(rank):
         try:
-            meeting = Meeting(folder, Threads("CPU", rank, size, given=given, barrier=barrier))
-            got[rank] = evaluator(network, meeting, stopped, ignore)
+            files = FileBarrier(folder, Threads("CPU", rank, size, given=given, barrier=barrier))
+            got[rank] = evaluator(network, files, stopped, ignore)
         except InputError as error:
             got[rank] = error
 
@@ -116,15 +116,15 @@ def together(evaluator, network, size, folder, stopped=never):
     return [got[rank] for rank in range(size)]
 
 
-ALONE = Meeting(Path("nowhere"), World("CPU"))
+ALONE = FileBarrier(Path("nowhere"), World("CPU"))
 
 
 def test_the_numbers_are_those_of_an_evaluation_at_one_scale(val, oracle):
     score = DuringTraining(recipe(), val)(oracle, ALONE, never, ignore)
     pictures = ShardSet(val)
     config = recipe("evaluation.scales=[1]", "evaluation.flip=false").evaluation
-    findings = find_people(Predictor(oracle, config), pictures.records(range(len(pictures))))
-    assert score.numbers == score_findings(findings).ap
+    detections = detect_people(Predictor(oracle, config), pictures.records(range(len(pictures))))
+    assert score.numbers == score_detections(detections).ap
     assert list(score.numbers) == list(AP_KEYS)
     assert 0.7 < score.ap < 0.99
     assert score.defined

@@ -16,10 +16,10 @@ import pytest
 
 from tests.support import tiny
 from tests.test_step import GRADIENT, LR
-from training.checkpoint.checkpoint.checkpoint import load_checkpoint
+from training.checkpoint.checkpoint import load_checkpoint
+from training.checkpoint.run_folder import checkpoint_path
 from training.config import Config
 from training.optim.ema import PREFIX
-from training.checkpoint.checkpoint.run_folder import checkpoint_path
 
 EVERYTHING = {
     "ema_decay": 0.99,

@@ -17,18 +17,20 @@ import pytest
 import simplejpeg
 from click.testing import CliRunner
 
-from evaluation.evaluate import main
-from evaluation.scoring.detect import find_people
-from evaluation.report.gallery import MANY, choose, true_keypoints, write_pictures
-from evaluation.scoring.metrics import ALL, AP_KEYS, PROTOCOLS, WITH_PEOPLE
-from evaluation.report.outputs import score_findings, summarise
 from evaluation.decoder.person import Person
+from evaluation.evaluate import main
 from evaluation.inference.predictor import Predictor
+from evaluation.report.gallery import MANY, choose, write_pictures
+from evaluation.report.outputs import summarise
 from evaluation.scoring.datasets import CocoSet, Record, ShardSet, load_picture
+from evaluation.scoring.detect import detect_people
+from evaluation.scoring.evaluation import score_detections
+from evaluation.scoring.metrics import ALL, AP_KEYS, PROTOCOLS, WITH_PEOPLE
+from evaluation.scoring.truth import true_keypoints
 from pipeline.annotations.coco import Rules
-from pipeline.errors import InputError
+from pipeline.build.build_set import build
 from pipeline.build.plan import Options
-from pipeline.shards import build
+from pipeline.errors import InputError
 from tests.support import coco_folder
 from tests.support.coco_folder import ROOT
 from tests.support.oracle import Oracle, figure, picture, truth_of, two_people
@@ -44,7 +46,7 @@ def record(image_id, colour, size, keypoints):
 
 
 def evaluate(predictor, records, on_picture=lambda: None):
-    return score_findings(find_people(predictor, records, on_picture))
+    return score_detections(detect_people(predictor, records, on_picture))
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +158,8 @@ def made(tmp_path_factory):
     """A folder with a run of a small random network, a COCO folder of 9 small pictures, and shards of it."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
-    from training.network.openpose.openpose import OpenPose
+    from training.checkpoint.checkpoint import Position, save_checkpoint
+    from training.network.openpose import OpenPose
 
     root = tmp_path_factory.mktemp("evaluate")
     coco = coco_folder.write(root / "coco", coco_folder.mixed(9), "val")

@@ -13,13 +13,13 @@ import simplejpeg
 
 from tests.support.coco_folder import ROOT
 from tests.support.events import curves
-from training.loop.tensorboard import Events
+from training.loop.tensorboard import EventWriter
 
 
 def test_numbers_and_pictures_come_back(tmp_path):
     image = np.zeros((40, 64, 3), np.uint8)
     image[:, :32] = (200, 30, 60)
-    events = Events(tmp_path / "tensorboard", after=0)
+    events = EventWriter(tmp_path / "tensorboard", after=0)
     events.numbers(10, {"loss/total": 0.25, "rate/stages": 1e-3})
     events.picture(10, "maps", image)
     events.close()
@@ -35,7 +35,7 @@ def test_numbers_and_pictures_come_back(tmp_path):
 def test_a_start_takes_back_the_steps_that_it_repeats(tmp_path):
     """Both within one second, which is all that tells the files of tensorboardX apart."""
     for after, steps in ((0, (10, 20, 30)), (15, (20, 30, 40)), (40, (50,))):
-        events = Events(tmp_path / "tensorboard", after)
+        events = EventWriter(tmp_path / "tensorboard", after)
         for step in steps:
             events.numbers(step, {"loss/total": step + after})
         events.close()
@@ -48,8 +48,8 @@ def test_what_was_flushed_outlives_a_kill(tmp_path):
 import os, signal, sys
 from pathlib import Path
 import mindspore
-from training.loop.tensorboard import Events
-events = Events(Path(sys.argv[1]), after=0)
+from training.loop.tensorboard import EventWriter
+events = EventWriter(Path(sys.argv[1]), after=0)
 for step in range(1, 101):
     events.numbers(step, {"loss/total": step})
 events.flush()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import tiny
 from tests.faults.findings import Findings
 from tests.faults.soak import EPOCHS, Meter, decode_maps, read_rank
 from tests.faults.training import full_disk
+from tests.support import tiny
 
 
 def test_decoding_stays_flat(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.decoder.decode import DecodeConfig
-from evaluation.inference.letterbox import BLOCK, GREY, LONGEST, cut, fit_size, people_to_picture, place
 from evaluation.decoder.person import Person
+from evaluation.inference.letterbox import BLOCK, GREY, LONGEST, cut, fit_size, people_to_picture, place
 from evaluation.inference.predictor import read_people
-from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
 from pipeline.loading.targets import encode_maps
+from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
 from tests.support.oracle import figure
 
 SIDES = st.integers(1, 5000)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from evaluation.inference.flip import flip_averaged, flip_heatmaps, flip_pafs
-from pipeline.skeleton import FLIP
 from pipeline.loading.targets import encode_maps
+from pipeline.skeleton import FLIP
 from tests.support.people import people as draw_people
 
 HEIGHT, WIDTH = 96, 128

@@ -11,14 +11,14 @@ from pipeline.errors import InputError
 from tests.support import tiny
 from tests.support.published import random_weights, vgg
 from tests.support.torch_files import write
-from training.checkpoint.checkpoint.checkpoint import Position, load_checkpoint, write_checkpoint
+from training.checkpoint.checkpoint import Position, load_checkpoint, write_checkpoint
+from training.checkpoint.run_folder import check_start, checkpoints, find_checkpoint
 from training.config import load_config, override_config
 from training.convert import main as convert
-from training.optim.ema import PREFIX
-from training.checkpoint.checkpoint.run_folder import check_start, checkpoints, find_checkpoint
-from training.network.openpose.openpose import OpenPose
 from training.loop.plan import with_normalisation
-from training.weights.initialise import Start, initialise
+from training.network.openpose import OpenPose
+from training.optim.ema import PREFIX
+from training.weights.initialise import InitialWeights, initialise
 
 OTHER = ["model.mean=[1, 2, 3]", "model.std=[4, 5, 6]"]
 
@@ -137,12 +137,12 @@ def test_files_that_are_no_start(tmp_path):
         check_start(None, ("stages",), going_on=False)
     (tmp_path / "a.pth").write_bytes(b"\x80\x02.")
     with pytest.raises(InputError, match=r"weights of others: python -m training\.convert .*a\.pth --out FILE\.ckpt"):
-        Start(tmp_path / "a.pth").load()
+        InitialWeights(tmp_path / "a.pth").load()
 
 
 def start_from(path, shards, out, *, resume=False, allow_missing=(), overrides=(), **training):
     config = override_config(tiny.recipe(**training), overrides)
-    return tiny.train_here(config, shards, out, resume=resume, init=Start(path, allow_missing))
+    return tiny.train_here(config, shards, out, resume=resume, init=InitialWeights(path, allow_missing))
 
 
 def test_a_run_begins_with_the_weights_of_another_and_goes_on(tiny_shards, tmp_path, capfd):

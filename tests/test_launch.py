@@ -17,11 +17,11 @@ import numpy as np
 import psutil
 import pytest
 
+from pipeline.system.signals import StopSignal
 from tests.support import tiny
-from training.loop.progress import StopSignal
-from training.checkpoint.checkpoint.checkpoint import load_checkpoint
-from training.checkpoint.checkpoint.run_folder import checkpoint_path, checkpoints
-from training.distributed.process_monitor import ERROR_LINES, Watch, error_lines
+from training.checkpoint.checkpoint import load_checkpoint
+from training.checkpoint.run_folder import checkpoint_path, checkpoints
+from training.distributed.process_monitor import ERROR_LINES, ProcessMonitor, error_lines
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
 
@@ -153,7 +153,7 @@ def free_port() -> int:
 BREAK = """
 import os
 from pipeline import filling
-whole, left = filling.Filler.paint, {after}
+whole, left = filling.Collator.paint, {after}
 def paint(*arguments):
     global left
     left -= 1
@@ -161,7 +161,7 @@ def paint(*arguments):
         raise ValueError("broken on purpose")
     return whole(*arguments)
 if (os.environ.get("MS_ROLE"), os.environ.get("RANK_ID")) == ("MS_WORKER", "{rank}"):
-    filling.Filler.paint = paint
+    filling.Collator.paint = paint
 """
 """Python runs this at its start where it is called sitecustomize: one worker fails after so many pictures."""
 
@@ -250,7 +250,7 @@ SCHEDULER = "import time; time.sleep(600)"
 
 
 def watch(logs: Path, worker: str, number: int, count: int = 1, scheduler: str = SCHEDULER) -> int:
-    """Watch one worker that runs `worker` first; a signal comes once it is ready, `count` times. The exit code."""
+    """Monitor one worker that runs `worker` first; a signal comes once it is ready, `count` times. The exit code."""
     logs.mkdir()
     with tiny.kept_signals():
         signals = StopSignal()
@@ -267,7 +267,7 @@ def watch(logs: Path, worker: str, number: int, count: int = 1, scheduler: str =
 
     ready = threading.Thread(target=interrupt)
     ready.start()
-    code = Watch(parent, logs, signals).until_the_end()
+    code = ProcessMonitor(parent, logs, signals).until_the_end()
     ready.join()
     return code
 

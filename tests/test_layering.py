@@ -79,7 +79,9 @@ def test_one_command_puts_training_and_evaluation_together():
     """
     assert users("evaluation") & inside("training") == {"training.train"}
     train = ROOT / "training" / "train.py"
-    assert {name for name in imports(train) if name.startswith("evaluation")} == {"evaluation.during_training.DuringTraining"}
+    assert {name for name in imports(train) if name.startswith("evaluation")} == {
+        "evaluation.during_training.DuringTraining"
+    }
     assert users("training.train") <= {"training.modelarts"}  # a command as well
 
 

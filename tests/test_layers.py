@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.network.openpose.layers import Conv, Dense, Depthwise, Pool, Residual, build, separable
+from training.network.layers import Conv, Dense, Depthwise, Pool, Residual, build, separable
 
 
 def noise(channels, size=12):

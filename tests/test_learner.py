@@ -9,21 +9,27 @@ import pytest
 
 from pipeline.errors import InputError
 from tests.support import tiny
-from training.checkpoint.checkpoint.checkpoint import Checkpoint, Position, load_checkpoint, restore_answering, save_checkpoint
-from training.optim.ema import PREFIX
-from training.loop.state import Learner
-from training.network.openpose.openpose import OpenPose
+from training.checkpoint.checkpoint import (
+    Checkpoint,
+    Position,
+    load_checkpoint,
+    restore_for_inference,
+    save_checkpoint,
+)
 from training.distributed.world import World
+from training.loop.state import TrainState
+from training.network.openpose import OpenPose
+from training.optim.ema import PREFIX
 
 AVERAGED = {"ema_decay": 0.9}
 SCALED = {"loss_scale_mode": "dynamic", "loss_scale": 64}
 
 
-def begin(**training) -> Learner:
-    return Learner(tiny.recipe(**training), World("CPU"), total=10)
+def begin(**training) -> TrainState:
+    return TrainState(tiny.recipe(**training), World("CPU"), total=10)
 
 
-def saved(run: Path, learner: Learner, **training) -> Checkpoint:
+def saved(run: Path, learner: TrainState, **training) -> Checkpoint:
     """A checkpoint of which every tensor is another."""
     for number, parameter in enumerate(learner.parameters()):
         parameter.set_data(parameter.value() * 0 + number)
@@ -55,7 +61,7 @@ def test_an_average_and_a_scale_may_begin_and_end_with_a_resume(tmp_path):
     learner = begin(**AVERAGED, **SCALED)
     learner.restore(bare)
     weights = values(learner.network.get_parameters())
-    for name, value in values(learner.answering_weights().values()).items():
+    for name, value in values(learner.inference_weights().values()).items():
         np.testing.assert_array_equal(value, weights[name.removeprefix(PREFIX)], err_msg=name)
     assert learner.scale.value.asnumpy() == 64
     begin().restore(saved(tmp_path / "full", learner, **AVERAGED, **SCALED))
@@ -74,8 +80,8 @@ def test_the_average_answers_where_there_is_one(tmp_path):
     for name, training in (("weights", {}), ("average", AVERAGED)):
         learner = begin(**training)
         checkpoint = saved(tmp_path / name, learner, **training)
-        restore_answering(network, checkpoint)
-        expected = values(learner.answering_weights().values())
+        restore_for_inference(network, checkpoint)
+        expected = values(learner.inference_weights().values())
         assert all(key.startswith(PREFIX) == (name == "average") for key in expected)
         for parameter in network.get_parameters():
             key = parameter.name if name == "weights" else f"{PREFIX}{parameter.name}"

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipeline.errors import InputError
-from pipeline.storage.manifest import Damage, Manifest, find_sets, write_atomically
+from pipeline.build.build_set import build
 from pipeline.build.plan import Options
-from pipeline.shards import build
+from pipeline.errors import InputError
+from pipeline.storage.manifest import Damage, Manifest, find_sets
+from pipeline.system.files import write_atomically
 from pipeline.verify import main
 from tests.support.coco_folder import mixed, write
 

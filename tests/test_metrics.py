@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.scoring.metrics import ALL, AP_KEYS, PROTOCOLS, WITH_PEOPLE, Protocol, coco_ap, evaluate_protocols, format_table
+from evaluation.scoring.metrics import (
+    ALL,
+    AP_KEYS,
+    PROTOCOLS,
+    WITH_PEOPLE,
+    Protocol,
+    coco_ap,
+    evaluate_protocols,
+    format_table,
+)
 from pipeline.errors import InputError
 
 Truth = dict[int, list[dict[str, Any]]]

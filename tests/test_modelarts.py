@@ -17,9 +17,10 @@ from pipeline.errors import InputError
 from pipeline.storage.manifest import Manifest
 from tests.support import tiny
 from tests.support.coco_folder import mixed, write
-from training.checkpoint.checkpoint.run_folder import checkpoint_path, checkpoints
-from training.modelarts import cluster_options, device_count, find_shards, main
+from training.checkpoint.run_folder import checkpoint_path, checkpoints
+from training.cloud.modelarts_environment import device_count, host_options
 from training.cloud.object_store import Mirror, look
+from training.modelarts import find_shards, main
 
 MOXING = """
 import os, shutil
@@ -187,8 +188,8 @@ def test_devices_and_machines_are_those_that_modelarts_names():
     assert device_count({"RANK_SIZE": "16"}, 2) == 8
     with pytest.raises(InputError, match="RANK_SIZE=1: expected a number of devices; or give --nproc"):
         device_count({"RANK_SIZE": "1"}, 2)
-    assert cluster_options({"VC_WORKER_HOSTS": "one", "VC_TASK_INDEX": "0"}) == []
-    assert cluster_options({"VC_WORKER_HOSTS": "a,b", "VC_TASK_INDEX": "1"}) == ["--hosts", "a,b", "--node-rank", "1"]
+    assert host_options({"VC_WORKER_HOSTS": "one", "VC_TASK_INDEX": "0"}) == []
+    assert host_options({"VC_WORKER_HOSTS": "a,b", "VC_TASK_INDEX": "1"}) == ["--hosts", "a,b", "--node-rank", "1"]
 
 
 def test_shards_are_found_or_built(tiny_shards, tmp_path):

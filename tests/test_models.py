@@ -33,8 +33,8 @@ def save(recipe, run, seed):
     """A run folder with random weights, and the network that has them."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
-    from training.network.openpose.openpose import OpenPose
+    from training.checkpoint.checkpoint import Position, save_checkpoint
+    from training.network.openpose import OpenPose
 
     ms.set_seed(seed)
     config = parse_config(recipe, source="test")
@@ -55,7 +55,7 @@ def test_every_shipped_recipe_has_a_name():
 
 
 def test_a_network_by_its_name():
-    from training.network.openpose.openpose import OpenPose, count_parameters
+    from training.network.openpose import OpenPose, count_parameters
 
     network = models.create_network("demo")
     assert isinstance(network, OpenPose)
@@ -109,7 +109,7 @@ def test_the_table_has_a_line_for_each_network(recipes):
 
 
 def test_the_table_as_json_with_times(recipes):
-    from training.network.openpose.openpose import count_parameters, multiply_adds
+    from training.network.openpose import count_parameters, multiply_adds
 
     wide, small = json.loads(command("--json", "--measure", "--rounds", "1"))
     network = models.create_network("tiny")

@@ -37,13 +37,13 @@ def shapes_of(network):
 
 @pytest.fixture(scope="module")
 def reference():
-    from training.network.openpose.openpose import OpenPose
+    from training.network.openpose import OpenPose
 
     return OpenPose(ModelConfig())
 
 
 def test_the_reference_has_the_papers_size(reference):
-    from training.network.openpose.openpose import count_parameters
+    from training.network.openpose import count_parameters
 
     assert count_parameters(reference) == 52_311_446
     assert count_parameters(reference.backbone) == 5_865_536  # VGG19 up to conv4_2
@@ -85,7 +85,7 @@ def stages(depths, batch_norm):
 
 def test_checkpoints_of_before_there_were_variants_still_fit(reference):
     """The names that every checkpoint of these recipes carries, in the order in which weights are drawn."""
-    from training.network.openpose.openpose import OpenPose
+    from training.network.openpose import OpenPose
 
     backbone = [f"backbone.{i}" for i in (0, 1, 3, 4, 6, 7, 8, 9, 11, 12)]
     features = ["features.0", "features.1"]
@@ -102,7 +102,7 @@ def test_checkpoints_of_before_there_were_variants_still_fit(reference):
 
 def test_paf_first_has_the_authors_layers():
     """Widths and depths as in the authors' body_25 model, whose four stages of PAFs and two of heatmaps these are."""
-    from training.network.openpose.openpose import OpenPose
+    from training.network.openpose import OpenPose
 
     network = OpenPose(recipe("openpose_paf_first"))
     shapes = shapes_of(network)
@@ -119,7 +119,7 @@ def test_paf_first_has_the_authors_layers():
 
 def test_light_has_the_papers_size():
     """Osokin states 4.1 M parameters and 9 GFLOP, counting a multiplication and its addition as one."""
-    from training.network.openpose.openpose import OpenPose, count_parameters, multiply_adds
+    from training.network.openpose import OpenPose, count_parameters, multiply_adds
 
     network = OpenPose(recipe("openpose_light"))
     assert round(count_parameters(network) / 1e6, 1) == 4.1
@@ -131,8 +131,8 @@ def test_light_has_the_papers_size():
 
 
 def test_multiply_adds_are_counted_by_hand():
-    from training.network.openpose.layers import Conv, Dense, Depthwise, Pool, Residual, build
-    from training.network.openpose.openpose import multiply_adds
+    from training.network.layers import Conv, Dense, Depthwise, Pool, Residual, build
+    from training.network.openpose import multiply_adds
 
     first = 3 * 4 * 9 * (16 * 24)
     cell, _ = build([Conv(4)], 3, True)
@@ -145,7 +145,7 @@ def test_multiply_adds_are_counted_by_hand():
 
 
 def test_the_reference_has_the_papers_cost(reference):
-    from training.network.openpose.openpose import multiply_adds
+    from training.network.openpose import multiply_adds
 
     vgg = (3 * 64 + 64 * 64) * 368**2 + (64 * 128 + 128 * 128) * 184**2 + (128 * 256 + 3 * 256**2) * 92**2
     vgg += (256 * 512 + 512**2) * 46**2
@@ -162,7 +162,7 @@ def answer(request):
     """
     import mindspore as ms
 
-    from training.network.openpose.openpose import OpenPose
+    from training.network.openpose import OpenPose
 
     ms.set_seed(0)
     network = OpenPose(request.param)
@@ -197,7 +197,7 @@ def test_stages_look_at_the_picture(answer):
 
 
 def test_stages_see_the_newest_maps_and_the_features():
-    from training.network.openpose.openpose import plan_stages
+    from training.network.openpose import plan_stages
 
     both = ("pafs", "heatmaps")
     assert [(plan.sees, plan.gives) for plan in plan_stages(SMALL)] == [((), both), (both, both), (both, both)]
@@ -213,7 +213,7 @@ def test_stages_see_the_newest_maps_and_the_features():
 def test_a_heatmap_stage_listens_to_the_part_affinity_fields():
     import mindspore as ms
 
-    from training.network.openpose.openpose import OpenPose
+    from training.network.openpose import OpenPose
 
     ms.set_seed(0)
     network = OpenPose(PAF_FIRST).set_train(False)
@@ -229,8 +229,8 @@ def test_a_wide_kernel_sees_as_far_however_it_is_made(how, kernel):
     import mindspore as ms
 
     from tests.test_layers import run
-    from training.network.openpose.layers import build
-    from training.network.openpose.openpose import wide_kernel
+    from training.network.layers import build
+    from training.network.openpose import wide_kernel
 
     ms.set_seed(0)
     cell, _ = build(wide_kernel(16, kernel, 1, how), 4, False)
@@ -243,13 +243,13 @@ def test_a_wide_kernel_sees_as_far_however_it_is_made(how, kernel):
 
 
 def test_every_backbone_of_a_recipe_is_there():
-    from training.network.openpose.backbones import BACKBONES
+    from training.network.backbones import BACKBONES
 
     assert set(BACKBONES) == set(get_args(ModelConfig.model_fields["backbone"].annotation))
 
 
 def test_a_scaled_backbone_keeps_widths_that_devices_like():
-    from training.network.openpose.openpose import OpenPose
+    from training.network.openpose import OpenPose
 
     widths = {shape[0] for shape in shapes_of(OpenPose(LIGHT).backbone).values()}
     assert widths == {8, 16, 32, 64}
@@ -259,7 +259,7 @@ def test_normalisation_belongs_to_the_network():
     """Pictures and statistics shifted together give the same answer."""
     import mindspore as ms
 
-    from training.network.openpose.openpose import OpenPose
+    from training.network.openpose import OpenPose
 
     answers = []
     for mean, shift in ((100.0, 0), (120.0, 20)):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from evaluation.scoring.oracle_ablation import STEPS, Disturbance, open_cases, split_by_limbs
 from evaluation.decoder.decode import DecodeConfig, decode
 from evaluation.oracle import GROUPS, main, measure
 from evaluation.scoring.datasets import CocoSet
+from evaluation.scoring.oracle_ablation import STEPS, Disturbance, open_cases, split_by_limbs
 from pipeline.skeleton import INDEX, NUM_KEYPOINTS
 from tests.support import coco_folder
 from tests.support.figures import REST, figure

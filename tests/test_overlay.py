@@ -5,8 +5,8 @@ import colorsys
 import numpy as np
 import pytest
 
-from evaluation.media.overlay import KEYPOINT_COLOURS, LIMB_COLOURS, draw_people, draw_truth
 from evaluation.decoder.person import Person
+from evaluation.media.overlay import KEYPOINT_COLOURS, LIMB_COLOURS, draw_people, draw_truth
 from pipeline.skeleton import INDEX, KEYPOINTS, LIMBS, NUM_KEYPOINTS, mirrored_name
 
 

@@ -20,19 +20,19 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from training.loop.evaluation_network import Understudy
+from training.loop.evaluation_network import EvaluationNetwork
 from training.config import ModelConfig
-from training.distributed.file_barrier import Meeting
+from training.distributed.file_barrier import FileBarrier
 from training.network.openpose import OpenPose
 from training.distributed.world import start
 
 world = start("cpu", Path("debug"))
-meeting = Meeting(Path(), world)
+barrier = FileBarrier(Path(), world)
 for length in (0, 1, 8, 9, 100_000):
-    parts = meeting.exchange(bytes([world.rank]) * (length + 3 * world.rank))
+    parts = barrier.all_gather(bytes([world.rank]) * (length + 3 * world.rank))
     assert parts == [bytes([rank]) * (length + 3 * rank) for rank in range(world.size)], length
 time.sleep(float(os.environ.get("PATIENCE", 1)) * world.rank)
-assert meeting.exchange(b"late") == [b"late"] * 2
+assert barrier.all_gather(b"late") == [b"late"] * 2
 first = np.arange(1000, dtype=np.float32) / 7
 np.testing.assert_array_equal(world.of_first(first + world.rank), first)
 
@@ -40,15 +40,15 @@ ms.set_seed(0)
 config = ModelConfig(backbone="compact", feature_widths=(8, 8), stages=1, first_width=8, stage_width=8, batch_norm=True)
 network = OpenPose(config)
 image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
-understudy = Understudy(config)
+evaluation_network = EvaluationNetwork(config)
 answers = []
 for moment in (-0.1, -0.2):  # below 0, for what is above them passes the activation
     for parameter in network.get_parameters():
         if parameter.name.endswith("moving_mean"):
             ops.assign(parameter, ms.Tensor(np.full(parameter.shape, moment * (1 + world.rank), np.float32)))
-    understudy.take({parameter.name: parameter for parameter in network.get_parameters()}, world)
-    own = hashlib.sha256(b"".join(maps.tobytes() for maps in understudy.answer(image))).digest()
-    assert len(set(meeting.exchange(own))) == 1, moment
+    evaluation_network.take({parameter.name: parameter for parameter in network.get_parameters()}, world)
+    own = hashlib.sha256(b"".join(maps.tobytes() for maps in evaluation_network.answer(image))).digest()
+    assert len(set(barrier.all_gather(own))) == 1, moment
     answers.append(own)
 assert answers[0] != answers[1]
 print(f"rank {world.rank} of {world.size} agrees")
@@ -61,7 +61,7 @@ def test_two_processes_exchange_bytes_and_answer_alike(tmp_path):
     PATIENCE=60 in the environment makes it so late that MindSpore's own collectives would have given up.
     """
     (tmp_path / "talk.py").write_text(TALK)
-    (tmp_path / ".meeting-of-a-run-that-was-killed").touch()
+    (tmp_path / ".barrier-of-a-run-that-was-killed").touch()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     msrun = shutil.which("msrun", path=path)
     assert msrun is not None
@@ -77,4 +77,4 @@ def test_two_processes_exchange_bytes_and_answer_alike(tmp_path):
     logs = [(tmp_path / f"worker_{rank}.log").read_text() for rank in range(2)]
     for rank, log in enumerate(logs):
         assert f"rank {rank} of 2 agrees" in log, log[-3000:]
-    assert not list(tmp_path.glob(".meeting-*"))
+    assert not list(tmp_path.glob(".barrier-*"))

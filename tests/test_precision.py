@@ -9,8 +9,8 @@ import pytest
 from pipeline.errors import InputError
 from tests.support import tiny
 from training.config import Config, TrainingConfig, override_config
-from training.loop.state import Learner, Outcome
 from training.distributed.world import World
+from training.loop.state import Outcome, TrainState
 from training.optim.precision import Precision, choose_precision
 
 CPU, ASCEND = "CPU", "Ascend"
@@ -75,8 +75,8 @@ def batches(config: Config, count: int) -> list[dict[str, np.ndarray]]:
     return made
 
 
-def learn(config: Config, steps: int) -> tuple[Learner, list[float]]:
-    learner = Learner(config, World(CPU), total=100)
+def learn(config: Config, steps: int) -> tuple[TrainState, list[float]]:
+    learner = TrainState(config, World(CPU), total=100)
     outcomes = [learner.step(batch, done, stop=False) for done, batch in enumerate(batches(config, steps))]
     assert all(outcome.finite for outcome in outcomes)
     return learner, [outcome.loss for outcome in outcomes]

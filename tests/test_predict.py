@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from evaluation.inference.letterbox import GREY
-from evaluation.predict import OUTPUTS, main
-from evaluation.media.prediction import Prediction, predict
 from evaluation.inference.predictor import Predictor
+from evaluation.media.prediction import Prediction, predict
 from evaluation.media.sources import VideoReader, find_sources
 from evaluation.media.writers import CocoWriter
+from evaluation.predict import OUTPUTS, main
 from tests.support import tiny
 from tests.support.oracle import Oracle, figure, picture
 from tests.test_media import write_video
@@ -253,9 +253,9 @@ def graph(tmp_path_factory):
     """A small network with random weights as an ONNX graph."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint.checkpoint import Position, load_checkpoint, save_checkpoint
-    from training.export import Shape, export
-    from training.network.openpose.openpose import OpenPose
+    from training.checkpoint.checkpoint import Position, load_checkpoint, save_checkpoint
+    from training.graphs.export_graph import Shape, export
+    from training.network.openpose import OpenPose
 
     ms.set_seed(5)
     run = tmp_path_factory.mktemp("run")

@@ -128,8 +128,8 @@ def checkpoint(tmp_path_factory):
     """A run folder with random weights."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
-    from training.network.openpose.openpose import OpenPose
+    from training.checkpoint.checkpoint import Position, save_checkpoint
+    from training.network.openpose import OpenPose
 
     ms.set_seed(3)
     run = tmp_path_factory.mktemp("run")
@@ -139,8 +139,8 @@ def checkpoint(tmp_path_factory):
 
 
 def test_batches_give_what_single_pictures_give(checkpoint):
-    from training.checkpoint.checkpoint.checkpoint import load_checkpoint
-    from training.network.openpose.openpose import OpenPose
+    from training.checkpoint.checkpoint import load_checkpoint
+    from training.network.openpose import OpenPose
 
     predictor = Predictor.load(checkpoint, "cpu")
     assert predictor.config == TINY.evaluation

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pipeline.loading.prefetch import fill_ahead
+from pipeline.loading.prefetch import prefetch_batches
 
 Array = np.ndarray
 
@@ -52,7 +52,7 @@ def begin(fill: Callable[[int, Array, int], None], rows: list[int]) -> tuple[Arr
 def start(
     numbers: Numbers, fill: Callable[[int, Array, int], None] = write, *, batches: int, threads: int, ahead: int = 3
 ):
-    return fill_ahead(
+    return prefetch_batches(
         numbers.rows(),
         partial(begin, fill),
         batches=batches,
@@ -126,7 +126,7 @@ def test_no_memory_for_a_batch():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        list(fill_ahead(Numbers(8).rows(), no_memory, batches=2, batch_size=4, threads=2, ahead=2))
+        list(prefetch_batches(Numbers(8).rows(), no_memory, batches=2, batch_size=4, threads=2, ahead=2))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -137,7 +137,7 @@ def test_a_batch_that_cannot_be_begun_fails_in_its_turn(threads):
         return begin(write, rows)
 
     numbers = Numbers(40)
-    batches = fill_ahead(numbers.rows(), begin_some, batches=10, batch_size=4, threads=threads, ahead=3)
+    batches = prefetch_batches(numbers.rows(), begin_some, batches=10, batch_size=4, threads=threads, ahead=3)
     assert [next(batches).tolist() for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(ValueError, match="batch of 9"):
         next(batches)
@@ -158,7 +158,7 @@ def test_batches_are_begun_one_at_a_time_and_before_they_are_needed():
         return begin(write_late, rows)
 
     rows = Numbers(80).rows()
-    batches = list(fill_ahead(rows, counted, batches=20, batch_size=4, threads=5, ahead=4))
+    batches = list(prefetch_batches(rows, counted, batches=20, batch_size=4, threads=5, ahead=4))
     np.testing.assert_array_equal(np.concatenate(batches), np.arange(80))
     assert most == 1
 
@@ -181,10 +181,10 @@ def test_dropping_or_closing_ends_the_threads(taken):
 def test_the_program_ends_with_an_iterator_left():
     code = """
 import itertools, numpy as np
-from pipeline.loading.prefetch import fill_ahead
+from pipeline.loading.prefetch import prefetch_batches
 rows = (number for number in itertools.count())
 sizes = {"batches": 99, "batch_size": 4, "threads": 2, "ahead": 2}
-left = fill_ahead(rows, lambda rows: (np.zeros(4), [lambda: None] * 4), **sizes)
+left = prefetch_batches(rows, lambda rows: (np.zeros(4), [lambda: None] * 4), **sizes)
 next(left)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=20).returncode == 0

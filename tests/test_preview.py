@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from pipeline.build.build_set import build
 from pipeline.build.plan import Options
-from pipeline.preview import contact_sheet, draw_heatmaps, draw_ignored, draw_keypoints, draw_pafs, main
-from pipeline.shards import build
-from pipeline.skeleton import INDEX
 from pipeline.loading.targets import encode_maps
+from pipeline.preview import main
+from pipeline.skeleton import INDEX
+from pipeline.visualization.contact_sheet import contact_sheet
+from pipeline.visualization.targets import draw_heatmaps, draw_ignored, draw_keypoints, draw_pafs
 from tests.support import coco_folder
 
 

@@ -15,8 +15,8 @@ from mindspore import ops
 
 from pipeline.storage.manifest import Manifest
 from tests.support import tiny
+from training.checkpoint.run_folder import checkpoint_path
 from training.distributed import world as parallel
-from training.checkpoint.checkpoint.run_folder import checkpoint_path
 from training.distributed.world import World
 from training.loop.run_info import FILE_NAME, ROOT, describe_place, gather_hosts, git_state, versions, with_session
 

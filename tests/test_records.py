@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.storage import records
 from pipeline.annotations.coco import read_coco
 from pipeline.errors import InputError
 from pipeline.sample import Annotation
+from pipeline.storage import records
 
 
 def _annotation(people: int, mask: np.ndarray, name: str = "a/ü.jpg") -> Annotation:

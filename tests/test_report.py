@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
+from evaluation.report.page import render, write_report
 from evaluation.scoring.analysis.diagnosis import ERRORS
 from evaluation.scoring.analysis.quality import judge_pictures
-from evaluation.scoring.metrics import AP_KEYS
-from evaluation.report.outputs import score_results
-from evaluation.report.page import render, write_report
 from evaluation.scoring.datasets import CocoSet
+from evaluation.scoring.evaluation import score_results
+from evaluation.scoring.metrics import AP_KEYS
 from pipeline.skeleton import COCO_KEYPOINTS
 from tests.support import coco_folder
 from tests.support.analysis_cases import person, points, random_set, result
@@ -142,7 +142,7 @@ def test_the_worst_pictures_are_those_where_the_fewest_people_were_found():
     assert judged.quality[4] == 0
     assert judged.best(2)[0] == 0
     assert set(judged.worst(2)) == {1, 2}
-    assert judged.haunted(3) == [4]
+    assert judged.with_false_positives(3) == [4]
     assert (judged.wanted.tolist(), judged.right.tolist(), judged.false.tolist()) == (
         [1, 2, 1, 0, 0],
         [1, 1, 1, 0, 0],

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.storage.manifest import write_atomically
+from pipeline.build.build_set import build
 from pipeline.build.plan import Options
-from pipeline.shards import build
+from pipeline.errors import InputError
+from pipeline.system.files import write_atomically
 from tests.support.coco_folder import mixed, write
 from tests.test_layering import SOURCES, imports, module_name
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from evaluation.inference.letterbox import fit_size
-from evaluation.inference.predictor import Predictor
 from evaluation.inference.multiscale import average_scales, cubic_weights
+from evaluation.inference.predictor import Predictor
 from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
 from tests.support.oracle import Oracle, figure, picture

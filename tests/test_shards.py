@@ -19,14 +19,15 @@ from click.testing import CliRunner, Result
 from joblib import parallel_config
 
 from pipeline.annotations.coco import annotation_file
-from pipeline.errors import InputError
-from pipeline.storage.manifest import Manifest
+from pipeline.build.build_set import build
 from pipeline.build.plan import Options, make_plan
+from pipeline.errors import InputError
+from pipeline.shards import main
+from pipeline.storage.manifest import Manifest
 from pipeline.storage.records import unpack
-from pipeline.shards import build, main
 from tests.support.coco_folder import image, jpeg, mixed, person, write
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def _bytes(folder: Path) -> dict[str, str]:

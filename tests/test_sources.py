@@ -10,12 +10,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline import stats
-from pipeline.errors import InputError
-from pipeline.storage.manifest import Manifest
-from pipeline.build.plan import Options
-from pipeline.storage.records import unpack
-from pipeline.shards import build, main
 from pipeline.annotations.sources import NEW_IDS, named_splits
+from pipeline.build.build_set import build
+from pipeline.build.plan import Options
+from pipeline.errors import InputError
+from pipeline.shards import main
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.records import unpack
 from tests.support.coco_folder import CATEGORY, image, jpeg, mixed, person, write
 
 

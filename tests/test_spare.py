@@ -7,13 +7,13 @@ import threading
 import numpy as np
 import pytest
 
-from pipeline.system.buffers import Returned, Spare
+from pipeline.system.buffers import BufferPool, ThreadBuffers
 
 SHAPE = (4, 8, 8, 3)
 
 
 def test_an_array_comes_back_once_it_is_dropped():
-    memory = Returned()
+    memory = BufferPool()
     first = memory.array(SHAPE, np.uint8)
     address = first.ctypes.data
     del first
@@ -32,7 +32,7 @@ def test_an_array_comes_back_once_it_is_dropped():
     ids=["itself", "a part", "a view of a view", "its buffer", "a container"],
 )
 def test_an_array_stays_with_whoever_holds_any_part_of_it(hold):
-    memory = Returned()
+    memory = BufferPool()
     array = memory.array(SHAPE, np.uint8)
     array[...] = 7
     held = hold(array)
@@ -44,13 +44,13 @@ def test_an_array_stays_with_whoever_holds_any_part_of_it(hold):
 
 
 def test_arrays_given_out_together_are_apart():
-    memory = Returned()
+    memory = BufferPool()
     arrays = [memory.array(SHAPE, np.uint8) for _ in range(3)]
     assert len({array.ctypes.data for array in arrays}) == 3
 
 
 def test_only_the_same_kind_of_array_is_given_again():
-    memory = Returned()
+    memory = BufferPool()
     memory.array(SHAPE, np.uint8)
     assert memory.array(SHAPE, np.float32).dtype == np.float32
     assert memory.array((2, 2), np.uint8).shape == (2, 2)
@@ -58,7 +58,7 @@ def test_only_the_same_kind_of_array_is_given_again():
 
 def test_a_tensor_keeps_what_it_was_made_from():
     ms = pytest.importorskip("mindspore")
-    memory = Returned()
+    memory = BufferPool()
     array = memory.array(SHAPE, np.uint8)
     array[...] = 7
     tensors = [ms.Tensor(array), ms.Tensor.from_numpy(array)]
@@ -68,7 +68,7 @@ def test_a_tensor_keeps_what_it_was_made_from():
 
 
 def test_spare_memory_is_the_threads_own():
-    spare = Spare()
+    spare = ThreadBuffers()
     mine = spare.array("picture", 4, 5)
     theirs = []
     thread = threading.Thread(target=lambda: theirs.append(spare.array("picture", 4, 5)))

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.build.build_set import build
 from pipeline.build.plan import Options
-from pipeline.shards import build
 from pipeline.stats import main, scan
-from pipeline.storage.statistics import BOX_EDGES, Tally
+from pipeline.storage.statistics import BOX_EDGES, Statistics
 from tests.support.coco_folder import mixed, write
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def _run(*arguments: object) -> Result:
@@ -120,8 +120,8 @@ def test_mindspore_is_not_needed(sets: Path) -> None:
 
 
 def test_merging_is_adding() -> None:
-    parts = [Tally(), Tally()]
-    total = Tally()
+    parts = [Statistics(), Statistics()]
+    total = Statistics()
     for index in range(6):
         people = np.full((index, 18, 3), index % 3, np.float32)
         for tally in (parts[index % 2], total):
@@ -136,6 +136,6 @@ def test_merging_is_adding() -> None:
             )
     parts[0].merge(parts[1])
     assert parts[0] == total
-    assert Tally.from_json(json.loads(json.dumps(total.to_json()))) == total
+    assert Statistics.from_json(json.loads(json.dumps(total.to_json()))) == total
     assert total.max_people == 5
     assert total.people == 15

@@ -9,9 +9,9 @@ from mindspore import nn, ops
 
 from training.config import TrainingConfig
 from training.optim.ema import WeightAverage
+from training.optim.loss_scale import LossScale
 from training.optim.optimizer import GROUPS, build_optimizer, set_rates
 from training.optim.precision import choose_precision
-from training.optim.loss_scale import LossScale
 from training.optim.step import Accumulate, Gradients, TrainStep, Update, UpdateFromSums
 
 LR = 0.5

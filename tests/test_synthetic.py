@@ -19,15 +19,15 @@ from pycocotools.coco import COCO
 from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS
 from pipeline.synthetic import dataset, generate
-from pipeline.synthetic.geometry import poses
 from pipeline.synthetic.__main__ import main
+from pipeline.synthetic.geometry import poses
 from pipeline.synthetic.geometry.figures import Figure, Shape, build_figure, sample_shape
 from pipeline.synthetic.geometry.heads import UNLABELLED, VISIBLE
-from pipeline.synthetic.rendering.labels import draw_owners, label, label_person, outline
 from pipeline.synthetic.geometry.layout import lay_out
-from pipeline.synthetic.geometry.poses import Pose, sample_build, sample_pose
-from pipeline.synthetic.scenes import draw_scene, scene_size
 from pipeline.synthetic.geometry.objects import box
+from pipeline.synthetic.geometry.poses import Pose, sample_build, sample_pose
+from pipeline.synthetic.rendering.labels import draw_owners, label, label_person, outline
+from pipeline.synthetic.scenes import draw_scene, scene_size
 
 TRAIN, VAL = 150, 6
 INDEX = {name: i for i, name in enumerate(COCO_KEYPOINTS)}

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.skeleton import INDEX, LIMB_INDICES, LIMBS, NUM_KEYPOINTS
 from pipeline.loading.targets import TargetConfig, cell_centres, encode_maps
+from pipeline.skeleton import INDEX, LIMB_INDICES, LIMBS, NUM_KEYPOINTS
 from tests.support.people import people
 
 SIZE = (40, 64)

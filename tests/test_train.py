@@ -16,9 +16,9 @@ import yaml
 
 from pipeline.errors import InputError
 from tests.support import tiny
-from training.checkpoint.checkpoint.checkpoint import load_checkpoint
+from training.checkpoint.checkpoint import load_checkpoint
+from training.checkpoint.run_folder import checkpoint_path, checkpoints
 from training.config import load_config, override_config
-from training.checkpoint.checkpoint.run_folder import checkpoint_path, checkpoints
 from training.loop.trainer import DIVERGED
 
 
@@ -193,8 +193,8 @@ def test_a_network_whose_statistics_are_spoilt_ends_the_run(tiny_shards, tmp_pat
 
 @pytest.fixture(scope="module")
 def coco_shards(coco_mini, tmp_path_factory):
+    from pipeline.build.build_set import build
     from pipeline.build.plan import Options
-    from pipeline.shards import build
 
     out = tmp_path_factory.mktemp("real") / "train"
     build([(coco_mini, "train2017")], out, Options(), workers=1)

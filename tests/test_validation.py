@@ -11,16 +11,22 @@ import pytest
 from click.testing import CliRunner
 from mindspore import nn
 
-from evaluation.inference.backends import checkpoint_network
 from evaluation.during_training import DuringTraining
+from evaluation.inference.backends import checkpoint_network
 from evaluation.scoring.metrics import AP_KEYS
 from pipeline.errors import InputError
 from tests.support import tiny
 from tests.support.events import curves
-from training.checkpoint.checkpoint.checkpoint import Mark, Position, load_checkpoint
+from training.checkpoint.checkpoint import Mark, Position, load_checkpoint
+from training.checkpoint.run_folder import (
+    best_path,
+    check_folder,
+    checkpoint_path,
+    checkpoints,
+    find_checkpoint,
+)
 from training.config import override_config
-from training.checkpoint.checkpoint.run_folder import best_path, check_folder, checkpoint_path, checkpoints, find_checkpoint
-from training.distributed.file_barrier import Meeting
+from training.distributed.file_barrier import FileBarrier
 from training.distributed.world import World
 from training.loop.validation import Score, Validation
 
@@ -73,7 +79,7 @@ class Told:
         self.stop_at, self.signals = stop_at, signals
         self.images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
 
-    def __call__(self, network, meeting, stopped, progress):
+    def __call__(self, network, barrier, stopped, progress):
         self.calls += 1
         self.maps.append(network(self.images))
         if self.calls == self.stop_at:
@@ -203,7 +209,7 @@ def test_a_damaged_best_is_told_of_and_replaced(tmp_path):
 
 def test_rank_0_keeps_the_best_and_the_others_believe_it(tmp_path, monkeypatch):
     monkeypatch.setattr(World, "gather", lambda self, values: values)
-    monkeypatch.setattr(Meeting, "exchange", lambda self, data: [b"better", data])
+    monkeypatch.setattr(FileBarrier, "all_gather", lambda self, data: [b"better", data])
     validation, _ = resumed(tmp_path, rank=1)
     assert keep(validation, 20, 0.3)
     assert validation.best == (20, 0.3)
@@ -246,9 +252,9 @@ def test_the_command_checks_the_validation_set_before_it_starts(tiny_recipe, tin
 
 
 def test_ranks_take_the_moments_of_the_first(monkeypatch):
-    from training.loop.evaluation_network import Understudy
     from training.config import ModelConfig
-    from training.network.openpose.openpose import OpenPose
+    from training.loop.evaluation_network import EvaluationNetwork
+    from training.network.openpose import OpenPose
 
     config = ModelConfig(
         backbone="compact", feature_widths=(8, 8), stages=1, first_width=8, stage_width=8, batch_norm=True
@@ -257,11 +263,11 @@ def test_ranks_take_the_moments_of_the_first(monkeypatch):
     moments = [name for name in weights if "moving" in name]
     given = []
     monkeypatch.setattr(World, "of_first", lambda self, values: given.append(values) or values + 1)
-    understudy = Understudy(config)
-    understudy.take(weights, World("CPU", rank=1, size=2))
+    evaluation_network = EvaluationNetwork(config)
+    evaluation_network.take(weights, World("CPU", rank=1, size=2))
     assert moments
     assert len(given[0]) == sum(weights[name].size for name in moments)
-    for name, parameter in understudy.parameters.items():
+    for name, parameter in evaluation_network.parameters.items():
         expected = weights[name].asnumpy() + (name in moments)
         np.testing.assert_array_equal(parameter.asnumpy(), expected, err_msg=name)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pipeline.loading.augment import Augmentation, AugmentConfig, affine, draw, fit
+from pipeline.loading.warp import BORDER_GREY, apply, jitter_colour, loss_mask, warp_mask, warp_picture
 from pipeline.maps import grid_to_pixel
 from pipeline.sample import Sample
-from pipeline.loading.warp import BORDER_GREY, apply, jitter_colour, loss_mask, warp_mask, warp_picture
 
 GEOMETRY = [
     Augmentation(scale=1.0, rotation=0.0, centre=(80.0, 60.0)),

@@ -14,7 +14,19 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.errors import InputError
-from tests.support.torch_files import FORMATS, KINDS, call, dictionary, legacy, name, pickle, tensor, value, write, zipped
+from tests.support.torch_files import (
+    FORMATS,
+    KINDS,
+    call,
+    dictionary,
+    legacy,
+    name,
+    pickle,
+    tensor,
+    value,
+    write,
+    zipped,
+)
 from training.weights import pickle_reader as pickled
 from training.weights.reader import open_weights
 from training.weights.stored_tensor import strided

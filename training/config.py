@@ -16,12 +16,12 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from pipeline.loading.augment import AugmentConfig
+from pipeline.config_base import StrictModel
 from pipeline.errors import InputError
+from pipeline.loading.augment import AugmentConfig
+from pipeline.loading.targets import TargetConfig
 from pipeline.maps import STRIDE
 from pipeline.skeleton import NUM_KEYPOINTS
-from pipeline.config_base import StrictModel
-from pipeline.loading.targets import TargetConfig
 
 SMALLEST_SCALE = 0.1
 LARGEST_SCALE = 4.0

@@ -22,7 +22,7 @@ KINDS = ("torchvision-vgg19", "modelzoo-vgg19", "modelzoo-openpose", "cmu")
 @functools.cache
 def network_shapes(model: ModelConfig) -> Mapping[str, tuple[int, ...]]:
     """Shape of every tensor of a recipe's network, by name."""
-    from training.network.openpose.openpose import OpenPose
+    from training.network.openpose import OpenPose
 
     return {parameter.name: tuple(parameter.shape) for parameter in OpenPose(model).get_parameters()}
 
@@ -86,15 +86,15 @@ def main(source: Path, out: Path, kind: str) -> None:
     is run, and PyTorch need not be installed. The checkpoint carries the normalisation that the weights were trained
     with.
     """  # noqa: D301 - click's mark of lines to keep
-    from pipeline.system.log_filters import quiet_mindspore
+    from pipeline.system.log_filters import silence_mindspore
 
-    quiet_mindspore()
+    silence_mindspore()
     if out.suffix != ".ckpt" or out.is_dir():
         raise InputError(f"--out {out}: expected the name of a file that ends in .ckpt")
     converted = convert_file(source, None if kind == "auto" else kind)
     import mindspore as ms
 
-    from training.checkpoint.checkpoint.checkpoint import Position, write_checkpoint
+    from training.checkpoint.checkpoint import Position, write_checkpoint
 
     parameters = [ms.Parameter(ms.Tensor(value), name=name) for name, value in converted.tensors.items()]
     write_checkpoint(out, parameters, converted.config, Position(step=0, records=0, shards="", processes=1))

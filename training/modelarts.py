@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 if not __package__:  # as a boot file, which ModelArts runs by its path
@@ -21,6 +21,7 @@ if not __package__:  # as a boot file, which ModelArts runs by its path
 import click
 
 from pipeline.errors import InputError, reports_input_errors
+from training.cloud.modelarts_environment import device_count, host_options
 from training.options import device_option
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,25 +29,6 @@ LOOK = 2.0
 """s between looks for new checkpoints."""
 PLATFORM = ("RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE")
 """What the platform sets for processes that it starts on each device itself; msrun sets its own."""
-
-
-def device_count(environment: Mapping[str, str], hosts: int) -> int:
-    """Devices of this machine, as ModelArts' environment tells; 1 where it says nothing."""
-    for name, shared in (("MA_NUM_GPUS", 1), ("DEVICE_NUM", 1), ("RANK_SIZE", hosts)):
-        value = environment.get(name, "").strip()
-        if value:
-            if not value.isdecimal() or int(value) < shared:
-                raise InputError(f"{name}={value}: expected a number of devices; or give --nproc")
-            return int(value) // shared
-    return 1
-
-
-def cluster_options(environment: Mapping[str, str]) -> list[str]:
-    """Options of training.train for the machines of a job, as ModelArts' environment names them."""
-    hosts = [name for name in environment.get("VC_WORKER_HOSTS", "").split(",") if name]
-    if len(hosts) < 2:
-        return []
-    return ["--hosts", ",".join(hosts), "--node-rank", environment.get("VC_TASK_INDEX", "0")]
 
 
 def find_shards(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path | None]:
@@ -71,9 +53,9 @@ def find_shards(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path,
 
 def _build(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path | None]:
     from pipeline.annotations.coco import annotation_file
-    from pipeline.system.cpu import default_workers
+    from pipeline.build.build_set import build
     from pipeline.build.plan import Options
-    from pipeline.shards import build
+    from pipeline.system.cpu import default_workers
 
     if not annotation_file(data, splits[0]).is_file():
         raise InputError(
@@ -149,7 +131,7 @@ def _say(line: str) -> None:
 
 def _train_and_send(arguments: Sequence[str], run: Path, url: str) -> int:
     """Run the trainer on a run that is copied to the store with each checkpoint and at the end; the exit code."""
-    from training.checkpoint.checkpoint.run_folder import checkpoints
+    from training.checkpoint.run_folder import checkpoints
     from training.cloud.object_store import Mirror
 
     mirror = Mirror(run, url)
@@ -206,7 +188,7 @@ def main(
 
     if others:
         _say(f"Left alone: {' '.join(others)}")
-    machines = cluster_options(os.environ)
+    machines = host_options(os.environ)
     nproc = nproc or device_count(os.environ, machines[1].count(",") + 1 if machines else 1)
     rank = os.environ.get("RANK_ID", "0")
     if rank.isdecimal() and int(rank) % nproc:

@@ -20,7 +20,7 @@ from training.options import device_option
 
 if TYPE_CHECKING:
     from training.config import ModelConfig
-    from training.network.openpose.openpose import OpenPose
+    from training.network.openpose import OpenPose
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs"
 
@@ -66,7 +66,7 @@ def create_network(name: str, *, checkpoint: Path | str | None = None) -> OpenPo
         InputError: no such recipe, no such checkpoint, or one of another network.
     """
     from training.config import load_config
-    from training.network.openpose.openpose import OpenPose
+    from training.network.openpose import OpenPose
 
     if name not in recipe_names():
         close = difflib.get_close_matches(name, recipe_names(), n=1)
@@ -79,9 +79,9 @@ def create_network(name: str, *, checkpoint: Path | str | None = None) -> OpenPo
 
 
 def _restored(name: str, model: ModelConfig, path: Path) -> OpenPose:
-    from training.checkpoint.checkpoint.checkpoint import load_checkpoint, restore_answering
-    from training.checkpoint.checkpoint.run_folder import find_checkpoint
-    from training.network.openpose.openpose import OpenPose
+    from training.checkpoint.checkpoint import load_checkpoint, restore_for_inference
+    from training.checkpoint.run_folder import find_checkpoint
+    from training.network.openpose import OpenPose
 
     found = load_checkpoint(find_checkpoint(path))
     there = found.config.model
@@ -91,7 +91,7 @@ def _restored(name: str, model: ModelConfig, path: Path) -> OpenPose:
                 f"{found.path}: its network has model.{field} {getattr(there, field)}, that of {name} has {value}"
             )
     network = OpenPose(there)
-    restore_answering(network, found)
+    restore_for_inference(network, found)
     return network.set_train(False)
 
 
@@ -112,7 +112,7 @@ def list_models(rounds: int) -> list[Model]:
     Args:
         rounds: how often each is timed, in turn with the others; the quickest counts. 0: not at all.
     """
-    from training.network.openpose.openpose import OpenPose, count_parameters, multiply_adds
+    from training.network.openpose import OpenPose, count_parameters, multiply_adds
 
     shipped = shipped_models()
     networks = [OpenPose(model) for model in shipped]
@@ -130,10 +130,10 @@ def images_per_s(networks: Sequence[OpenPose], rounds: int) -> list[float]:
     import numpy as np
     from tqdm import tqdm
 
-    from training.network.openpose.openpose import Answer
+    from training.network.inference import FinalStage
 
     image = ms.Tensor(np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8))
-    answers = [Answer(network).set_train(False) for network in networks]
+    answers = [FinalStage(network).set_train(False) for network in networks]
     seconds: list[list[float]] = [[] for _ in answers]
     # the first round compiles the graphs
     for number in tqdm(range(rounds + 1), desc="Measuring", unit="round", leave=False):
@@ -175,9 +175,9 @@ def main(measure: bool, rounds: int, as_json: bool, device: str) -> None:
 
     GFLOP counts a multiplication and an addition as two operations, of convolutions alone.
     """
-    from pipeline.system.log_filters import quiet_mindspore
+    from pipeline.system.log_filters import silence_mindspore
 
-    quiet_mindspore()
+    silence_mindspore()
     from training.distributed.world import make_debug_folder, start
 
     start(device, debug_folder=make_debug_folder())

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from training.distributed.hosts import MASTER_PORT, plan_cluster
+from training.distributed.hosts import MASTER_PORT, resolve_cluster
 
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto", show_default=True
@@ -36,7 +36,7 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(
         *args: Any, nproc: int, hosts: str, node_rank: int | None, master: str | None, master_port: int, **others: Any
     ) -> Any:
-        return command(*args, cluster=plan_cluster(nproc, hosts, node_rank, master, master_port), **others)
+        return command(*args, cluster=resolve_cluster(nproc, hosts, node_rank, master, master_port), **others)
 
     for option in reversed(_CLUSTER):
         option(wrapper)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.visualization.plots import COLOURS, blank_figure, save_figure
+from pipeline.visualization.figures import COLOURS, blank_figure, save_figure
 
 METRICS = "metrics.jsonl"
 SMOOTHED = 100

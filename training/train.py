@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.system.log_filters import quiet_mindspore
+from pipeline.system.log_filters import silence_mindspore
 from training.options import cluster_options, device_option
 
 if TYPE_CHECKING:
-    from training.distributed.hosts import Cluster
     from training.config import Config
+    from training.distributed.hosts import Cluster
     from training.loop.validation import Evaluator
 
 
@@ -55,18 +55,19 @@ def main(
     Exit codes: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 2 something given is wrong; 3 the loss or the
     gradient is not finite. With several processes, that of the one that failed first, 128 + N if signal N killed it.
     """
-    quiet_mindspore()
-    from training.loop.progress import StopSignal
+    silence_mindspore()
+    from pipeline.system.signals import StopSignal
 
     signals = StopSignal()  # before NumPy and MindSpore start threads
     from pipeline.storage.manifest import Manifest
+    from training.checkpoint.run_folder import check_folder, check_start, checkpoints
     from training.config import load_config
-    from training.checkpoint.checkpoint.run_folder import check_folder, check_start, checkpoints
-    from training.distributed.launcher import join_launch, launch, launched
+    from training.distributed.environment import launched
+    from training.distributed.launcher import exit_with_launcher, launch
     from training.loop.plan import plan_run
 
     if launched():
-        join_launch(cluster)
+        exit_with_launcher(cluster)
     config = load_config(recipe, overrides)
     if not launched():
         plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, cluster.total)
@@ -93,12 +94,12 @@ def _train(
 ) -> int:
     """`training.loop.trainer.train`, whose errors of the disk become InputErrors; returns the exit code."""
     from training.loop.trainer import train
-    from training.weights.initialise import Start
+    from training.weights.initialise import InitialWeights
 
     again = [*sys.argv[1:], *([] if resume else ["--resume"])]
     command = shlex.join([sys.executable, "-m", "training.train", *again])
     try:
-        start = Start(init, allow_missing) if init else None
+        start = InitialWeights(init, allow_missing) if init else None
         return train(config, shards, out, init=start, resume=resume, resume_command=command, **more)
     except OSError as error:
         raise InputError(f"{error.filename or out}: {error.strerror or error}") from error

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.inference.letterbox import Size
-from evaluation.inference.flip import Floats, Network
+from evaluation.inference.flip import Floats
 from pipeline.errors import InputError
-from pipeline.system.log_filters import quiet_mindspore
+from pipeline.maps import InferenceFunction
+from pipeline.sample import Size
+from pipeline.system.log_filters import silence_mindspore
 
 if TYPE_CHECKING:
-    from training.checkpoint.checkpoint.checkpoint import Checkpoint
+    from training.checkpoint.checkpoint import Checkpoint
     from training.config import EvaluationConfig
     from training.graphs.metadata import ExportedGraph
 
@@ -35,7 +36,7 @@ class Backend:
         canvas: (height, width) px of the only input that the network takes; None if it takes any whole blocks.
     """
 
-    network: Network
+    network: InferenceFunction
     config: EvaluationConfig
     source: Path
     canvas: Size | None = None
@@ -63,9 +64,9 @@ def load_backend(path: Path, device: str, overrides: Sequence[str] = ()) -> Back
 
 def _load_checkpoint(path: Path, device: str, overrides: Sequence[str]) -> Backend:
     _need_mindspore(path)
-    from training.checkpoint.checkpoint.checkpoint import load_checkpoint
+    from training.checkpoint.checkpoint import load_checkpoint
+    from training.checkpoint.run_folder import find_checkpoint
     from training.config import override_evaluation
-    from training.checkpoint.checkpoint.run_folder import find_checkpoint
     from training.distributed.world import make_debug_folder, start
 
     start(device, debug_folder=make_debug_folder())
@@ -92,18 +93,18 @@ def _load_graph(path: Path, device: str, overrides: Sequence[str]) -> Backend:
     return Backend(_GRAPHS[path.suffix](path, device, exported), config, path, exported.canvas)
 
 
-def checkpoint_network(checkpoint: Checkpoint) -> Network:
+def checkpoint_network(checkpoint: Checkpoint) -> InferenceFunction:
     """The checkpoint's network on MindSpore's device; a new canvas or batch size compiles a graph, once."""
-    from training.loop.evaluation_network import answering
-    from training.checkpoint.checkpoint.checkpoint import restore_answering
-    from training.network.openpose.openpose import OpenPose
+    from training.checkpoint.checkpoint import restore_for_inference
+    from training.network.inference import inference_function
+    from training.network.openpose import OpenPose
 
     network = OpenPose(checkpoint.config.model)
-    restore_answering(network, checkpoint)
-    return answering(network)
+    restore_for_inference(network, checkpoint)
+    return inference_function(network)
 
 
-def mindir_network(path: Path, device: str, exported: ExportedGraph) -> Network:
+def mindir_network(path: Path, device: str, exported: ExportedGraph) -> InferenceFunction:
     """A MindIR graph on MindSpore's device; InputError if MindSpore cannot read it."""
     _need_mindspore(path)
     import mindspore as ms
@@ -123,7 +124,7 @@ def mindir_network(path: Path, device: str, exported: ExportedGraph) -> Network:
     return run
 
 
-def onnx_network(path: Path, device: str, exported: ExportedGraph) -> Network:
+def onnx_network(path: Path, device: str, exported: ExportedGraph) -> InferenceFunction:
     """An ONNX graph through onnxruntime; InputError if that is not installed or cannot read it."""
     try:
         import onnxruntime
@@ -148,7 +149,10 @@ def onnx_network(path: Path, device: str, exported: ExportedGraph) -> Network:
     return run
 
 
-_GRAPHS: dict[str, Callable[[Path, str, ExportedGraph], Network]] = {".mindir": mindir_network, ".onnx": onnx_network}
+_GRAPHS: dict[str, Callable[[Path, str, ExportedGraph], InferenceFunction]] = {
+    ".mindir": mindir_network,
+    ".onnx": onnx_network,
+}
 """What reads a graph, by the ending of its name."""
 
 
@@ -157,7 +161,7 @@ def _pafs_and_heatmaps(outputs: Sequence[Any], exported: ExportedGraph) -> tuple
 
 
 def _need_mindspore(path: Path) -> None:
-    quiet_mindspore()
+    silence_mindspore()
     try:
         import mindspore  # noqa: F401
     except ImportError as error:

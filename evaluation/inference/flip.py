@@ -5,16 +5,13 @@ Long common in pose estimation (Newell, Yang and Deng, "Stacked Hourglass Networ
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.maps import InferenceFunction
 from pipeline.skeleton import FLIP, FLIP_LIMBS, NUM_KEYPOINTS, NUM_LIMBS
 
 Floats = NDArray[np.float32]
-Network = Callable[[NDArray[np.uint8]], tuple[Floats, Floats]]
-"""(B, H, W, 3) uint8 BGR to part affinity fields (B, 2L, h, w) and heatmaps (B, K + 1, h, w), float32."""
 
 _HEATMAPS = np.append(FLIP, NUM_KEYPOINTS)
 
@@ -32,7 +29,7 @@ def flip_pafs(pafs: Floats) -> Floats:
     return mirrored.reshape(pafs.shape)
 
 
-def flip_averaged(network: Network) -> Network:
+def flip_averaged(network: InferenceFunction) -> InferenceFunction:
     """A network that answers with the mean over a picture and its mirror image."""
 
     def answer(images: NDArray[np.uint8]) -> tuple[Floats, Floats]:

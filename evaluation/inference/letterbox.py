@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from evaluation.decoder.person import Person
 from pipeline.maps import Maps
-
-Size = tuple[int, int]
-"""(height, width) px."""
+from pipeline.sample import Size
 
 BLOCK = 64
 """px; a canvas's sides are multiples of it."""

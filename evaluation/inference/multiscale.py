@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.inference.letterbox import Fit, cut
 from evaluation.inference.flip import Floats
+from evaluation.inference.letterbox import Fit, cut
 from pipeline.maps import Maps
 
 

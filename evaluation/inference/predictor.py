@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.inference.backends import load_backend
 from evaluation.decoder.decode import DecodeConfig, decode
-from evaluation.inference.letterbox import GREY, Fit, Size, fit_size, people_to_picture, place
-from evaluation.inference.flip import Network, flip_averaged
 from evaluation.decoder.person import Person
+from evaluation.inference.backends import load_backend
+from evaluation.inference.flip import flip_averaged
+from evaluation.inference.letterbox import GREY, Fit, fit_size, people_to_picture, place
 from evaluation.inference.multiscale import average_scales
 from evaluation.inference.threads import host_threads, map_ahead
 from pipeline.errors import InputError
-from pipeline.maps import Maps
+from pipeline.maps import InferenceFunction, Maps
+from pipeline.sample import Size
 
 if TYPE_CHECKING:
     from training.config import EvaluationConfig
@@ -62,7 +63,11 @@ class Predictor:
     """
 
     def __init__(
-        self, network: Network, config: EvaluationConfig, source: Path | None = None, canvas: Size | None = None
+        self,
+        network: InferenceFunction,
+        config: EvaluationConfig,
+        source: Path | None = None,
+        canvas: Size | None = None,
     ) -> None:
         self.network = flip_averaged(network) if config.flip else network
         self.source = source

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evaluation.media.overlay import draw_people
 from evaluation.decoder.person import Person
 from evaluation.inference.predictor import Predictor
-from evaluation.media.sources import PictureFile, Sources, Video, VideoReader, printable, read_picture
 from evaluation.inference.threads import host_threads, map_ahead, read_ahead
+from evaluation.media.overlay import draw_people
+from evaluation.media.sources import PictureFile, Sources, Video, VideoReader, printable, read_picture
 from evaluation.media.writers import VIDEO_SUFFIX, CocoWriter, VideoWriter, write_openpose, write_picture
 from pipeline.errors import InputError
 

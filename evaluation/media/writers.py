@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from evaluation.decoder.person import Person
 from evaluation.scoring.results import PERSON_CATEGORY, to_coco_results
 from pipeline.errors import InputError
-from pipeline.storage.manifest import write_atomically
 from pipeline.skeleton import COCO_KEYPOINTS, LIMBS
+from pipeline.system.files import write_atomically
 
 QUALITY = 92
 """Of JPEGs, 1..100."""

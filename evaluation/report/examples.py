@@ -9,13 +9,13 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.decoder.person import Person
+from evaluation.media.overlay import draw_people
 from evaluation.scoring.analysis.errors import KINDS
 from evaluation.scoring.analysis.quality import Pictures, judge_pictures
-from evaluation.report.gallery import true_keypoints
-from evaluation.report.outputs import Evaluation
-from evaluation.media.overlay import draw_people
-from evaluation.decoder.person import Person
 from evaluation.scoring.datasets import PictureSet, load_pictures
+from evaluation.scoring.evaluation import Evaluation
+from evaluation.scoring.truth import true_keypoints
 
 NUMBER = 6
 """Pictures of a kind."""
@@ -26,7 +26,11 @@ _QUALITY = 82
 GROUPS: tuple[tuple[str, str, Callable[[Pictures], list[int]]], ...] = (
     ("Worst pictures", "Fewest people found right, among those annotated or found.", lambda one: one.worst(NUMBER)),
     ("Best pictures", "The other end of the same order; of equals, the fullest.", lambda one: one.best(NUMBER)),
-    ("People seen where nobody is", "Pictures without anybody to find.", lambda one: one.haunted(NUMBER // 2)),
+    (
+        "People seen where nobody is",
+        "Pictures without anybody to find.",
+        lambda one: one.with_false_positives(NUMBER // 2),
+    ),
 )
 """Heading, what it means, and which pictures."""
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.media.overlay import draw_truth
 from evaluation.decoder.person import Person
+from evaluation.media.overlay import draw_truth
+from evaluation.scoring.truth import true_keypoints
 from pipeline.errors import InputError
-from pipeline.skeleton import COCO_KEYPOINTS, from_coco
 
 MANY = 4
 """Pictures of this many people and of more count as one kind."""
@@ -43,12 +43,6 @@ def choose(people: Sequence[int], number: int) -> list[int]:
     while len(chosen) < number and any(kinds):
         chosen += [kind.popleft() for kind in kinds if kind]
     return sorted(chosen[:number])
-
-
-def true_keypoints(truth: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
-    """(P, 18, 3) x, y in px and visibility of the annotated people who have keypoints, OpenPose-18 order."""
-    labelled = [person["keypoints"] for person in truth if person["num_keypoints"] > 0]
-    return from_coco(np.array(labelled, dtype=np.float32).reshape(-1, len(COCO_KEYPOINTS), 3))
 
 
 def write_pictures(

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.inference.letterbox import cut, fit_size, place
-from evaluation.report.gallery import true_keypoints
 from evaluation.scoring.datasets import Record, load_picture
-from pipeline.maps import Maps
-from pipeline.preview import LEAST_WIDTH, captioned, draw_heatmaps, draw_keypoints, draw_pafs, enlarged
+from evaluation.scoring.truth import true_keypoints
 from pipeline.loading.targets import TargetConfig, encode_maps
+from pipeline.maps import Maps
+from pipeline.visualization.contact_sheet import MIN_TILE_WIDTH, captioned, enlarged
+from pipeline.visualization.targets import draw_heatmaps, draw_keypoints, draw_pafs
 
 if TYPE_CHECKING:
     from evaluation.inference.predictor import Predictor
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 SHOWN = 4
 """Pictures on a sheet."""
 
-WIDTH = LEAST_WIDTH
+WIDTH = MIN_TILE_WIDTH
 """px of a picture on a sheet."""
 
 Picture = NDArray[np.uint8]
 
 
-def draw_sheet(predictor: Predictor, records: Iterable[Record], target: TargetConfig) -> Picture:
+def draw_map_figure(predictor: Predictor, records: Iterable[Record], target: TargetConfig) -> Picture:
     """Draw one row a picture: its people, then its maps, true and found; all at the recipe's first scale.
 
     Args:

@@ -3,70 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.scoring.detect import Findings
-from evaluation.scoring.metrics import ALL, Protocol, count_people, evaluate_protocols
-from evaluation.scoring.results import to_coco_results, to_people
-from evaluation.scoring.datasets import PictureSet, Truth, load_pictures
+from evaluation.scoring.datasets import PictureSet, load_pictures
+from evaluation.scoring.detect import Detections
+from evaluation.scoring.evaluation import Evaluation
+from evaluation.scoring.metrics import ALL
+from evaluation.scoring.truth import count_people
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from evaluation.scoring.analysis.diagnosis import Diagnosis
-    from evaluation.decoder.person import Person
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Truth and what was found, compared.
-
-    Attributes:
-        truth: the pictures looked at, with their annotations, by rising image id.
-        people: found in each picture, in its pixels, by image id.
-        results: the same as COCO keypoint results, by rising image id.
-        protocols: COCO's numbers by the names in metrics.PROTOCOLS.
-        findings: how people were found; None for results that were read.
-    """
-
-    truth: Truth
-    people: dict[int, list[Person]]
-    results: list[dict[str, Any]]
-    protocols: dict[str, Protocol]
-    findings: Findings | None = None
-
-    @property
-    def ap(self) -> dict[str, float]:
-        """The ten numbers on all pictures."""
-        return self.protocols[ALL].ap
-
-    @cached_property
-    def diagnosis(self) -> Diagnosis:
-        """What went wrong, on all pictures."""
-        from evaluation.scoring.analysis.diagnosis import diagnose
-
-        return diagnose(self.truth, self.results)
-
-
-def score_findings(findings: Findings) -> Evaluation:
-    """Compare what a network found with the truth."""
-    people = findings.people
-    results = [result for image_id in people for result in to_coco_results(image_id, people[image_id])]
-    return Evaluation(findings.truth, people, results, evaluate_protocols(findings.truth, results), findings)
-
-
-def score_results(truth: Truth, results: Sequence[dict[str, Any]]) -> Evaluation:
-    """Compare results, checked, with the truth; those of pictures that `truth` does not hold are left out."""
-    by_picture: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in sorted(truth)}
-    for result in results:
-        if result["image_id"] in by_picture:
-            by_picture[result["image_id"]].append(result)
-    kept = [result for found in by_picture.values() for result in found]
-    people = {image_id: to_people(found) for image_id, found in by_picture.items()}
-    return Evaluation(dict(sorted(truth.items())), people, kept, evaluate_protocols(truth, kept))
+    pass
 
 
 def summarise(evaluation: Evaluation, **about: Any) -> dict[str, Any]:
@@ -80,20 +30,20 @@ def summarise(evaluation: Evaluation, **about: Any) -> dict[str, Any]:
 
     whole = evaluation.protocols[ALL]
     content: dict[str, Any] = {**whole.to_json(), "found": len(evaluation.results)}
-    if evaluation.findings:
-        content |= _how(evaluation.findings)
+    if evaluation.detections:
+        content |= _how(evaluation.detections)
     content |= about
     content["protocols"] = {name: protocol.to_json() for name, protocol in evaluation.protocols.items()}
     return content | to_json(evaluation.diagnosis)
 
 
-def _how(findings: Findings) -> dict[str, Any]:
+def _how(detections: Detections) -> dict[str, Any]:
     return {
-        "seconds": round(findings.seconds, 2),
-        "images_per_s": round(len(findings.truth) / findings.seconds, 2),
-        "canvases": [f"{width}x{height}" for height, width in sorted(findings.canvases)],
-        "checkpoint": findings.source,
-        "evaluation": findings.config,
+        "seconds": round(detections.seconds, 2),
+        "images_per_s": round(len(detections.truth) / detections.seconds, 2),
+        "canvases": [f"{width}x{height}" for height, width in sorted(detections.canvases)],
+        "checkpoint": detections.source,
+        "evaluation": detections.config,
     }
 
 
@@ -147,7 +97,7 @@ class Outputs:
 
 
 def _write_json(path: Path, content: Any, indent: int | None) -> None:
-    from pipeline.storage.manifest import write_atomically
+    from pipeline.system.files import write_atomically
 
     try:
         write_atomically(path, json.dumps(content, indent=indent) + "\n")

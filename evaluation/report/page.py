@@ -9,13 +9,13 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from evaluation.scoring.analysis.errors import KINDS
-from evaluation.scoring.metrics import ALL
-from evaluation.report.outputs import Evaluation
 from evaluation.report import html as parts
-from evaluation.report.examples import gallery
 from evaluation.report.curves_svg import draw_curves
+from evaluation.report.examples import gallery
+from evaluation.scoring.analysis.errors import KINDS
 from evaluation.scoring.datasets import PictureSet
+from evaluation.scoring.evaluation import Evaluation
+from evaluation.scoring.metrics import ALL
 from pipeline.errors import InputError
 
 FILE = "index.html"
@@ -34,7 +34,7 @@ def write_report(folder: Path, evaluation: Evaluation, pictures: PictureSet, abo
     Raises:
         InputError: it cannot be written, or a picture cannot be read.
     """
-    from pipeline.storage.manifest import write_atomically
+    from pipeline.system.files import write_atomically
 
     path = folder / FILE
     try:
@@ -47,7 +47,7 @@ def write_report(folder: Path, evaluation: Evaluation, pictures: PictureSet, abo
 def render(evaluation: Evaluation, pictures: PictureSet, about: dict[str, Any]) -> str:
     """The page's HTML."""
     diagnosis = evaluation.diagnosis
-    source = evaluation.findings.source if evaluation.findings else str(about.get("results", ""))
+    source = evaluation.detections.source if evaluation.detections else str(about.get("results", ""))
     return _template("page.html").substitute(
         title=escape(f"{source} on {pictures.name}"),
         style=_text("style.css"),
@@ -69,8 +69,8 @@ def _headline(evaluation: Evaluation) -> str:
     whole = evaluation.protocols[ALL]
     figures = {"pictures": f"{whole.images:,}", "people annotated": f"{whole.people:,}"}
     figures["people found"] = f"{len(evaluation.results):,}"
-    if evaluation.findings:
-        figures["pictures a second"] = f"{whole.images / evaluation.findings.seconds:.1f}"
+    if evaluation.detections:
+        figures["pictures a second"] = f"{whole.images / evaluation.detections.seconds:.1f}"
     rest = "".join(f"<span><strong>{value}</strong><small>{name}</small></span>" for name, value in figures.items())
     big = f"<span><b>{parts.number(whole.ap['AP'])}</b><small>AP, all pictures</small></span>"
     return f'<div class="headline">{big}{rest}</div>'
@@ -78,11 +78,11 @@ def _headline(evaluation: Evaluation) -> str:
 
 def _facts(evaluation: Evaluation, about: dict[str, Any]) -> dict[str, str]:
     facts = {name.replace("_", " "): str(value) for name, value in about.items() if value is not None}
-    if evaluation.findings:
-        facts["checkpoint"] = evaluation.findings.source
-        shapes = sorted(evaluation.findings.canvases)
+    if evaluation.detections:
+        facts["checkpoint"] = evaluation.detections.source
+        shapes = sorted(evaluation.detections.canvases)
         facts["network input"] = ", ".join(f"{width}x{height}" for height, width in shapes) + " px"
-        facts["time"] = f"{evaluation.findings.seconds:.1f} s, compilation of {len(shapes)} graphs included"
+        facts["time"] = f"{evaluation.detections.seconds:.1f} s, compilation of {len(shapes)} graphs included"
     facts["versions"] = ", ".join([f"Python {platform.python_version()}", *_versions()])
     return facts
 
@@ -95,9 +95,9 @@ def _versions() -> list[str]:
 def _recipe(evaluation: Evaluation) -> str:
     import yaml
 
-    if not evaluation.findings:
+    if not evaluation.detections:
         return ""
-    text = yaml.safe_dump({"evaluation": evaluation.findings.config}, sort_keys=False)
+    text = yaml.safe_dump({"evaluation": evaluation.detections.config}, sort_keys=False)
     return f"<h3>Recipe</h3><pre>{escape(text)}</pre>"
 
 

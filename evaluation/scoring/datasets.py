@@ -10,13 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.inference.letterbox import Size
+from evaluation.scoring.truth import Truth, add_truth
 from pipeline.annotations.coco import Picture, Rules, annotation_file, picture_path, read_pictures
 from pipeline.errors import InputError
+from pipeline.sample import Size
 from pipeline.storage.manifest import Manifest
-
-Truth = dict[int, tuple[dict[str, Any], ...]]
-"""COCO person annotations by image id, in the order of the set."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class ShardSet:
             )
 
     def _rows(self, columns: Sequence[str], indices: Sequence[int]) -> Iterator[Any]:
-        from pipeline.loading.batches import read_rows
+        from pipeline.storage.mindrecord_reader import read_rows
 
         return read_rows(self.folder, self.manifest, columns, indices)
 
@@ -201,15 +199,8 @@ def _truth(picture: Picture) -> tuple[dict[str, Any], ...]:
 def _distinct(pictures: Iterator[tuple[int, tuple[dict[str, Any], ...]]]) -> Truth:
     truth: Truth = {}
     for image_id, people in pictures:
-        note_truth(truth, image_id, people)
+        add_truth(truth, image_id, people)
     return truth
-
-
-def note_truth(truth: Truth, image_id: int, annotations: tuple[dict[str, Any], ...]) -> None:
-    """Add a picture's annotations; InputError if its image id is there already."""
-    if image_id in truth:
-        raise InputError(f"image id {image_id} comes twice: evaluate a set of one split at a time")
-    truth[image_id] = annotations
 
 
 def load_pictures(pictures: PictureSet, image_ids: Sequence[int]) -> dict[int, NDArray[np.uint8]]:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evaluation.inference.letterbox import Size
-from evaluation.scoring.datasets import Record, Truth, load_picture, note_truth
+from evaluation.scoring.datasets import Record, load_picture
+from evaluation.scoring.truth import Truth, add_truth
+from pipeline.sample import Size
 
 if TYPE_CHECKING:
     from evaluation.decoder.person import Person
@@ -21,7 +22,7 @@ def nothing() -> None:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Detections:
     """Who was found where, and by what.
 
     Attributes:
@@ -41,9 +42,9 @@ class Findings:
     config: dict[str, Any]
 
 
-def find_people(
+def detect_people(
     predictor: Predictor, records: Iterable[Record], on_picture: Callable[[], object] = nothing
-) -> Findings:
+) -> Detections:
     """Find the people in every record's picture.
 
     Args:
@@ -61,7 +62,7 @@ def find_people(
     for record, found in predictor.stream(_noted(records, truth), load_picture):
         people[record.image_id] = found
         on_picture()
-    return Findings(
+    return Detections(
         dict(sorted(truth.items())),
         dict(sorted(people.items())),
         frozenset(predictor.canvases),
@@ -74,26 +75,26 @@ def find_people(
 def _noted(records: Iterable[Record], truth: Truth) -> Iterator[Record]:
     """The records, with their annotations noted in `truth` as they pass."""
     for record in records:
-        note_truth(truth, record.image_id, record.truth)
+        add_truth(truth, record.image_id, record.truth)
         yield record
 
 
-def gather(parts: Sequence[Findings], seconds: float) -> Findings:
+def gather(parts: Sequence[Detections], seconds: float) -> Detections:
     """One from many, each of other pictures; InputError if two have one image id."""
     truth: Truth = {}
     people: dict[int, list[Person]] = {}
     for part in parts:
         for image_id, people_there in part.truth.items():
-            note_truth(truth, image_id, people_there)
+            add_truth(truth, image_id, people_there)
         people |= part.people
     canvases = frozenset().union(*(part.canvases for part in parts))
     first = parts[0]
-    return Findings(
+    return Detections(
         dict(sorted(truth.items())), dict(sorted(people.items())), canvases, seconds, first.source, first.config
     )
 
 
-def share_out(sizes: Sequence[Size], processes: int) -> list[list[int]]:
+def partition_by_work(sizes: Sequence[Size], processes: int) -> list[list[int]]:
     """Deal pictures to processes: each to one, in shares of about equal work.
 
     Pictures of like shape go to the same process. They share canvases, so that each process compiles few graphs; a

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation.scoring.results import PERSON_CATEGORY
+from evaluation.scoring.truth import count_people
 from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS
 
@@ -85,20 +86,15 @@ def evaluate_protocols(
     truth: Mapping[int, Sequence[Mapping[str, Any]]], results: Sequence[Mapping[str, Any]]
 ) -> dict[str, Protocol]:
     """`coco_ap` by each of PROTOCOLS; arguments and errors as there."""
-    inhabited = [image_id for image_id, annotations in truth.items() if annotations]
+    with_people = [image_id for image_id, annotations in truth.items() if annotations]
     people = sum(count_people(annotations) for annotations in truth.values())
     everywhere = coco_ap(truth, results)
     # most sets are built without empty pictures, and COCO's code takes its time
-    among_people = everywhere if len(inhabited) == len(truth) else coco_ap(truth, results, inhabited)
+    among_people = everywhere if len(with_people) == len(truth) else coco_ap(truth, results, with_people)
     return {
         ALL: Protocol(len(truth), people, everywhere),
-        WITH_PEOPLE: Protocol(len(inhabited), people, among_people),
+        WITH_PEOPLE: Protocol(len(with_people), people, among_people),
     }
-
-
-def count_people(annotations: Iterable[Mapping[str, Any]]) -> int:
-    """Annotated people whom COCO's score asks for: no crowds, and some keypoint labelled."""
-    return sum(not person.get("iscrowd", 0) and person["num_keypoints"] > 0 for person in annotations)
 
 
 def format_table(protocols: Mapping[str, Protocol]) -> str:

@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.decoder.decode import DecodeConfig, decode, join_peaks
-from evaluation.inference.letterbox import Fit, cut, fit_size
-from evaluation.report.gallery import true_keypoints
 from evaluation.decoder.peaks import Peaks, find_peaks
 from evaluation.decoder.person import Person
+from evaluation.inference.letterbox import Fit, cut, fit_size
 from evaluation.scoring.datasets import PictureSet
+from evaluation.scoring.truth import true_keypoints
 from pipeline.annotations.coco import Rules
+from pipeline.loading.targets import encode_maps
 from pipeline.maps import Maps
 from pipeline.skeleton import LIMB_INDICES, NUM_KEYPOINTS
-from pipeline.loading.targets import encode_maps
 
 Floats = NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""Finding people with several processes on one machine, each with its own device, and their findings gathered.
+"""Finding people with several processes on one machine, each with its own device, and their detections gathered.
 
 The processes are independent: nothing is sent between devices, so none of them waits for another, and MindSpore's
 msrun, which would join them to a cluster, is not needed. On Ascend each process sees one device only.
@@ -6,21 +6,20 @@ msrun, which would join them to a cluster, is not needed. On Ascend each process
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
-from evaluation.scoring.detect import Findings, find_people, gather, nothing
 from evaluation.scoring.datasets import PictureSet
+from evaluation.scoring.detect import Detections, detect_people, gather, nothing
 from pipeline.errors import InputError
+from pipeline.system.processes import exit_with
 
 if TYPE_CHECKING:
     from evaluation.inference.predictor import Predictor
@@ -30,16 +29,16 @@ VISIBLE_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
 
 
 class ProcessError(RuntimeError):
-    """A process ended without its findings; one line says which and how."""
+    """A process ended without its detections; one line says which and how."""
 
 
-def find_in_processes(
+def detect_in_processes(
     load: Callable[[], Predictor],
     pictures: PictureSet,
     shares: Sequence[Sequence[int]],
     on_picture: Callable[[], object] = nothing,
-) -> Findings:
-    """Run `finding.find_people` in a process a share; none outlives this call.
+) -> Detections:
+    """Run `finding.detect_people` in a process a share; none outlives this call.
 
     Args:
         load: makes a network ready; called once in each process, to which it has to be sent.
@@ -48,7 +47,7 @@ def find_in_processes(
         on_picture: called here whenever a picture is done anywhere.
 
     Raises:
-        InputError: as `find_people`, from the process that met it first.
+        InputError: as `detect_people`, from the process that met it first.
         ProcessError: a process failed otherwise, or was killed.
     """
     start = time.monotonic()
@@ -83,9 +82,9 @@ def visible_device(rank: int, processes: int, environment: Mapping[str, str]) ->
 
 def _collect(
     answers: Mapping[Connection, int], processes: Sequence[SpawnProcess], on_picture: Callable[[], object]
-) -> list[Findings]:
-    """The findings of every process, by rank."""
-    parts: dict[int, Findings] = {}
+) -> list[Detections]:
+    """The detections of every process, by rank."""
+    parts: dict[int, Detections] = {}
     while len(parts) < len(processes):
         waiting = [answer for answer, rank in answers.items() if rank not in parts]
         for answer in wait(waiting):
@@ -96,7 +95,7 @@ def _collect(
             except EOFError:
                 processes[rank].join()
                 raise ProcessError(_ending(rank, processes)) from None
-            if isinstance(message, Findings):
+            if isinstance(message, Detections):
                 parts[rank] = message
             elif isinstance(message, Exception):
                 raise message
@@ -114,27 +113,20 @@ def _ending(rank: int, processes: Sequence[SpawnProcess]) -> str:
 def _work(
     answer: Connection, load: Callable[[], Predictor], pictures: PictureSet, share: Sequence[int], device: str
 ) -> None:
-    """What a process does: a None for each picture done, then its findings or the error that it met."""
+    """What a process does: a None for each picture done, then its detections or the error that it met."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None
+    exit_with(parent.pid)
     os.environ[VISIBLE_DEVICES] = device
     try:
-        findings = find_people(load(), pictures.records(share), lambda: answer.send(None))
+        detections = detect_people(load(), pictures.records(share), lambda: answer.send(None))
     except InputError as error:
         answer.send(InputError(str(error)))
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [""])[0]
         answer.send(ProcessError(f"a process failed: {type(error).__name__}: {first_line}"))
     else:
-        answer.send(findings)
+        answer.send(detections)
     answer.close()
     sys.stdout.flush()
-
-
-def _end_with_parent() -> None:
-    """End this process at once when its parent is gone, however that ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        with contextlib.suppress(OSError):
-            wait([parent.sentinel])
-        os._exit(1)

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
 from pipeline.annotations.ignore_region import Region, are_numbers, ignore_mask, parse_region
-from pipeline.storage.images import MAX_PIXELS
-from pipeline.storage.records import mask_to_rle
+from pipeline.errors import InputError
 from pipeline.sample import Annotation
 from pipeline.skeleton import COCO_KEYPOINTS, NUM_KEYPOINTS, from_coco
+from pipeline.storage.images import MAX_PIXELS
+from pipeline.storage.records import mask_to_rle
 
 NUMBERS = 3 * len(COCO_KEYPOINTS)
 LIMIT = 100_000

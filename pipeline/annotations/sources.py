@@ -102,7 +102,7 @@ class Settled:
     renumbered: list[int]
 
 
-def settle_ids(candidates: Sequence[Candidate], folders: Sequence[Path]) -> Settled:
+def resolve_image_ids(candidates: Sequence[Candidate], folders: Sequence[Path]) -> Settled:
     """Leave out pictures that an earlier source has, and give other pictures under taken ids new ones.
 
     Two pictures under one id are the same if their sides, their files' sizes and last 4 KB agree.

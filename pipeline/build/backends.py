@@ -12,8 +12,6 @@ import os
 import re
 import secrets
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +81,7 @@ def stall_seconds() -> float | None:
 
 
 @contextlib.contextmanager
-def explained_deaths(out: Path) -> Iterator[None]:
+def worker_failures_as_input_errors(out: Path) -> Iterator[None]:
     """Turn what joblib raises when workers die, or a cluster goes away, into an InputError in one line."""
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -96,27 +94,6 @@ def explained_deaths(out: Path) -> Iterator[None]:
         raise InputError(f"{out}: a worker was killed (out of memory?): {_CONTINUES}") from None
     except gone:
         raise InputError(f"{out}: the scheduler or all workers are gone: {_CONTINUES}") from None
-
-
-def mortal_workers() -> dict[str, Any]:
-    """Options of joblib's Parallel that let its worker processes end when this one is killed; none for other back ends.
-
-    They would wait for more work for five minutes, and finish what they have in the folder of the next build.
-    """
-    from joblib.parallel import get_active_backend
-
-    backend, _ = get_active_backend()
-    return {"initializer": _end_with, "initargs": (os.getpid(),)} if type(backend).__name__ == "LokyBackend" else {}
-
-
-def _end_with(parent: int) -> None:
-    threading.Thread(target=_wait_for_orphanhood, args=(parent,), daemon=True).start()
-
-
-def _wait_for_orphanhood(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
 
 
 def check_visible(folders: Sequence[Path]) -> None:

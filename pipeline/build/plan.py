@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.annotations.coco import Picture, Rules, read_pictures
+from pipeline.annotations.sources import Candidate, Folder, Split, resolve_image_ids
 from pipeline.errors import InputError
 from pipeline.storage.manifest import Source
 from pipeline.storage.records import SCHEMA, VERSION
-from pipeline.annotations.sources import Candidate, Folder, Split, settle_ids
 
 MAX_FILE_BYTES = 128 << 20
 """A larger picture file is a bad picture."""
@@ -124,7 +124,7 @@ def make_plan(folders: Sequence[Folder], options: Options) -> Plan:
     if not candidates:
         kind = "picture" if options.keep_empty else "picture with a trainable person (--keep-empty keeps the others)"
         raise InputError(f"{', '.join(str(split.file) for split in splits)}: no {kind}")
-    settled = settle_ids(candidates, roots)
+    settled = resolve_image_ids(candidates, roots)
     sources = [
         replace(source, repeated=repeated, renumbered=renumbered)
         for source, repeated, renumbered in zip(sources, settled.repeated, settled.renumbered, strict=True)

@@ -21,17 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.build.backends import check_visible
 from pipeline.annotations.coco import Picture, picture_path
-from pipeline.errors import InputError
-from pipeline.system.files import give_usual_mode
-from pipeline.system.malloc import keep_freed_memory
-from pipeline.storage.manifest import Shard, Skipped, file_problem, file_sha256, json_sha256, write_atomically
-from pipeline.storage.images import check
+from pipeline.build.backends import check_visible
 from pipeline.build.plan import MAX_FILE_BYTES, Layout, Task
-from pipeline.storage.records import SCHEMA, encode_runs, pack
+from pipeline.errors import InputError
 from pipeline.sample import Annotation
-from pipeline.storage.statistics import Tally
+from pipeline.storage.images import check
+from pipeline.storage.manifest import Shard, Skipped, file_problem
+from pipeline.storage.records import SCHEMA, encode_runs, pack
+from pipeline.storage.statistics import Statistics
+from pipeline.system.files import file_sha256, json_sha256, set_default_permissions, write_atomically
+from pipeline.system.malloc import keep_freed_memory
 
 BUILDING = ".building"
 """Folder within a set where unfinished shards are."""
@@ -58,7 +58,7 @@ class Receipt:
     """
 
     key: str
-    tally: Tally = field(default_factory=Tally)
+    tally: Statistics = field(default_factory=Statistics)
     bad: list[Skipped] = field(default_factory=list)
     shard: Shard | None = None
     reused: bool = False
@@ -146,7 +146,7 @@ def _read_picture(root: Path, picture: Picture) -> bytes:
     return data
 
 
-def _record(task: Task, source: int, picture: Picture, data: bytes, tally: Tally) -> dict[str, Any]:
+def _record(task: Task, source: int, picture: Picture, data: bytes, tally: Statistics) -> dict[str, Any]:
     mask = picture.ignore_mask()
     truth = tuple(person.truth for person in picture.people)
     keypoints = picture.keypoints()
@@ -191,7 +191,7 @@ def _writer(path: Path, layout: Layout) -> Iterator[Callable[[dict[str, Any]], N
         raise InputError(f"{path.name}: cannot be written: {(found[1] if found else str(error))[:200]}") from error
 
 
-def _measure(path: Path, tally: Tally) -> Shard:
+def _measure(path: Path, tally: Statistics) -> Shard:
     """Count and hash what is on disk, and give both files the mode that other new files get."""
     index = path.with_name(path.name + ".db")
     with contextlib.closing(sqlite3.connect(index)) as database:
@@ -199,7 +199,7 @@ def _measure(path: Path, tally: Tally) -> Shard:
     if rows != tally.records:
         raise InputError(f"{path.name}: MindRecord kept {rows} of {tally.records} records")
     for file in (path, index):
-        give_usual_mode(file)
+        set_default_permissions(file)
     return Shard(
         file=path.name,
         records=tally.records,
@@ -219,7 +219,7 @@ def _finished(task: Task, out: Path) -> Receipt | None:
             return None
         shard = data["shard"] and Shard(**data["shard"])
         bad = [Skipped(**item) for item in data["bad"]]
-        result = Receipt(data["key"], Tally.from_json(data["tally"]), bad, shard, reused=True)
+        result = Receipt(data["key"], Statistics.from_json(data["tally"]), bad, shard, reused=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if result.key != task.key or (bad and not task.skip_bad):

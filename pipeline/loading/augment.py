@@ -16,11 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from pipeline.skeleton import FLIP
 from pipeline.config_base import StrictModel
-
-Size = tuple[int, int]
-"""(height, width) px."""
+from pipeline.sample import Size
+from pipeline.skeleton import FLIP
 
 REFERENCE_SIZE = 368
 """px; side of the network's input to which the reference's distribution belongs."""

@@ -7,8 +7,7 @@ and makes the order independent of threads and ranks.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,21 +15,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.loading.augment import Augmentation, AugmentConfig, Size
-from pipeline.system.cpu import default_threads
 from pipeline.errors import InputError
-from pipeline.loading.collate import Batch, Filler, Row
-from pipeline.storage.manifest import Manifest
-from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE
-from pipeline.loading.prefetch import Fill, fill_ahead
-from pipeline.storage.records import TRAIN_COLUMNS
-from pipeline.skeleton import NUM_KEYPOINTS
-from pipeline.system.buffers import Returned
+from pipeline.loading.augment import Augmentation, AugmentConfig
+from pipeline.loading.collate import Batch, Collator
+from pipeline.loading.prefetch import Fill, prefetch_batches
 from pipeline.loading.targets import TargetConfig
-
-_BURST = 16
-"""Rows that are taken from MindDataset at once, as many as it keeps ready: taken one by one, each costs its reader and
-ours a change of context, and 0.15 to 0.3 ms of 3.3 ms a sample."""
+from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE
+from pipeline.sample import Size
+from pipeline.skeleton import NUM_KEYPOINTS
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.mindrecord_reader import Row, read_rows
+from pipeline.storage.records import TRAIN_COLUMNS
+from pipeline.system.buffers import BufferPool
+from pipeline.system.cpu import default_threads
 
 
 def epoch_order(records: int, *, batch_size: int, seed: int, epoch: int, rank: int, ranks: int) -> NDArray[np.int64]:
@@ -47,45 +44,6 @@ def epoch_order(records: int, *, batch_size: int, seed: int, epoch: int, rank: i
     batches = records // step
     order = np.random.default_rng((seed, epoch)).permutation(records)[: batches * step]
     return order.reshape(batches, batch_size, ranks)[:, :, rank]
-
-
-def read_rows(folder: Path, manifest: Manifest, columns: Sequence[str], indices: Sequence[int]) -> Generator[Row]:
-    """Read records of a set as MindDataset gives them.
-
-    Args:
-        folder: the set.
-        manifest: of the set.
-        columns: which columns to read.
-        indices: of the records, counted through the shards in the manifest's order.
-
-    Raises:
-        InputError: MindRecord cannot read a shard.
-    """
-    import mindspore.dataset as ds
-
-    if not len(indices):
-        return
-    files = [str(path) for path in manifest.files(folder)]
-    try:
-        # one reader gives 5,000 rows a second, and each further one only takes a core from the decoder
-        dataset = ds.MindDataset(files, list(columns), sampler=ds.SubsetSampler(list(indices)), num_parallel_workers=1)
-        # a dictionary made here takes half the time of MindSpore's own
-        values = dataset.create_tuple_iterator(list(columns), num_epochs=1, output_numpy=True)
-    except RuntimeError as error:
-        raise InputError(f"{folder}: {_first_line(error)}: run make shards again") from error
-    rows = (dict(zip(columns, row, strict=True)) for row in values)
-    try:
-        while burst := list(itertools.islice(rows, _BURST)):
-            yield from burst
-    except RuntimeError as error:
-        raise InputError(f"{folder}: {_first_line(error)}: run make shards again") from error
-    finally:
-        values.stop()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -106,7 +64,7 @@ class Batches(Iterable[Batch]):
     indices: NDArray[np.int64]
     max_people: int
     threads: int
-    filler: Filler
+    filler: Collator
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -117,9 +75,9 @@ class Batches(Iterable[Batch]):
         cv2.setNumThreads(0)  # the threads are here; OpenCV's own would compete with them
         order = self.indices.ravel().tolist()
         batches, batch_size = self.indices.shape
-        return fill_ahead(
+        return prefetch_batches(
             self._indexed_rows(order),
-            partial(self._begin, Returned()),
+            partial(self._begin, BufferPool()),
             batches=batches,
             batch_size=batch_size,
             threads=self.threads,
@@ -133,7 +91,7 @@ class Batches(Iterable[Batch]):
         finally:
             rows.close()
 
-    def _allocate(self, memory: Returned) -> Batch:
+    def _allocate(self, memory: BufferPool) -> Batch:
         batch_size = self.indices.shape[1]
         height, width = self.filler.size
         grid = (height // STRIDE, width // STRIDE)
@@ -148,7 +106,7 @@ class Batches(Iterable[Batch]):
             batch["pafs"] = memory.array((batch_size, NUM_PAFS, *grid), np.float32)
         return batch
 
-    def _begin(self, memory: Returned, rows: list[tuple[int, Row]]) -> tuple[Batch, list[Fill]]:
+    def _begin(self, memory: BufferPool, rows: list[tuple[int, Row]]) -> tuple[Batch, list[Fill]]:
         """A batch with everything but its pictures, and what paints each of them."""
         batch = self._allocate(memory)
         fills: list[Fill] = []
@@ -237,5 +195,5 @@ def create_batches(
         indices=order[start:stop],
         max_people=max_people,
         threads=threads or default_threads(ranks),
-        filler=Filler((height, width), seed, epoch, augment, targets),
+        filler=Collator((height, width), seed, epoch, augment, targets),
     )

@@ -13,22 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.loading.augment import Augmentation, AugmentConfig, Size, affine, draw, fit, move_keypoints
 from pipeline.errors import InputError
-from pipeline.maps import Maps
-from pipeline.storage.images import decode
-from pipeline.storage.records import decode_runs, raw_bytes, unpack_ignore, unpack_keypoints
-from pipeline.sample import Sample
-from pipeline.system.buffers import Spare
+from pipeline.loading.augment import Augmentation, AugmentConfig, affine, draw, fit, move_keypoints
 from pipeline.loading.targets import TargetConfig, encode_maps
+from pipeline.maps import Maps
+from pipeline.sample import Sample, Size
+from pipeline.storage.images import decode
+from pipeline.storage.mindrecord_reader import Row
+from pipeline.storage.records import decode_runs, raw_bytes, unpack_ignore, unpack_keypoints
+from pipeline.system.buffers import ThreadBuffers
 
 Batch = dict[str, NDArray[Any]]
 """Arrays by name, see `pipeline.loading.batches.Batches`."""
 
-Row = dict[str, NDArray[Any]]
-"""The columns `TRAIN_COLUMNS` of a record, as MindDataset gives them."""
 
-_spare = Spare()
+_spare = ThreadBuffers()
 
 
 class _Chance(threading.local):
@@ -66,7 +65,7 @@ def unpack_sample(row: Row) -> Sample:
     )
 
 
-def _decode_picture(row: Row, size: Size, spare: Spare | None = None) -> NDArray[np.uint8]:
+def _decode_picture(row: Row, size: Size, spare: ThreadBuffers | None = None) -> NDArray[np.uint8]:
     image = decode(raw_bytes(row["image"]), strict=True, spare=spare)
     if image.shape[:2] != size:
         found, expected = (f"{width}x{height}" for height, width in (image.shape[:2], size))
@@ -75,7 +74,7 @@ def _decode_picture(row: Row, size: Size, spare: Spare | None = None) -> NDArray
 
 
 @dataclass(frozen=True)
-class Filler:
+class Collator:
     """What becomes of a row.
 
     Attributes:

@@ -138,7 +138,7 @@ class _Work(Generic[Row, Batch]):
         self._rows.close()
 
 
-def fill_ahead(
+def prefetch_batches(
     rows: Generator[Row, None, None],
     begin: Callable[[list[Row]], tuple[Batch, list[Fill]]],
     *,

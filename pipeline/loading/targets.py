@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from pipeline.config_base import StrictModel
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE, Maps, grid_to_pixel
 from pipeline.skeleton import LIMB_INDICES, NUM_KEYPOINTS, NUM_LIMBS
-from pipeline.config_base import StrictModel
 
 Floats = NDArray[np.float32]
 

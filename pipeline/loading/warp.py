@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.loading.augment import Augmentation, Size, affine, move_keypoints
+from pipeline.loading.augment import Augmentation, affine, move_keypoints
 from pipeline.maps import STRIDE
-from pipeline.sample import Sample
-from pipeline.system.buffers import Spare
+from pipeline.sample import Sample, Size
+from pipeline.system.buffers import ThreadBuffers
 
 BORDER_GREY = 128
 """What surrounds a picture: the reference's 127.5, rounded to even as OpenCV rounds it."""
@@ -21,7 +21,7 @@ BORDER_GREY = 128
 HUES = 180
 """OpenCV's 8-bit hue runs round a circle of 0..179, 2 degrees a step."""
 
-_spare = Spare()
+_spare = ThreadBuffers()
 
 
 def warp_picture(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.system.buffers import Spare
+from pipeline.system.buffers import ThreadBuffers
 
 MAX_PIXELS = 100_000_000
 """A picture whose header claims more is refused before anything is decoded."""
@@ -24,7 +24,7 @@ _JPEG = b"\xff\xd8"
 PictureBytes = bytes | NDArray[np.uint8]
 
 
-def decode(data: PictureBytes, *, strict: bool = False, spare: Spare | None = None) -> NDArray[np.uint8]:
+def decode(data: PictureBytes, *, strict: bool = False, spare: ThreadBuffers | None = None) -> NDArray[np.uint8]:
     """Decode a JPEG or PNG.
 
     Args:

@@ -8,9 +8,7 @@ written, before they begin; `verify` hashes everything.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.storage.records import VERSION
-from pipeline.storage.statistics import Tally
+from pipeline.storage.statistics import Statistics
+from pipeline.system.files import file_sha256, json_sha256, write_atomically
 
 FILE_NAME = "manifest.json"
 SHARD_FILE = re.compile(r"shard-\d{5,}\.mindrecord")
@@ -108,7 +107,7 @@ class Manifest:
 
     sources: tuple[Source, ...]
     options: dict[str, Any]
-    tally: Tally
+    tally: Statistics
     skipped: tuple[Skipped, ...]
     shards: tuple[Shard, ...]
 
@@ -215,7 +214,7 @@ class Manifest:
         manifest = cls(
             sources=tuple(_parsed(Source, item, "sources") for item in _items(data, "sources")),
             options=options,
-            tally=Tally.from_json(data.get("tally")),
+            tally=Statistics.from_json(data.get("tally")),
             skipped=tuple(_parsed(Skipped, item, "skipped") for item in _items(data, "skipped")),
             shards=tuple(_parsed(Shard, item, "shards") for item in _items(data, "shards")),
         )
@@ -289,32 +288,6 @@ def file_problem(path: Path, size: int, sha256: str | None) -> str | None:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file's content, as hexadecimal digits; the file is streamed."""
-    digest = hashlib.sha256()
-    buffer = bytearray(1 << 16)  # stays in the cache between reading and hashing
-    view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
-    return digest.hexdigest()
-
-
-def json_sha256(content: object) -> str:
-    """Hash of what a json file holds, whatever the order of its keys, as hexadecimal digits."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8, beside its place and rename it there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def find_sets(root: Path) -> list[Path]:

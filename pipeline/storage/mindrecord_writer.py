@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline.system.log_filters import quiet_mindspore
+from pipeline.system.log_filters import silence_mindspore
 
 _EXTENSION = "mindspore._c_mindrecord"
 _lock = threading.Lock()
@@ -29,7 +29,7 @@ def load_extension() -> ModuleType:
         loaded = sys.modules.get(_EXTENSION)
         if loaded:
             return loaded
-        quiet_mindspore()
+        silence_mindspore()
         package = importlib.util.find_spec("mindspore")
         if package is None or package.origin is None:
             raise ImportError("MindSpore is not installed: run make setup")

@@ -24,7 +24,7 @@ IGNORED_EDGES: tuple[float, ...] = (0.0, 1e-9, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.
 
 
 @dataclass
-class Tally:
+class Statistics:
     """Counts over records.
 
     Attributes:
@@ -116,7 +116,7 @@ class Tally:
         for name, counts in zip(KEYPOINTS, flat.reshape(NUM_KEYPOINTS, 3).tolist(), strict=True):
             self.keypoints[name] = _sum(self.keypoints[name], counts)
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: Statistics) -> None:
         """Add another tally."""
         for name in (item.name for item in fields(self)):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -134,7 +134,7 @@ class Tally:
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @classmethod
-    def from_json(cls, data: object) -> Tally:
+    def from_json(cls, data: object) -> Statistics:
         """Inverse of `to_json`; raises InputError naming the count that is missing or is not a count."""
         if not isinstance(data, dict):
             raise InputError(f"tally: expected an object, not {type(data).__name__}")

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.build.backends import mortal_workers
-from pipeline.system.cpu import default_workers
 from pipeline.errors import InputError
+from pipeline.system.cpu import default_workers
+from pipeline.system.processes import exit_with_parent_options
 
 RECIPE = "synthetic.json"
 """Written last into the folder: what it was made from."""
@@ -153,7 +153,7 @@ def _write_split(folder: Path, recipe: Recipe, split: int, workers: int) -> None
     pictures.mkdir()
     batches = (_Batch(recipe, split, start, min(start + _BATCH, count), pictures) for start in range(0, count, _BATCH))
     workers = min(workers, -(-count // _BATCH)) or 1
-    done = Parallel(n_jobs=workers, return_as="generator", **mortal_workers())(
+    done = Parallel(n_jobs=workers, return_as="generator", **exit_with_parent_options())(
         delayed(_draw_batch)(batch) for batch in batches
     )
     with tqdm(total=count, desc=name, unit=" pictures", disable=None) as progress:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Spare(threading.local):
+class ThreadBuffers(threading.local):
     """Arrays of bytes by name, of the calling thread alone."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Spare(threading.local):
         return memory[:size].reshape(shape)
 
 
-class Returned:
+class BufferPool:
     """Arrays that are given out again when nobody holds them any more, nor a view of them."""
 
     _UNHELD = 3

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from pipeline.errors import InputError, reports_input_errors
-from pipeline.system.log_filters import quiet_mindspore
+from pipeline.system.log_filters import silence_mindspore
 from tests.benchmarks.table import ABOUT, format_table
 from tests.support.coco_folder import real_coco
 
@@ -57,7 +57,7 @@ def main(
     compare: Path | None,
 ) -> None:
     """Measure what the decoder allows and what each part of the system reaches; takes about three minutes."""
-    quiet_mindspore()
+    silence_mindspore()
     old = _read(compare) if compare else None
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="openpose-bench-") as folder:
@@ -130,9 +130,9 @@ class Bench:
 
     def _build(self) -> Path:
         """A set of `records` pictures that somebody can train on."""
-        from pipeline.build.plan import Options
-        from pipeline.shards import build
         from pipeline.annotations.sources import named_splits
+        from pipeline.build.build_set import build
+        from pipeline.build.plan import Options
         from tests.benchmarks.repeat import repeat_coco
 
         assert self.coco is not None

@@ -47,8 +47,8 @@ def _networks(ckpt: Path, folder: Path, device: str) -> tuple[dict[str, Any], tu
     from importlib.util import find_spec
 
     from evaluation.inference.backends import load_backend
-    from training.checkpoint.checkpoint.checkpoint import load_checkpoint
-    from training.export import choose_shape, export
+    from training.checkpoint.checkpoint import load_checkpoint
+    from training.graphs.export_graph import choose_shape, export
 
     original = load_backend(ckpt, device, ["evaluation.scales=[1]"])
     checkpoint = load_checkpoint(original.source)
@@ -63,12 +63,12 @@ def _networks(ckpt: Path, folder: Path, device: str) -> tuple[dict[str, Any], tu
 
 def _untrained(folder: Path) -> Path:
     """A run folder with a checkpoint of the demo recipe before its first step."""
-    from pipeline.system.log_filters import quiet_mindspore
+    from pipeline.system.log_filters import silence_mindspore
 
-    quiet_mindspore()
-    from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
+    silence_mindspore()
+    from training.checkpoint.checkpoint import Position, save_checkpoint
     from training.config import load_config
-    from training.network.openpose.openpose import OpenPose
+    from training.network.openpose import OpenPose
 
     config = load_config(ROOT / "configs" / "demo.yaml")
     save_checkpoint(folder, OpenPose(config.model).get_parameters(), config, Position(0, 1, "", 1), keep=1)

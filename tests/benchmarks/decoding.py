@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.decoder.decode import decode
-from pipeline.maps import STRIDE, Maps
 from pipeline.loading.targets import encode_maps
+from pipeline.maps import STRIDE, Maps
 from tests.support.oracle import figure
 
 GRID = (46, 62)

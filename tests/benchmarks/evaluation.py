@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.scoring.detect import find_people
 from evaluation.inference.letterbox import fit_size
-from evaluation.report.outputs import score_findings
 from evaluation.inference.predictor import Predictor
 from evaluation.scoring.datasets import PictureSet, ShardSet
-from pipeline.system.log_filters import quiet_mindspore
+from evaluation.scoring.detect import detect_people
+from evaluation.scoring.evaluation import score_detections
+from pipeline.system.log_filters import silence_mindspore
 from training.config import load_config
 
 RECIPE = Path(__file__).resolve().parent.parent.parent / "configs" / "demo.yaml"
@@ -38,7 +38,7 @@ def measure_evaluation(
         nothing left to compile), `score_s` (s from people to numbers and the cost of errors), `images_per_s` (images
         over the sum of the last two) and `network` (its file, or what stands for it).
     """
-    quiet_mindspore()
+    silence_mindspore()
     pictures = ShardSet(shards)
     number = min(limit or len(pictures), len(pictures))
     with ExitStack() as stack:
@@ -46,9 +46,9 @@ def measure_evaluation(
         predictor = Predictor.load(path, device)
     compile_s = _compile(predictor, pictures, number)
     start = time.perf_counter()
-    findings = find_people(predictor, pictures.records(range(number)))
+    findings = detect_people(predictor, pictures.records(range(number)))
     found = time.perf_counter()
-    _ = score_findings(findings).diagnosis
+    _ = score_detections(findings).diagnosis
     end = time.perf_counter()
     return {
         "images": number,
@@ -65,8 +65,8 @@ def _untrained(folder: Path) -> Path:
     """A run folder with the recipe's network as it is before training."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
-    from training.network.openpose.openpose import OpenPose
+    from training.checkpoint.checkpoint import Position, save_checkpoint
+    from training.network.openpose import OpenPose
 
     config = load_config(RECIPE)
     ms.set_seed(0)

@@ -18,12 +18,14 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from pipeline.loading import collate as filling, warp
+from pipeline.loading import collate as filling
+from pipeline.loading import warp
 from pipeline.loading.augment import AugmentConfig
-from pipeline.loading.batches import Batches, create_batches, read_rows
-from pipeline.storage.manifest import Manifest
-from pipeline.storage.records import TRAIN_COLUMNS, raw_bytes
+from pipeline.loading.batches import Batches, create_batches
 from pipeline.loading.targets import TargetConfig
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.mindrecord_reader import read_rows
+from pipeline.storage.records import TRAIN_COLUMNS, raw_bytes
 
 SIZE = 368
 BATCH = 10
@@ -40,7 +42,7 @@ STAGES = (
     (warp, "loss_mask", "loss mask"),
     (filling, "encode_maps", "targets"),
 )
-"""The functions that `Filler` calls, where it looks them up, and what they are called in the table."""
+"""The functions that `Collator` calls, where it looks them up, and what they are called in the table."""
 
 
 def measure_online(shards: Path, *, rounds: int, records: int) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def measure_stages(shards: Path, *, records: int) -> dict[str, float]:
     start = time.process_time()
     rows = list(read_rows(shards, manifest, TRAIN_COLUMNS, order))
     reading = time.process_time() - start
-    filler = filling.Filler((SIZE, SIZE), 0, 0, AugmentConfig(), TargetConfig())
+    filler = filling.Collator((SIZE, SIZE), 0, 0, AugmentConfig(), TargetConfig())
     batch = next(iter(_batches(shards, 1, 0, TargetConfig())))
     _fill(filler, rows[:BATCH], batch)
     with _timed(STAGES) as spent:
@@ -104,7 +106,7 @@ def measure_stages(shards: Path, *, records: int) -> dict[str, float]:
     return {name: round(1e3 * seconds / len(rows), 3) for name, seconds in stages.items()}
 
 
-def _fill(filler: filling.Filler, rows: list[filling.Row], batch: filling.Batch) -> None:
+def _fill(filler: filling.Collator, rows: list[filling.Row], batch: filling.Batch) -> None:
     """Fill a batch as `Batches` does: numbers first."""
     augmentations = [filler.label(row, batch, place) for place, row in enumerate(rows)]
     for place, (row, augmentation) in enumerate(zip(rows, augmentations, strict=True)):

@@ -120,19 +120,19 @@ def measure_stages(coco: Path, split: str, *, rounds: int = 3) -> dict[str, floa
 
 
 def _stages(task: Any, path: Path) -> Iterator[tuple[str, float]]:
-    from pipeline.build import write_shard as writing
     from pipeline.annotations.coco import picture_path
-    from pipeline.storage.mindrecord_writer import Writer
+    from pipeline.build import write_shard as writing
     from pipeline.storage.images import check
+    from pipeline.storage.mindrecord_writer import Writer
     from pipeline.storage.records import SCHEMA
-    from pipeline.storage.statistics import Tally
+    from pipeline.storage.statistics import Statistics
 
     def timed(work: Callable[[], Any]) -> tuple[Any, float]:
         start = time.process_time()
         result = work()
         return result, (time.process_time() - start) * 1e3 / len(task.pictures)
 
-    tally = Tally()
+    tally = Statistics()
     files, milliseconds = timed(
         lambda: [
             Path(picture_path(task.roots[source], picture.file_name)).read_bytes() for source, picture in task.pictures

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.system.log_filters import quiet_mindspore
-from tests.support import tiny
+from pipeline.system.log_filters import silence_mindspore
 from tests.faults.findings import Findings
 from tests.faults.mutate import Chance, as_json, changed, damaged, json_variant
 from tests.faults.trial import Trial
+from tests.support import tiny
 
 if TYPE_CHECKING:
     from training.config import ModelConfig
@@ -28,9 +28,9 @@ _TAIL = len(_MARK) + 10
 
 def checkpoints(seed: int, cases: int, folder: Path) -> Findings:
     """Checkpoints: damaged with and without the checksum made good, and with entries that lie; put into a network."""
-    quiet_mindspore()
-    from training.checkpoint.checkpoint.checkpoint import Position, load_checkpoint, restore, save_checkpoint
-    from training.network.openpose.openpose import OpenPose
+    silence_mindspore()
+    from training.checkpoint.checkpoint import Position, load_checkpoint, restore, save_checkpoint
+    from training.network.openpose import OpenPose
 
     trial = Trial()
     network = OpenPose(tiny.recipe().model)
@@ -92,7 +92,7 @@ def _lying(body: bytes, chance: Chance) -> bytes:
 
 def descriptions(seed: int, cases: int, folder: Path) -> Findings:
     """What lies beside an exported graph."""
-    from pipeline.storage.manifest import file_sha256
+    from pipeline.system.files import file_sha256
     from training.config import EvaluationConfig
     from training.graphs.metadata import ExportedGraph, description_path
 
@@ -152,7 +152,7 @@ def _files(folder: Path) -> list[bytes]:
 
 def weights(seed: int, cases: int, folder: Path) -> Findings:
     """Published weights: files of every format, damaged, and pickles that call what they should not; converted."""
-    quiet_mindspore()
+    silence_mindspore()
     from training.convert import network_shapes
     from training.weights.conversion import convert
     from training.weights.reader import open_weights

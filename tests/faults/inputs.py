@@ -16,14 +16,14 @@ import yaml
 from click.testing import CliRunner
 
 from pipeline.annotations.coco import Rules, annotation_file, read_pictures
-from pipeline.storage.manifest import FILE_NAME, Manifest
 from pipeline.storage.images import check, decode
-from pipeline.system.log_filters import quiet_opencv
-from tests.support.coco_folder import ROOT, jpeg, mixed, write
+from pipeline.storage.manifest import FILE_NAME, Manifest
+from pipeline.system.log_filters import silence_opencv
 from tests.faults.findings import Findings
 from tests.faults.mutate import Chance, changed, damaged, json_variant
 from tests.faults.sets import broken_promise, build_here, make_source
 from tests.faults.trial import Trial
+from tests.support.coco_folder import ROOT, jpeg, mixed, write
 
 SAMPLED = 40
 """One case in so many also goes through the command that a user types."""
@@ -78,7 +78,7 @@ def _bomb(data: bytes, chance: Chance) -> bytes:
 
 def pictures(seed: int, cases: int, folder: Path) -> Findings:
     """Pictures: checked, decoded, decoded strictly; a sample through the command."""
-    quiet_opencv()
+    silence_opencv()
     trial = Trial()
     originals = _pictures()
     coco = write(folder / "coco", mixed(1))
@@ -186,9 +186,9 @@ def manifests(seed: int, cases: int, folder: Path) -> Findings:
 def results(seed: int, cases: int, folder: Path) -> Findings:
     """COCO keypoint results: read, and scored where they are right; a sample through the command."""
     from evaluation.evaluate import main
-    from evaluation.report.outputs import score_results
-    from evaluation.scoring.results import read_results
     from evaluation.scoring.datasets import CocoSet
+    from evaluation.scoring.evaluation import score_results
+    from evaluation.scoring.results import read_results
 
     trial = Trial()
     coco = write(folder / "coco", mixed(8))

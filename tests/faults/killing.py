@@ -17,9 +17,9 @@ import psutil
 
 from pipeline.errors import InputError
 from pipeline.storage.manifest import FILE_NAME, Manifest
-from tests.support.coco_folder import ROOT, jpeg
 from tests.faults.findings import Findings
 from tests.faults.sets import arguments, build_here, contents, make_source
+from tests.support.coco_folder import ROOT, jpeg
 
 PICTURES = 96
 PER_SHARD = 2

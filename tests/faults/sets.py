@@ -8,8 +8,8 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from pipeline.storage.manifest import FILE_NAME
 from pipeline.shards import main
+from pipeline.storage.manifest import FILE_NAME
 from tests.support.coco_folder import mixed, write
 
 PICTURES = 24

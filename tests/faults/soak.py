@@ -133,8 +133,8 @@ EPOCHS = 3
 
 def read_epochs(seed: int, cases: int, folder: Path) -> Findings:
     """Three epochs of augmented batches with targets in each of two ranks, so many samples in all."""
+    from pipeline.build.build_set import build
     from pipeline.build.plan import Options
-    from pipeline.shards import build
 
     records = max(64, cases // EPOCHS)
     coco = _source(folder, seed, records)
@@ -153,10 +153,10 @@ def read_rank(shards: Path, seed: int, rank: int, ranks: int) -> tuple[int, Mete
     """Read all epochs of one rank; how many samples, and what it took."""
     from pipeline.loading.augment import AugmentConfig
     from pipeline.loading.batches import create_batches
-    from pipeline.system.log_filters import quiet_mindspore
     from pipeline.loading.targets import TargetConfig
+    from pipeline.system.log_filters import silence_mindspore
 
-    quiet_mindspore()
+    silence_mindspore()
     meter, samples = Meter(), 0
     for epoch in range(EPOCHS):
         batches = create_batches(

@@ -13,14 +13,14 @@ import numpy as np
 import psutil
 import yaml
 
-from pipeline.errors import InputError
+from pipeline.build.build_set import build
 from pipeline.build.plan import Options
-from pipeline.system.log_filters import quiet_mindspore
-from pipeline.shards import build
+from pipeline.errors import InputError
 from pipeline.synthetic import generate
-from tests.support import tiny
+from pipeline.system.log_filters import silence_mindspore
 from tests.faults.findings import Findings
 from tests.faults.killing import resize, small_disk
+from tests.support import tiny
 from training.loop.plan import plan_run
 
 LEARNING = {
@@ -108,9 +108,9 @@ def _role(process: psutil.Process) -> str | None:
 
 def full_disk(seed: int, cases: int, folder: Path) -> Findings:
     """A checkpoint is saved where there is no room for it: the one before stays, whole, and nothing else."""
-    quiet_mindspore()
-    from training.checkpoint.checkpoint.checkpoint import Position, newest_checkpoint, save_checkpoint
-    from training.network.openpose.openpose import OpenPose
+    silence_mindspore()
+    from training.checkpoint.checkpoint import Position, newest_checkpoint, save_checkpoint
+    from training.network.openpose import OpenPose
 
     findings = Findings()
     parameters = list(OpenPose(tiny.recipe().model).get_parameters())

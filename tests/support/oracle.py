@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from evaluation.inference.letterbox import GREY, fit_size
+from pipeline.loading.targets import encode_maps
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from pipeline.skeleton import KEYPOINTS, to_coco
-from pipeline.loading.targets import encode_maps
 
 POSE = {
     "nose": (0.0, -0.42),

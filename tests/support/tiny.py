@@ -15,11 +15,11 @@ from pipeline.loading.augment import AugmentConfig
 from training.config import Config, parse_config
 
 if TYPE_CHECKING:
-    from training.loop.progress import StopSignal
+    from pipeline.system.signals import StopSignal
     from training.loop.validation import Evaluator
-    from training.weights.initialise import Start
+    from training.weights.initialise import InitialWeights
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 STEPS = 48
 RECORDS = 48
 
@@ -88,7 +88,7 @@ def train_here(
     resume: bool = False,
     stop: int = 0,
     evaluator: Callable[[StopSignal], Evaluator] | None = None,
-    init: Start | None = None,
+    init: InitialWeights | None = None,
 ) -> int:
     """Train in this process.
 
@@ -104,7 +104,7 @@ def train_here(
     Returns:
         The exit code.
     """
-    from training.loop.progress import StopSignal
+    from pipeline.system.signals import StopSignal
     from training.loop.trainer import train
 
     with kept_signals():

@@ -14,11 +14,11 @@ import mindspore as ms
 from mindspore import nn
 
 from pipeline.errors import InputError
-from pipeline.system.files import give_usual_mode
+from pipeline.system.files import set_default_permissions
+from training.checkpoint.reader import read_tensors
+from training.checkpoint.run_folder import best_path, checkpoint_path, checkpoints
 from training.config import Config, parse_config
 from training.optim.ema import PREFIX
-from training.checkpoint.checkpoint.run_folder import best_path, checkpoint_path, checkpoints
-from training.checkpoint.checkpoint.reader import read_tensors
 
 FORMAT = 1
 _STATE = "openpose"
@@ -145,7 +145,7 @@ def _save(path: Path, parameters: Iterable[ms.Parameter], state: dict[str, Any])
 
 def _settle(path: Path) -> None:
     """Give the file the permissions that any new file has, and wait until it is on the disk."""
-    give_usual_mode(path)
+    set_default_permissions(path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -216,16 +216,16 @@ def restore(cell: nn.Cell, tensors: dict[str, ms.Parameter], path: Path) -> None
     restore_parameters(cell.get_parameters(), tensors, path)
 
 
-def restore_answering(network: nn.Cell, checkpoint: Checkpoint) -> None:
+def restore_for_inference(network: nn.Cell, checkpoint: Checkpoint) -> None:
     """Put into a network the weights that it should answer with: the average of weights, where the recipe kept one.
 
     Raises:
         InputError: a weight is missing or of another shape.
     """
-    restore(network, answering_tensors(checkpoint), checkpoint.path)
+    restore(network, inference_tensors(checkpoint), checkpoint.path)
 
 
-def answering_tensors(checkpoint: Checkpoint) -> dict[str, ms.Parameter]:
+def inference_tensors(checkpoint: Checkpoint) -> dict[str, ms.Parameter]:
     """The weights that a checkpoint's network should answer with: their average if it has one, else all its tensors."""
     prefix = PREFIX if checkpoint.averaged else ""
     return {name.removeprefix(prefix): each for name, each in checkpoint.tensors.items() if name.startswith(prefix)}

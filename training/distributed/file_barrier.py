@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.storage.manifest import write_atomically
+from pipeline.system.files import write_atomically
 from training.distributed.world import World
 
-PREFIX = ".meeting-"
-"""Of the files' names, which are gone when a meeting is over."""
+PREFIX = ".barrier-"
+"""Of the files' names, which are gone when a barrier is over."""
 POLL = 0.05
 """s between looks for the others' files."""
 
 
-class Meeting:
+class FileBarrier:
     """The processes of a run, seen from one of them.
 
     Attributes:
@@ -43,7 +43,7 @@ class Meeting:
         self.name = int(world.gather(np.array([secrets.randbits(62)], dtype=np.int64))[0])
         self.number = 0
 
-    def exchange(self, data: bytes) -> list[bytes]:
+    def all_gather(self, data: bytes) -> list[bytes]:
         """What each process gives, by rank; every process has to call this, sooner or later."""
         if self.size == 1:
             return [data]

@@ -43,7 +43,7 @@ class Cluster:
         return range(self.rank * self.processes, (self.rank + 1) * self.processes)
 
 
-def plan_cluster(
+def resolve_cluster(
     processes: int, hosts: str = "1", rank: int | None = None, master: str | None = None, port: int = MASTER_PORT
 ) -> Cluster:
     """Settle which machines there are.

@@ -13,27 +13,17 @@ from pathlib import Path
 import click
 
 from pipeline.errors import InputError
-from training.loop.progress import WATCHED, StopSignal
+from pipeline.system.processes import exit_with
+from pipeline.system.signals import StopSignal
+from training.distributed.environment import LAUNCHER, LOCAL_PROCESSES, WATCHED
 from training.distributed.hosts import Cluster
-from training.distributed.process_monitor import LAUNCHER, MSRUN_LOG, Watch, end_with
+from training.distributed.process_monitor import MSRUN_LOG, ProcessMonitor
 
 CLUSTER_TIMEOUT = 600
 """s that workers wait for each other at the start: on a machine that is busy, or on others that are still to start."""
-LOCAL_PROCESSES = "OPENPOSE_LOCAL_PROCESSES"
-"""Environment variable: how many workers this machine has."""
 
 
-def launched() -> bool:
-    """Whether msrun started this process: a worker, or the scheduler that brings the workers together."""
-    return os.environ.get("MS_ROLE") in ("MS_WORKER", "MS_SCHED")
-
-
-def local_processes(total: int) -> int:
-    """How many of `total` processes this machine has."""
-    return int(os.environ.get(LOCAL_PROCESSES, total))
-
-
-def join_launch(cluster: Cluster) -> None:
+def exit_with_launcher(cluster: Cluster) -> None:
     """What a process that msrun started does first: it ends with the one that launched it.
 
     The scheduler that msrun starts on every machine with the master's address goes at once if this is not machine 0,
@@ -43,7 +33,7 @@ def join_launch(cluster: Cluster) -> None:
         raise SystemExit(0)
     launcher = os.environ.get(LAUNCHER)
     if launcher:
-        end_with(int(launcher))
+        exit_with(int(launcher))
 
 
 def launch(cluster: Cluster, out: Path, arguments: Sequence[str], signals: StopSignal) -> int:
@@ -89,7 +79,7 @@ def launch(cluster: Cluster, out: Path, arguments: Sequence[str], signals: StopS
         )
     if cluster.hosts > 1:
         click.echo(_announcement(cluster), err=True)
-    code = Watch(parent, logs, signals, first=cluster.ranks[0]).until_the_end()
+    code = ProcessMonitor(parent, logs, signals, first=cluster.ranks[0]).until_the_end()
     if code and cluster.hosts > 1 and not signals.number:
         click.echo(f"Where another machine failed first, its logs tell: {logs.parent}/node_*", err=True)
     return code

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from pathlib import Path
 import click
 import psutil
 
-from training.loop.progress import StopSignal
+from pipeline.system.signals import StopSignal
+from training.distributed.environment import LAUNCHER
 
 GRACE = 600.0
 """s that workers have to save and end after a signal; one that compiles its graph, on a busy machine, takes minutes."""
@@ -28,8 +28,6 @@ ALONE = 60.0
 POLL = 0.2
 """s between looks at the workers and their logs."""
 MSRUN_LOG = "msrun.log"
-LAUNCHER = "OPENPOSE_LAUNCHER"
-"""Environment variable: id of the process that launched this one through msrun."""
 
 _EXIT = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
 _NOISE = re.compile(rb"\[INFO\] DISTRIBUTED\(.*\n")
@@ -66,7 +64,7 @@ class _Failure:
     code: int
 
 
-class Watch:
+class ProcessMonitor:
     """Looks after msrun and its workers until all of them are gone.
 
     Args:
@@ -221,16 +219,3 @@ def _is_gone(process: psutil.Process | None) -> bool:
 
 def _read(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace")
-
-
-def end_with(pid: int) -> None:
-    """Let this process be killed when the process `pid` is gone, however that ended."""
-    threading.Thread(target=_end_with, args=(pid,), name="launcher", daemon=True).start()
-
-
-def _end_with(pid: int) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        while not _is_gone(process):
-            time.sleep(POLL)
-    os.kill(os.getpid(), signal.SIGKILL)

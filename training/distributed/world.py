@@ -16,7 +16,7 @@ from mindspore import communication, ops
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from training.distributed.launcher import launched, local_processes
+from training.distributed.environment import launched, local_processes
 
 
 @dataclass(frozen=True)

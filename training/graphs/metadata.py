@@ -10,11 +10,11 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from pipeline.config_base import StrictModel
 from pipeline.errors import InputError
-from pipeline.storage.manifest import file_sha256, write_atomically
 from pipeline.maps import STRIDE
 from pipeline.skeleton import KEYPOINTS, LIMBS
-from pipeline.config_base import StrictModel
+from pipeline.system.files import file_sha256, write_atomically
 from training.config import EvaluationConfig
 
 SUFFIXES = {"mindir": ".mindir", "onnx": ".onnx", "air": ".air"}

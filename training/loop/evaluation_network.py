@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import mindspore as ms
 import numpy as np
@@ -10,35 +10,20 @@ from mindspore import ops
 from numpy.typing import NDArray
 
 from training.config import ModelConfig
-from training.network.openpose.openpose import Answer, OpenPose
 from training.distributed.world import World
+from training.network.inference import inference_function
+from training.network.openpose import OpenPose
 
 Floats = NDArray[np.float32]
-Network = Callable[[NDArray[np.uint8]], tuple[Floats, Floats]]
-"""(B, H, W, 3) uint8 BGR to part affinity fields (B, 2L, h, w) and heatmaps (B, K + 1, h, w), float32."""
 
 
-def answering(network: OpenPose) -> Network:
-    """The network's last stage as a function, out of training; each new shape of input compiles a graph, once.
-
-    Prefixes the names of the network's parameters.
-    """
-    answer = Answer(network).set_train(False)
-
-    def run(images: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        pafs, heatmaps = answer(ms.Tensor(images))
-        return pafs.asnumpy(), heatmaps.asnumpy()
-
-    return run
-
-
-class Understudy:
+class EvaluationNetwork:
     """A second network that answers in place of the one in training, so that asking changes nothing of that."""
 
     def __init__(self, config: ModelConfig) -> None:
         network = OpenPose(config)
         self.parameters = {parameter.name: parameter for parameter in network.get_parameters()}
-        self.answer = answering(network)
+        self.answer = inference_function(network)
 
     def take(self, weights: Mapping[str, ms.Parameter], world: World) -> None:
         """Learn the weights of the network in training by heart; every process has to call this.

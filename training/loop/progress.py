@@ -6,9 +6,7 @@ import contextlib
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,19 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from training.distributed.environment import WATCHED
+
 if TYPE_CHECKING:
-    from training.loop.tensorboard import Events
     from training.loop.plan import Plan
+    from training.loop.tensorboard import EventWriter
     from training.loop.validation import Score
 
 QUIET_INTERVAL = 10.0
 """s between progress lines where nobody watches, as in a log file."""
 WATCHED_INTERVAL = 0.2
 """s between changes of the progress line during an evaluation."""
-WATCHED = "OPENPOSE_WATCHED"
-"""Environment variable, 1 where somebody watches the output although it is not a terminal, as a launcher's worker's."""
-STOPPING = (signal.SIGTERM, signal.SIGINT)
-"""Signals that ask a run to stop."""
 
 
 class Stopwatch:
@@ -65,7 +61,7 @@ class Stopwatch:
         return elapsed, waited / elapsed if elapsed > 0 else 0.0
 
 
-class Reporter:
+class ProgressReporter:
     """Progress on stderr, metrics.jsonl and TensorBoard's events in the run's folder; ranks other than 0 say nothing.
 
     A person at a terminal sees one line that changes; a log file gets a line of its own now and then.
@@ -84,7 +80,7 @@ class Reporter:
         self.stopwatch = Stopwatch()
         self.steps: list[Mapping[str, float]] = []
         self.ap = ""
-        self.events: Events | None = None
+        self.events: EventWriter | None = None
         self.overflows = self.new_overflows = 0
         self.watched = sys.stderr.isatty() or os.environ.get(WATCHED) == "1"
         self.written = -math.inf
@@ -194,9 +190,9 @@ class Reporter:
         with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.events is None:
-            from training.loop.tensorboard import Events
+            from training.loop.tensorboard import EventWriter
 
-            self.events = Events(self.run / "tensorboard", after=self.first)
+            self.events = EventWriter(self.run / "tensorboard", after=self.first)
         tags = {f"{group}/{name}": value for group, values in curves.items() for name, value in values.items()}
         self.events.numbers(line["step"], tags)
         self.events.flush()
@@ -204,30 +200,3 @@ class Reporter:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-class StopSignal:
-    """Which of SIGINT and SIGTERM came, so that a run can save at the next step instead of dying in one.
-
-    They are blocked, and waited for by a thread: with every run of a graph MindSpore installs a handler for SIGINT that
-    sends SIGTERM. It has to be made before libraries start threads of their own, which inherit what is blocked.
-
-    Attributes:
-        number: of the last signal that came, 0 before.
-        count: how many have come.
-    """
-
-    def __init__(self) -> None:
-        self.number = self.count = 0
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-
-    def watch(self, answer: str = "Stopping after the next step") -> None:
-        """Notice signals from now on, those that came since this object was made included; `answer` is said to each."""
-        threading.Thread(target=self._wait, args=(answer,), name="signals", daemon=True).start()
-
-    def _wait(self, answer: str) -> None:
-        while True:
-            self.number = signal.sigwait(STOPPING)
-            self.count += 1
-            sys.stderr.write(f"\n{answer}\n")
-            sys.stderr.flush()

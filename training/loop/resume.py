@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
-from training.checkpoint.checkpoint.checkpoint import Checkpoint, Position, newest_checkpoint
+from training.checkpoint.checkpoint import Checkpoint, Position, newest_checkpoint
 from training.config import Config
-from training.loop.state import Learner
 from training.loop.plan import changes, with_normalisation
-from training.weights.initialise import Start
+from training.loop.state import TrainState
+from training.weights.initialise import InitialWeights
 
 
 @dataclass(frozen=True)
-class Origin:
+class InitialState:
     """What a run comes from.
 
     Attributes:
@@ -23,7 +23,7 @@ class Origin:
         remarks: what there is to say about it.
         checkpoint: to go on from; None for a run that begins.
         weights: to begin with; None for random ones, or where a checkpoint is gone on from.
-        allow_missing: tensors that `weights` may leave random, as in `Start`.
+        allow_missing: tensors that `weights` may leave random, as in `InitialWeights`.
     """
 
     config: Config
@@ -37,7 +37,7 @@ class Origin:
         """Updates done."""
         return self.checkpoint.step if self.checkpoint else 0
 
-    def give_to(self, learner: Learner) -> list[str]:
+    def apply_to(self, learner: TrainState) -> list[str]:
         """Put into a learner what it begins or goes on with; InputError if that does not fit.
 
         Returns:
@@ -46,11 +46,13 @@ class Origin:
         if self.checkpoint:
             learner.restore(self.checkpoint)
         if self.weights:
-            return learner.begin_with(self.weights, self.allow_missing)
+            return learner.load_weights(self.weights, self.allow_missing)
         return []
 
 
-def find_origin(out: Path, config: Config, here: Position, *, resume: bool, init: Start | None) -> Origin:
+def find_initial_state(
+    out: Path, config: Config, here: Position, *, resume: bool, init: InitialWeights | None
+) -> InitialState:
     """Find what a run in the folder `out` comes from.
 
     Args:
@@ -68,7 +70,7 @@ def find_origin(out: Path, config: Config, here: Position, *, resume: bool, init
     if source := checkpoint or weights:
         config, told = with_normalisation(config, source.config, source.path)
         remarks = [*remarks, *told]
-    return Origin(config, remarks, checkpoint, weights, init.allow_missing if init else ())
+    return InitialState(config, remarks, checkpoint, weights, init.allow_missing if init else ())
 
 
 def _resume_point(out: Path, config: Config, here: Position) -> tuple[Checkpoint | None, list[str]]:

@@ -21,13 +21,14 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
+from pipeline.storage.manifest import Manifest
 from pipeline.system.cpu import usable_cores
-from pipeline.storage.manifest import Manifest, write_atomically
+from pipeline.system.files import write_atomically
 from training.config import Config
 from training.distributed.world import World
 
 FILE_NAME = "run.json"
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 _LIBRARIES = ("mindspore", "numpy", "opencv-python-headless", "simplejpeg")
 _NAME_BYTES = 64

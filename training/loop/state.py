@@ -10,15 +10,15 @@ import mindspore as ms
 import numpy as np
 
 from pipeline.loading.collate import Batch
-from training.checkpoint.checkpoint.checkpoint import Checkpoint, restore_parameters
+from training.checkpoint.checkpoint import Checkpoint, restore_parameters
 from training.config import Config
-from training.optim.ema import PREFIX, WeightAverage
-from training.loss.loss import term_names
-from training.network.openpose.openpose import OpenPose
-from training.optim.optimizer import build_optimizer, set_rates
 from training.distributed.world import World
-from training.optim.precision import choose_precision, lower
+from training.loss.loss import term_names
+from training.network.openpose import OpenPose
+from training.optim.ema import PREFIX, WeightAverage
 from training.optim.loss_scale import LossScale
+from training.optim.optimizer import build_optimizer, set_rates
+from training.optim.precision import choose_precision, lower
 from training.optim.schedule import ema_decay, group_rates
 from training.optim.step import Accumulate, Gradients, TrainStep, Update, UpdateFromSums, build_loss
 from training.weights.initialise import initialise
@@ -32,7 +32,7 @@ class Outcome:
     """What a step came to, the same in every process.
 
     Attributes:
-        terms: of the loss, by the names in `Learner.term_names`.
+        terms: of the loss, by the names in `TrainState.term_names`.
         norm: global norm of the gradient before clipping.
         finite: whether loss and gradient were, so that the step was learnt from.
         scale: of the loss in this step.
@@ -56,7 +56,7 @@ class Outcome:
         return not self.finite and math.isfinite(self.loss) and self.scale > 1
 
 
-class Learner:
+class TrainState:
     """A network in training. Comes after `parallel.start`; draws its first weights from the recipe's seed."""
 
     def __init__(self, config: Config, world: World, total: int) -> None:
@@ -99,7 +99,7 @@ class Learner:
             tensors |= {f"{PREFIX}{name}": tensor for name, tensor in checkpoint.tensors.items()}
         restore_parameters(self.parameters(), tensors, checkpoint.path)
 
-    def begin_with(self, weights: Checkpoint, allow_missing: Sequence[str]) -> list[str]:
+    def load_weights(self, weights: Checkpoint, allow_missing: Sequence[str]) -> list[str]:
         """Begin with the weights of a checkpoint and nothing else of it; arguments and errors as `initialise`."""
         said = initialise(self.network.get_parameters(), weights, self.config.model, allow_missing)
         if self.average:
@@ -107,7 +107,7 @@ class Learner:
                 average.set_data(ms.Tensor(value.asnumpy()))
         return said
 
-    def answering_weights(self) -> dict[str, ms.Parameter]:
+    def inference_weights(self) -> dict[str, ms.Parameter]:
         """The weights to evaluate, by the names that the network gives them: their average, if there is one."""
         parameters = self.average.averages if self.average else self.network.get_parameters()
         return {parameter.name.removeprefix(PREFIX): parameter for parameter in parameters}

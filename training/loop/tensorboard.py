@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 _QUALITY = 90
 
 
-class Events:
+class EventWriter:
     """The event file that this process appends to."""
 
     def __init__(self, folder: Path, after: int) -> None:

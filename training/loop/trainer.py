@@ -12,24 +12,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.loading.batches import create_batches
-from pipeline.system.cpu import default_threads, usable_cores
 from pipeline.errors import InputError
+from pipeline.loading.batches import create_batches
 from pipeline.loading.collate import Batch
 from pipeline.storage.manifest import Manifest
-from training.loop.progress import Reporter, StopSignal
-from training.checkpoint.checkpoint.checkpoint import Position, save_checkpoint
+from pipeline.system.cpu import default_threads, usable_cores
+from pipeline.system.signals import StopSignal
+from training.checkpoint.checkpoint import Position, save_checkpoint
+from training.checkpoint.run_folder import best_path, check_folder, prepare_folder
 from training.config import Config
-from training.checkpoint.checkpoint.run_folder import best_path, check_folder, prepare_folder
-from training.loop.state import Learner, Outcome
-from training.network.openpose.openpose import count_parameters
-from training.optim.optimizer import GROUPS
-from training.loop.resume import find_origin
 from training.distributed.world import World, start
 from training.loop.plan import Plan, plan_run, update_samples
+from training.loop.progress import ProgressReporter
+from training.loop.resume import find_initial_state
 from training.loop.run_info import record_session
+from training.loop.state import Outcome, TrainState
 from training.loop.validation import Evaluator, Validation
-from training.weights.initialise import Start
+from training.network.openpose import count_parameters
+from training.optim.optimizer import GROUPS
+from training.weights.initialise import InitialWeights
 
 DIVERGED = 3
 """Exit code of a run whose loss or gradient is not finite."""
@@ -72,7 +73,7 @@ class Run:
         self.position = position
         self.validation = validation
         self.skipped = self.skipped_in_a_row = 0
-        self.learner = Learner(config, world, plan.total)
+        self.learner = TrainState(config, world, plan.total)
 
     @property
     def done(self) -> int:
@@ -122,7 +123,7 @@ class Run:
             self.position = self.position.after(1)
         return outcome
 
-    def loop(self, reporter: Reporter, signals: StopSignal, overdue: bool = False) -> End:
+    def loop(self, reporter: ProgressReporter, signals: StopSignal, overdue: bool = False) -> End:
         """Train to the end, to a signal, or to a loss or gradient that is not finite.
 
         Args:
@@ -162,7 +163,7 @@ class Run:
                 break
         return End.FINISHED
 
-    def evaluate(self, reporter: Reporter, signals: StopSignal) -> bool:
+    def evaluate(self, reporter: ProgressReporter, signals: StopSignal) -> bool:
         """Score the network and keep it if it is the best; False, and all is saved, if a process was asked to stop."""
         validation = self.validation
         with reporter.stopwatch.paused():
@@ -183,7 +184,7 @@ class Run:
         sound = np.array([self.learner.can_answer()], dtype=np.int64)
         return self.skipped_in_a_row >= MOST_SKIPPED or not self.world.gather(sound).all()
 
-    def skip(self, outcome: Outcome, image_ids: NDArray[np.int64], lost: bool, reporter: Reporter) -> bool:
+    def skip(self, outcome: Outcome, image_ids: NDArray[np.int64], lost: bool, reporter: ProgressReporter) -> bool:
         """Say which step of which pictures came to a loss or a gradient that is not finite, and whether to go on."""
         self.skipped += 1
         goes_on = self.config.training.on_nonfinite == "skip" and not lost
@@ -213,7 +214,7 @@ def train(
     signals: StopSignal,
     resume_command: str,
     evaluator: Evaluator | None = None,
-    init: Start | None = None,
+    init: InitialWeights | None = None,
 ) -> int:
     """Train in this process, which may be one of several that msrun started.
 
@@ -239,13 +240,13 @@ def train(
     manifest = Manifest.load(shards)
     plan = plan_run(config, manifest.records, world.size)
     position = Position(0, manifest.records, fingerprint(manifest), world.size)
-    origin = find_origin(out, config, position, resume=resume, init=init)
+    origin = find_initial_state(out, config, position, resume=resume, init=init)
     config, done = origin.config, origin.done
     _agree(done, world, out)
     validation = Validation(out, config, evaluator, plan.total, world)
     overdue = validation.missed(done)
     images = update_samples(config, world.size)
-    reporter = Reporter(
+    reporter = ProgressReporter(
         out, plan, first=done, log_every=config.training.log_every, images_per_step=images, speaks=world.rank == 0
     )
     try:
@@ -255,14 +256,14 @@ def train(
             reporter.say(f"{out}: finished, all {plan.total} steps are done; more with --set training.epochs=…")
             return 0
         run = Run(config, shards, out, world, plan, position.after(done), validation)
-        for remark in origin.give_to(run.learner):
+        for remark in origin.apply_to(run.learner):
             reporter.say(remark)
         return _go(run, overdue, reporter, signals, resume_command)
     finally:
         reporter.close()
 
 
-def _go(run: Run, overdue: bool, reporter: Reporter, signals: StopSignal, resume_command: str) -> int:
+def _go(run: Run, overdue: bool, reporter: ProgressReporter, signals: StopSignal, resume_command: str) -> int:
     """Make the folder ready, train, and say how it ended; returns the exit code."""
     if run.world.rank == 0:
         prepare_folder(run.out, run.config, run.done)

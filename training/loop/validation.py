@@ -13,13 +13,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from training.loop.evaluation_network import Network, Understudy
-from training.checkpoint.checkpoint.checkpoint import DamagedCheckpointError, Mark, Position, load_checkpoint, save_best
+from pipeline.maps import InferenceFunction
+from training.checkpoint.checkpoint import DamagedCheckpointError, Mark, Position, load_checkpoint, save_best
+from training.checkpoint.run_folder import best_path, evaluated_steps
 from training.config import Config
-from training.checkpoint.checkpoint.run_folder import best_path, evaluated_steps
-from training.loop.state import Learner
-from training.distributed.file_barrier import Meeting
+from training.distributed.file_barrier import FileBarrier
 from training.distributed.world import World
+from training.loop.evaluation_network import EvaluationNetwork
+from training.loop.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,17 @@ class Evaluator(Protocol):
         ...
 
     def __call__(
-        self, network: Network, meeting: Meeting, stopped: Callable[[], bool], progress: Callable[[int, int], object]
+        self,
+        network: InferenceFunction,
+        barrier: FileBarrier,
+        stopped: Callable[[], bool],
+        progress: Callable[[int, int], object],
     ) -> Score | None:
         """Score a network; every process calls this and gets the same numbers.
 
         Args:
             network: the same in every process.
-            meeting: the processes, which share the pictures.
+            barrier: the processes, which share the pictures.
             stopped: whether this process was asked to stop, looked at between pictures.
             progress: called with the pictures done and to do, of this process.
 
@@ -91,8 +96,8 @@ class Validation:
         self.evaluator = evaluator
         self.total = total
         self.world = world
-        self.meeting = Meeting(run, world)
-        self.understudy: Understudy | None = None
+        self.barrier = FileBarrier(run, world)
+        self.evaluation_network: EvaluationNetwork | None = None
         self.best: tuple[int, float] | None = None
 
     def resume(self) -> list[str]:
@@ -122,15 +127,15 @@ class Validation:
         return bool(self.world.gather(np.array([missing], dtype=np.int64))[0])
 
     def evaluate(
-        self, learner: Learner, stopped: Callable[[], bool], progress: Callable[[int, int], object]
+        self, learner: TrainState, stopped: Callable[[], bool], progress: Callable[[int, int], object]
     ) -> Score | None:
         """Score the network as it is now; arguments, result and errors as those of an Evaluator."""
         assert self.evaluator is not None
-        self.understudy = self.understudy or Understudy(self.config.model)
-        self.understudy.take(learner.answering_weights(), self.world)
-        return self.evaluator(self.understudy.answer, self.meeting, stopped, progress)
+        self.evaluation_network = self.evaluation_network or EvaluationNetwork(self.config.model)
+        self.evaluation_network.take(learner.inference_weights(), self.world)
+        return self.evaluator(self.evaluation_network.answer, self.barrier, stopped, progress)
 
-    def keep(self, score: Score, learner: Learner, position: Position) -> bool:
+    def keep(self, score: Score, learner: TrainState, position: Position) -> bool:
         """Write the network as the best if none before came to as much; every process calls this and waits for it.
 
         Returns:
@@ -144,7 +149,7 @@ class Validation:
         if better:
             mark = Mark(score.ap, self.evaluator.basis)
             save_best(self.run, learner.parameters(), self.config, position, mark)
-        if self.meeting.exchange(b"better" if better else b"")[0]:
+        if self.barrier.all_gather(b"better" if better else b"")[0]:
             self.best = (position.step, score.ap)
             return True
         return False

@@ -9,8 +9,8 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import nn, ops
 
-from training.network.openpose.openpose import OpenPose
 from training.loss.targets import RenderTargets
+from training.network.openpose import OpenPose
 
 
 def term_names(pafs: int, heatmaps: int) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from pipeline.loading.targets import TargetConfig, cell_centres
 from pipeline.maps import NUM_PAFS
 from pipeline.skeleton import LIMB_INDICES, NUM_LIMBS
-from pipeline.loading.targets import TargetConfig, cell_centres
 
 FAR = 1e9
 """px; farther than any cell, and finite, for a device that has no infinity in its arithmetic."""

@@ -14,7 +14,7 @@ from math import prod
 from mindspore import nn
 
 from pipeline.maps import STRIDE
-from training.network.openpose.layers import Conv, Layers, Pool, build, separable
+from training.network.layers import Conv, Layers, Pool, build, separable
 
 BACKBONES: dict[str, Layers] = {
     "vgg19": (

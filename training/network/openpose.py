@@ -20,9 +20,9 @@ from mindspore import nn, ops
 from mindspore.common.initializer import Normal
 
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS
-from training.network.openpose.backbones import build_backbone
 from training.config import MapKind, ModelConfig
-from training.network.openpose.layers import Conv, Dense, Layer, Layers, Residual, build, separable
+from training.network.backbones import build_backbone
+from training.network.layers import Conv, Dense, Layer, Layers, Residual, build, separable
 
 HEAD_SIGMA = 0.01
 BACKGROUND_BIAS = 0.9
@@ -121,21 +121,6 @@ class OpenPose(nn.Cell):
             heatmaps += new_heatmaps
             x = ops.cat((*pafs[-1:], *heatmaps[-1:], features), axis=1)
         return pafs, heatmaps
-
-
-class Answer(nn.Cell):
-    """The last stages' maps alone.
-
-    (B, H, W, 3) uint8 BGR -> part affinity fields (B, 2L, h, w) and heatmaps (B, K + 1, h, w), float32.
-    """
-
-    def __init__(self, network: OpenPose) -> None:
-        super().__init__()
-        self.network = network
-
-    def construct(self, image: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
-        pafs, heatmaps = self.network(image)
-        return pafs[-1], heatmaps[-1]
 
 
 def feature_layers(config: ModelConfig) -> Layers:

@@ -6,10 +6,10 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from training.config import Config, TrainingConfig
-from training.optim.ema import WeightAverage
 from training.loss.loss import LossFromKeypoints, LossFromMaps
-from training.optim.loss_scale import LossScale
 from training.loss.targets import RenderTargets
+from training.optim.ema import WeightAverage
+from training.optim.loss_scale import LossScale
 
 
 def build_loss(network: nn.Cell, config: Config, targets_on_device: bool) -> nn.Cell:

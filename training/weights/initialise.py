@@ -9,14 +9,19 @@ from pathlib import Path
 import mindspore as ms
 
 from pipeline.errors import InputError
-from training.checkpoint.checkpoint.checkpoint import Checkpoint, DamagedCheckpointError, answering_tensors, load_checkpoint
+from training.checkpoint.checkpoint import (
+    Checkpoint,
+    DamagedCheckpointError,
+    inference_tensors,
+    load_checkpoint,
+)
+from training.checkpoint.run_folder import find_checkpoint
 from training.config import ModelConfig
-from training.checkpoint.checkpoint.run_folder import find_checkpoint
 from training.weights.report import matched, part, spans
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """What a run begins with.
 
     Attributes:
@@ -47,7 +52,7 @@ def initialise(
         parameters: of the network.
         checkpoint: the weights.
         model: the network's recipe.
-        allow_missing: as in `Start`.
+        allow_missing: as in `InitialWeights`.
 
     Returns:
         What there is to say about it.
@@ -56,7 +61,7 @@ def initialise(
         InputError: a tensor is missing or of another shape, and may not be; or `allow_missing` names nothing.
     """
     mine = {parameter.name: parameter for parameter in parameters}
-    theirs = answering_tensors(checkpoint)
+    theirs = inference_tensors(checkpoint)
     allowed = _allowed(mine, allow_missing)
     fitting = [name for name in mine if name in theirs and tuple(theirs[name].shape) == tuple(mine[name].shape)]
     for name, parameter in mine.items():

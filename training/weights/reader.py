@@ -60,7 +60,7 @@ def _slice(file: Any, name: str) -> Stored:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Stored]:
-    from training.checkpoint.checkpoint.reader import read_arrays
+    from training.checkpoint.reader import read_arrays
 
     try:
         arrays = read_arrays(path, checksum=False)

@@ -19,7 +19,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.scoring.analysis.arrays import SIGMAS, Flags, Floats, Found, Truths, found_of, object_similarities, pair_up, similarity, truths_of
+from evaluation.scoring.analysis.arrays import (
+    SIGMAS,
+    Flags,
+    Floats,
+    Found,
+    Truths,
+    found_of,
+    object_similarities,
+    pair_up,
+    similarity,
+    truths_of,
+)
 from evaluation.scoring.analysis.errors import KINDS, Keypoints, classify, correct
 from evaluation.scoring.analysis.matching import THRESHOLDS, Curves, curves, match
 from pipeline.skeleton import COCO_KEYPOINTS

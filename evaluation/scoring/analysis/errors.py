@@ -20,7 +20,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.scoring.analysis.arrays import SIGMAS, Floats, Found, Indices, Pairs, Truths, keypoint_similarities, pair_up
+from evaluation.scoring.analysis.arrays import (
+    SIGMAS,
+    Floats,
+    Found,
+    Indices,
+    Pairs,
+    Truths,
+    keypoint_similarities,
+    pair_up,
+)
 from evaluation.scoring.analysis.matching import match
 from pipeline.skeleton import COCO_KEYPOINTS, mirrored_name
 

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.scoring.analysis.arrays import Flags, Floats, Found, Indices, Pairs, Truths, object_similarities, pair_up, within_groups
+from evaluation.scoring.analysis.arrays import (
+    Flags,
+    Floats,
+    Found,
+    Indices,
+    Pairs,
+    Truths,
+    object_similarities,
+    pair_up,
+    within_groups,
+)
 
 THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
 """(10,) OKS at which COCO averages."""

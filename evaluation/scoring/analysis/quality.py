@@ -45,7 +45,7 @@ class Pictures:
         """Indices of pictures with people, the best first; of equals the one with the most people."""
         return self._ordered(-self.quality, number)
 
-    def haunted(self, number: int) -> list[int]:
+    def with_false_positives(self, number: int) -> list[int]:
         """Indices of pictures without people on which the most were found."""
         order = np.argsort(-self.false, kind="stable")
         return [int(i) for i in order if not self.wanted[i] and self.false[i]][:number]

@@ -6,8 +6,8 @@ import numpy as np
 
 from pipeline.synthetic.geometry import objects as things
 from pipeline.synthetic.geometry.figures import Figure, build_figure, sample_shape
-from pipeline.synthetic.geometry.poses import ANKLE, HIP, Floats, sample_pose
 from pipeline.synthetic.geometry.objects import Thing
+from pipeline.synthetic.geometry.poses import ANKLE, HIP, Floats, sample_pose
 
 Actor = Figure | Thing
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.synthetic.geometry.objects import THINGS, random_colour, shade
 from pipeline.synthetic.geometry.polygons import SHIFT, capsules, fixed_point
 from pipeline.synthetic.rendering.painting import paint_thing
-from pipeline.synthetic.geometry.objects import THINGS, random_colour, shade
 
 Image = NDArray[np.uint8]
 

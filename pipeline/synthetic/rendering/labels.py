@@ -9,7 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from pipeline.synthetic.geometry.figures import FOOT, FOREARM, HAND, HEAD, NECK, PARTS, PELVIS, SHANK, SKIRT, THIGH, TORSO, UPPER_ARM, Figure
+from pipeline.synthetic.geometry.figures import (
+    FOOT,
+    FOREARM,
+    HAND,
+    HEAD,
+    NECK,
+    PARTS,
+    PELVIS,
+    SHANK,
+    SKIRT,
+    THIGH,
+    TORSO,
+    UPPER_ARM,
+    Figure,
+)
 from pipeline.synthetic.geometry.heads import HIDDEN, UNLABELLED, VISIBLE
 from pipeline.synthetic.geometry.layout import Actor
 from pipeline.synthetic.geometry.polygons import SHIFT, fixed_point

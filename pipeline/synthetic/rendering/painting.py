@@ -9,11 +9,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.geometry.figures import FOOT, FOREARM, HAND, HEAD, LONG_HAIR, NECK, PELVIS, SKIRT, TORSO, UPPER_ARM, Figure
+from pipeline.synthetic.geometry.figures import (
+    FOOT,
+    FOREARM,
+    HAND,
+    HEAD,
+    LONG_HAIR,
+    NECK,
+    PELVIS,
+    SKIRT,
+    TORSO,
+    UPPER_ARM,
+    Figure,
+)
 from pipeline.synthetic.geometry.heads import HAIRLINES, VISIBLE
+from pipeline.synthetic.geometry.objects import Colour, Thing, random_colour, shade
 from pipeline.synthetic.geometry.polygons import SHIFT, UNIT, capsules, fixed_point
 from pipeline.synthetic.geometry.poses import Floats
-from pipeline.synthetic.geometry.objects import Colour, Thing, random_colour, shade
 
 Image = NDArray[np.uint8]
 
