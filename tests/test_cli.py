@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.coco_folder import ROOT
-from tests.test_layering import SOURCES, module_name
+from tests.project.test_layering import SOURCES, module_name
 
 COMMANDS = sorted(
     module_name(path).removesuffix(".__main__")

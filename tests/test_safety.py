@@ -15,7 +15,7 @@ from pipeline.build.plan import Options
 from pipeline.errors import InputError
 from pipeline.system.files import write_atomically
 from tests.support.coco_folder import mixed, write
-from tests.test_layering import SOURCES, imports, module_name
+from tests.project.test_layering import SOURCES, imports, module_name
 
 MODULES = ("pickle", "dill", "cloudpickle", "marshal", "shelve", "torch")
 CALLS = (
