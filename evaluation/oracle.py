@@ -26,7 +26,7 @@ COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
 
 
 def measure(cases: Iterable[Case], truth: Truth, config: DecodeConfig) -> dict[str, Any]:
-    """Decode targets drawn from the truth, and score what is found, after each step of `evaluation.scoring.oracle_ablation`.
+    """Decode targets rendered from the annotations and score the result after each step of the ablation.
 
     Args:
         cases: pictures with their people.

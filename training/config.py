@@ -209,7 +209,7 @@ class TrainingConfig(StrictModel):
 
 
 class DecoderConfig(StrictModel):
-    """How maps become people: the fields of `evaluation.decoder.decode.DecodeConfig`, explained there; a test compares both.
+    """Decoder: the fields of `evaluation.decoder.decode.DecodeConfig`, explained there; a test compares both.
 
     They stand here because a checkpoint carries the recipe that its network is evaluated with.
     """

@@ -27,7 +27,7 @@ _CLUSTER = (
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say which machines train; the command gets them as `cluster`, a `training.distributed.hosts.Cluster`.
+    """Options for several machines; the command receives `cluster`, a `training.distributed.hosts.Cluster`.
 
     InputError if they do not fit together.
     """

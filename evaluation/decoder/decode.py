@@ -1,9 +1,8 @@
-"""From maps to people: peaks of the heatmaps, limbs on the part affinity fields, one greedy assembly.
+"""From maps to people: peaks of the heatmaps, candidate limbs on the part affinity fields, greedy assembly.
 
-Works on the network's own stride-8 grid, without enlarging the maps: peaks are located to a fraction of a cell
-(`evaluation.decoder.peaks`), all candidate limbs are scored in one gather between the cells (`evaluation.decoder.limbs`), and joined
-(`evaluation.decoder.assembly`). Method: Cao et al., "OpenPose", TPAMI 2019. `python -m evaluation.oracle` shows what decoding
-loses.
+Works on the network's own grid of stride 8, without enlarging the maps: peaks are located to a fraction of a cell
+(`peaks`), all candidate limbs are scored by one gather of bilinear samples (`limbs`), then joined to people
+(`assembly`). Method: Cao et al., "OpenPose", TPAMI 2019. `python -m evaluation.oracle` measures what decoding loses.
 
 This module needs neither MindSpore nor, unless smoothing is asked for, OpenCV.
 """

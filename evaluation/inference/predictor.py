@@ -1,6 +1,7 @@
 """From pictures to people: batches of canvases through a network, maps through the decoder, coordinates back.
 
-A network is any function from pictures to maps (`evaluation.inference.backends`), so that another back end is another function.
+A network is any function from images to maps, so a further back end is one more function in
+`evaluation.inference.backends`.
 """
 
 from __future__ import annotations

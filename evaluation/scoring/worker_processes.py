@@ -116,7 +116,8 @@ def _work(
     """What a process does: a None for each picture done, then its detections or the error that it met."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
     parent = multiprocessing.parent_process()
-    assert parent is not None and parent.pid is not None
+    assert parent is not None
+    assert parent.pid is not None
     exit_with(parent.pid)
     os.environ[VISIBLE_DEVICES] = device
     try:

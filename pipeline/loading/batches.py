@@ -1,7 +1,7 @@
 """Batches of augmented samples from a set of shards, and its raw rows for all others.
 
 The only module that uses mindspore.dataset, and as a reader of raw rows in an order of our own: threads of ours fill
-each row into its place of the batch (`pipeline.loading.collate`). That leaves nothing between decoder and batch to be copied,
+each row into its place of the batch (`pipeline.loading.collate`). Nothing between decoder and batch has to be copied,
 and makes the order independent of threads and ranks.
 """
 

@@ -1,4 +1,5 @@
-"""Imports go one way, and importing does nothing else."""
+"""The layers of the project: which folder may import which, that no files import each other in a circle, and that an
+import does nothing else."""
 
 from __future__ import annotations
 
@@ -13,8 +14,55 @@ import pytest
 
 from tests.support.coco_folder import ROOT
 
-PACKAGES = ("pipeline", "training", "evaluation")
-SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+LAYERS = {
+    "pipeline": (
+        "pipeline.skeleton pipeline.sample pipeline.errors pipeline.config_base",
+        "pipeline.maps",
+        "pipeline.system",
+        "pipeline.storage",
+        "pipeline.annotations",
+        "pipeline.loading pipeline.build",
+        "pipeline.synthetic pipeline.visualization",
+        "pipeline.shards pipeline.stats pipeline.verify pipeline.preview",
+    ),
+    "training": (
+        "training.config",
+        "training.network training.distributed training.cloud",
+        "training.loss",
+        "training.optim",
+        "training.checkpoint",
+        "training.weights training.graphs",
+        "training.loop",
+        "training.options",
+        "training.train training.export training.convert training.plot training.models",
+        "training.modelarts",
+    ),
+    "evaluation": (
+        "evaluation.decoder",
+        "evaluation.inference",
+        "evaluation.scoring",
+        "evaluation.media",
+        "evaluation.report",
+        "evaluation.options",
+        "evaluation.during_training",
+        "evaluation.evaluate evaluation.predict",
+        "evaluation.oracle",
+    ),
+}
+"""Each package from its lowest layer to its commands: a module imports its own folder and layers below it, and of other
+packages those to its left. The parts of one layer do not import each other."""
+
+EXCEPTION = ("training.train", "evaluation.during_training")
+"""The one import from left to right: the training command passes the evaluator to the trainer, which knows it as a
+protocol only (`training.loop.validation.Evaluator`)."""
+
+FOLDERS = {
+    "pipeline.synthetic": "geometry rendering",
+    "evaluation.scoring": "analysis",
+}
+"""Folders within a folder, lowest first; all of them are below the modules beside them."""
+
+SOURCES = [path for package in LAYERS for path in sorted((ROOT / package).rglob("*.py"))]
 WITHOUT_MINDSPORE = (
     "pipeline.skeleton",
     "pipeline.maps",
@@ -26,6 +74,8 @@ WITHOUT_MINDSPORE = (
     "evaluation.scoring.analysis.diagnosis",
     "evaluation.report.page",
 )
+MOST_MODULES = 9
+"""Modules in one folder, without its `__init__.py`."""
 
 
 def module_name(path: Path) -> str:
@@ -48,41 +98,85 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+MODULES = {module_name(path): path for path in SOURCES}
+
+
+def imported_modules(module: str) -> set[str]:
+    """The modules of the project that a module imports."""
+    found = set()
+    for name in imports(MODULES[module]):
+        parts = name.split(".")
+        prefixes = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+        found |= {next((prefix for prefix in prefixes if prefix in MODULES), module)} - {module}
+    return {name for name in found if name.split(".")[0] in LAYERS}
+
+
 def users(prefix: str) -> set[str]:
     """Modules that import something below `prefix`."""
     return {
-        module_name(path)
-        for path in SOURCES
+        module
+        for module, path in MODULES.items()
         if any(name == prefix or name.startswith(f"{prefix}.") for name in imports(path))
     }
 
 
 def inside(package: str) -> set[str]:
-    return {module_name(path) for path in SOURCES if module_name(path).split(".")[0] == package}
+    return {module for module in MODULES if module.split(".")[0] == package}
+
+
+def layer(module: str) -> tuple[int, int, str]:
+    """Number of the package, of the layer in it, and the layer's part (a folder or a module)."""
+    package, *rest = module.split(".")
+    part = ".".join([package, *rest[:1]])
+    for number, line in enumerate(LAYERS[package]):
+        if part in line.split():
+            return list(LAYERS).index(package), number, part
+    raise AssertionError(f"{module}: not in LAYERS")
+
+
+def rank_in_folder(module: str) -> int:
+    """Position of a nested folder in FOLDERS; modules beside the nested folders come after them."""
+    folder, _, rest = module.partition(".")
+    folder, rest = f"{folder}.{rest.partition('.')[0]}", rest.partition(".")[2]
+    order = FOLDERS.get(folder, "").split()
+    return order.index(rest.split(".")[0]) if rest.split(".")[0] in order else len(order)
 
 
 def test_there_is_something_to_check():
     assert len(SOURCES) > 40
     assert "training.network.openpose" in users("mindspore")
+    assert "pipeline.system.cpu" in imported_modules("pipeline.loading.batches")
 
 
-def test_arrows_go_one_way():
-    assert not users("training") & inside("pipeline")
-    assert not users("evaluation") & inside("pipeline")
+@pytest.mark.parametrize("module", [name for name in MODULES if "." in name])
+def test_imports_go_down_the_layers(module: str):
+    package, number, part = layer(module)
+    for name in imported_modules(module):
+        if "." not in name or (module, name) == EXCEPTION:
+            continue
+        below = layer(name)
+        if below[2] == part:
+            assert rank_in_folder(name) <= rank_in_folder(module), f"{module} imports {name}"
+        else:
+            assert below[:2] < (package, number), f"{module} imports {name}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Removes modules that import nothing that is left; what cannot be removed is on a circle."""
+    left = {module: imported_modules(module) for module in MODULES}
+    while free := [module for module, names in left.items() if not names & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left, f"circle among {', '.join(sorted(left))}"
+
+
+def test_nothing_imports_the_tests():
     assert not users("tests")
 
 
-def test_one_command_puts_training_and_evaluation_together():
-    """`python -m training.train` hands the evaluator to the trainer, which knows it by its protocol alone.
-
-    The command is the root from which everything hangs: no module of either package may import it in turn.
-    """
-    assert users("evaluation") & inside("training") == {"training.train"}
-    train = ROOT / "training" / "train.py"
-    assert {name for name in imports(train) if name.startswith("evaluation")} == {
-        "evaluation.during_training.DuringTraining"
-    }
-    assert users("training.train") <= {"training.modelarts"}  # a command as well
+def test_one_command_passes_the_evaluator_to_the_trainer():
+    assert users("evaluation") & inside("training") == {EXCEPTION[0]}
+    assert users("training.train") <= {"training.modelarts"}
 
 
 def test_few_modules_of_evaluation_know_training():
@@ -92,9 +186,10 @@ def test_few_modules_of_evaluation_know_training():
 
 
 def test_mindspores_readers_are_used_in_one_place_and_its_networks_not_in_the_pipeline():
-    assert users("mindspore.dataset") == {"pipeline.loading.batches"}
+    reader = "pipeline.storage.mindrecord_reader"
+    assert users("mindspore.dataset") == {reader}
     assert not users("mindspore.nn") & inside("pipeline")
-    assert users("mindspore") & inside("pipeline") <= {"pipeline.loading.batches"}
+    assert users("mindspore") & inside("pipeline") <= {reader}
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -103,7 +198,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_importing_says_nothing_parses_nothing_and_sets_nothing():
+def test_importing_prints_nothing_parses_nothing_and_sets_nothing():
     """One process imports everything, with arguments that no command would accept."""
     code = """
 import importlib, os, signal, sys
@@ -119,9 +214,8 @@ for name in sys.argv[1].split(","):
         importlib.import_module(name)
 assert state() == before, (before, state())
 """
-    names = ",".join(module_name(path) for path in SOURCES)
     before = set(ROOT.iterdir())
-    result = run(code, names, "--no-such-option")
+    result = run(code, ",".join(MODULES), "--no-such-option")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert set(ROOT.iterdir()) <= before
 
@@ -145,3 +239,9 @@ def test_files_and_functions_are_short(path: Path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < 60, f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=lambda path: path.name)
+def test_folders_hold_few_modules(folder: Path):
+    modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= MOST_MODULES, ", ".join(modules)

@@ -13,7 +13,7 @@ import simplejpeg
 
 from pipeline.skeleton import COCO_KEYPOINTS
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def real_coco() -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.test_step import GRADIENT, Trial
+from tests.training.test_step import GRADIENT, Trial
 from training.distributed.world import start
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from training.loop.validation import Evaluator
     from training.weights.initialise import InitialWeights
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 48
 RECORDS = 48
 

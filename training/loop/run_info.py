@@ -28,7 +28,7 @@ from training.config import Config
 from training.distributed.world import World
 
 FILE_NAME = "run.json"
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 _LIBRARIES = ("mindspore", "numpy", "opencv-python-headless", "simplejpeg")
 _NAME_BYTES = 64

@@ -51,7 +51,7 @@ import sys
 from pathlib import Path
 from pipeline.storage.mindrecord_writer import Writer
 from pipeline.storage.records import SCHEMA
-from tests.test_mindrecord import LAYOUT, _lines
+from tests.pipeline.test_mindrecord import LAYOUT, _lines
 path = Path(sys.argv[1]) / "a.mindrecord"
 writer = Writer(path, SCHEMA, **LAYOUT)
 writer.write(_lines(0, 5))

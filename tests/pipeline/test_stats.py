@@ -18,7 +18,7 @@ from pipeline.stats import main, scan
 from pipeline.storage.statistics import BOX_EDGES, Statistics
 from tests.support.coco_folder import mixed, write
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _run(*arguments: object) -> Result:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.coco_folder import ROOT
 from tests.project.test_layering import SOURCES, module_name
+from tests.support.coco_folder import ROOT
 
 COMMANDS = sorted(
     module_name(path).removesuffix(".__main__")

@@ -228,7 +228,7 @@ def test_a_heatmap_stage_listens_to_the_part_affinity_fields():
 def test_a_wide_kernel_sees_as_far_however_it_is_made(how, kernel):
     import mindspore as ms
 
-    from tests.test_layers import run
+    from tests.training.test_layers import run
     from training.network.layers import build
     from training.network.openpose import wide_kernel
 

@@ -27,7 +27,7 @@ from pipeline.storage.manifest import Manifest
 from pipeline.storage.records import unpack
 from tests.support.coco_folder import image, jpeg, mixed, person, write
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _bytes(folder: Path) -> dict[str, str]:

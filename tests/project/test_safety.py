@@ -14,8 +14,8 @@ from pipeline.build.build_set import build
 from pipeline.build.plan import Options
 from pipeline.errors import InputError
 from pipeline.system.files import write_atomically
-from tests.support.coco_folder import mixed, write
 from tests.project.test_layering import SOURCES, imports, module_name
+from tests.support.coco_folder import mixed, write
 
 MODULES = ("pickle", "dill", "cloudpickle", "marshal", "shelve", "torch")
 CALLS = (

@@ -17,9 +17,9 @@ from evaluation.media.prediction import Prediction, predict
 from evaluation.media.sources import VideoReader, find_sources
 from evaluation.media.writers import CocoWriter
 from evaluation.predict import OUTPUTS, main
+from tests.evaluation.test_sources import write_video
 from tests.support import tiny
 from tests.support.oracle import Oracle, figure, picture
-from tests.test_media import write_video
 from training.config import EvaluationConfig, parse_config
 
 SIZE = 128

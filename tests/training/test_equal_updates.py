@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.support import tiny
-from tests.test_step import GRADIENT, LR
+from tests.training.test_step import GRADIENT, LR
 from training.checkpoint.checkpoint import load_checkpoint
 from training.checkpoint.run_folder import checkpoint_path
 from training.config import Config

@@ -16,9 +16,9 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.project.test_cli import COMMANDS
+from tests.project.test_make import INHERITED
 from tests.support.coco_folder import ROOT
-from tests.test_cli import COMMANDS
-from tests.test_make import INHERITED
 from training.config import Config, override_config
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
