@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.inference.letterbox import fit_size
+from evaluation.inference.letterbox import choose_letterbox
 from evaluation.inference.predictor import Predictor
 from evaluation.report.map_figure import SHOWN, draw_map_figure
 from evaluation.scoring.datasets import Record, ShardSet
@@ -136,10 +136,10 @@ class DuringTraining:
             groups[height > width].append(index)
         mine = set(share)
         for group in groups:
-            fits = [fit_size(self._sizes[index], self.config.size) for index in group]
+            canvases = [choose_letterbox(self._sizes[index], self.config.size).canvas for index in group]
             indices = [index for index in group if index in mine]
             if indices:
-                yield (max(fit.canvas[0] for fit in fits), max(fit.canvas[1] for fit in fits)), indices
+                yield (max(height for height, _ in canvases), max(width for _, width in canvases)), indices
 
     @cached_property
     def _sizes(self) -> list[Size]:

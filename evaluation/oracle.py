@@ -57,10 +57,10 @@ def measure(cases: Iterable[Case], truth: Truth, config: DecodeConfig) -> dict[s
 
 
 def _find(case: Case, step: Step, config: DecodeConfig) -> list[dict[str, Any]]:
-    from evaluation.inference.letterbox import people_to_picture
+    from evaluation.inference.letterbox import people_to_image
     from evaluation.scoring.results import to_coco_results
 
-    return to_coco_results(case.image_id, people_to_picture(step(case, config), case.fit))
+    return to_coco_results(case.image_id, people_to_image(step(case, config), case.letterbox))
 
 
 def _score_groups(truth: Truth, results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

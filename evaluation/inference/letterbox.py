@@ -1,10 +1,11 @@
-"""How a picture is scaled and padded for the network, and how coordinates come back.
+"""Letterbox: scale and pad an image to the network's input, and map coordinates back to the image.
 
-A picture is scaled so that its shorter side has the recipe's size, as in the reference, but its longer side at most
-twice that; then it is padded at its right and bottom to a canvas of whole blocks, so that pictures of all shapes share
-few canvases: MindSpore compiles a graph once for each.
+The image is scaled so that its shorter side has the configured size, as in the reference, but its longer side has at
+most twice that size. It is then padded at the right and at the bottom. The padded array is called the canvas. The sides
+of a canvas are multiples of 64 px, so that images of many shapes share a few canvas sizes: MindSpore compiles one graph
+for each.
 
-Pixel centres are at whole coordinates, so the picture's left edge is at -0.5.
+Pixel centres have integer coordinates, so the left edge of an image is at x = -0.5.
 """
 
 from __future__ import annotations
@@ -19,99 +20,102 @@ from evaluation.decoder.person import Person
 from pipeline.maps import Maps
 from pipeline.sample import Size
 
-BLOCK = 64
-"""px; a canvas's sides are multiples of it."""
+CANVAS_MULTIPLE = 64
+"""The sides of a canvas are multiples of this number of pixels."""
 
-LONGEST = 2
-"""Longer side of a scaled picture, at most, in sizes of its shorter side."""
+MAX_SIDE_RATIO = 2
+"""Maximum length of the longer side of the scaled image, divided by the configured size of the shorter side."""
 
-GREY = 128
-"""What surrounds a picture, as in training."""
+PADDING_GREY = 128
+"""Value of the padding pixels, the same as in training."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Where a picture lies on the network's input; all sizes are (height, width) px.
+class Letterbox:
+    """Scale and padding of one image. All sizes are (height, width) in px.
 
     Attributes:
-        picture: as it was given.
-        scaled: what it is scaled to, at the canvas's top left corner.
-        canvas: the network's input.
+        image_size: size of the original image.
+        scaled_size: size of the scaled image, which lies at the top left corner of the canvas.
+        canvas: size of the canvas, which is the network's input.
     """
 
-    picture: Size
-    scaled: Size
+    image_size: Size
+    scaled_size: Size
     canvas: Size
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """(2,) px of the canvas per px of the picture, in x and in y: whole sides make them differ a little."""
-        return np.array([self.scaled[1] / self.picture[1], self.scaled[0] / self.picture[0]])
+        """(2,) scale factors in x and y. They differ slightly, because scaled sides are rounded to whole pixels."""
+        return np.array([self.scaled_size[1] / self.image_size[1], self.scaled_size[0] / self.image_size[0]])
 
     def to_canvas(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(..., 2) x, y from pixels of the picture to pixels of the canvas."""
+        """Convert (..., 2) x, y from image pixels to canvas pixels."""
         return np.asarray((points + 0.5) * self.scale - 0.5, dtype=np.float32)
 
-    def to_picture(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Inverse of `to_canvas`."""
+    def to_image(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Convert (..., 2) x, y from canvas pixels to image pixels."""
         return np.asarray((points + 0.5) / self.scale - 0.5, dtype=np.float32)
 
 
-def fit_size(picture: Size, size: float, canvas: Size | None = None) -> Fit:
-    """Choose scale and canvas.
+def choose_letterbox(image_size: Size, size: float, fixed_canvas: Size | None = None) -> Letterbox:
+    """Choose the scale and the canvas of an image.
 
     Args:
-        picture: (height, width) px, at least 1.
-        size: px; what the shorter side becomes, unless the longer one would exceed LONGEST times that.
-        canvas: (height, width) px of the only canvas that the network takes; what would not fit it is made smaller.
-            None for the smallest of whole blocks.
+        image_size: (height, width) in px, each at least 1.
+        size: target length of the shorter side in px. The image is scaled less if its longer side would exceed
+            `MAX_SIDE_RATIO * size`.
+        fixed_canvas: (height, width) in px of the only canvas that the network accepts; the image is scaled down until
+            it fits. None chooses the smallest canvas that holds the scaled image.
     """
-    scale = min(size / min(picture), LONGEST * size / max(picture))
-    if canvas:
-        scale = min(scale, canvas[0] / picture[0], canvas[1] / picture[1])
-    height, width = (max(1, round(side * scale)) for side in picture)
-    return Fit(picture, (height, width), canvas or (_blocks(height), _blocks(width)))
+    scale = min(size / min(image_size), MAX_SIDE_RATIO * size / max(image_size))
+    if fixed_canvas:
+        scale = min(scale, fixed_canvas[0] / image_size[0], fixed_canvas[1] / image_size[1])
+    height, width = (max(1, round(side * scale)) for side in image_size)
+    return Letterbox(image_size, (height, width), fixed_canvas or (_round_up(height), _round_up(width)))
 
 
-def _blocks(side: int) -> int:
-    return -(-side // BLOCK) * BLOCK
+def _round_up(side: int) -> int:
+    return -(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
 
 
-def place(image: NDArray[np.uint8], fit: Fit) -> NDArray[np.uint8]:
-    """Scale a picture onto its canvas.
+def apply_letterbox(image: NDArray[np.uint8], letterbox: Letterbox) -> NDArray[np.uint8]:
+    """Scale and pad an image.
 
-    Areas are averaged where it shrinks, so that no pixel is skipped; where it grows, interpolation is linear as in
-    training.
+    Area averaging is used to shrink, so that no pixel is skipped; bilinear interpolation, as in training, to enlarge.
 
     Args:
-        image: (H, W, 3) uint8 BGR of size `fit.picture`.
-        fit: from `fit_size`.
+        image: (H, W, 3) uint8 BGR of size `letterbox.image_size`.
+        letterbox: result of `choose_letterbox`.
 
     Returns:
-        (h, w, 3) uint8 BGR of size `fit.canvas`, grey beside the picture.
+        (h, w, 3) uint8 BGR of size `letterbox.canvas`.
+
+    Raises:
+        ValueError: the image has another size.
     """
     import cv2
 
-    if image.shape != (*fit.picture, 3):
-        raise ValueError(f"image: shape {image.shape}, expected {(*fit.picture, 3)}")
-    height, width = fit.scaled
-    canvas = np.full((*fit.canvas, 3), GREY, dtype=np.uint8)
+    if image.shape != (*letterbox.image_size, 3):
+        raise ValueError(f"image: shape {image.shape}, expected {(*letterbox.image_size, 3)}")
+    height, width = letterbox.scaled_size
+    canvas = np.full((*letterbox.canvas, 3), PADDING_GREY, dtype=np.uint8)
     method = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
     canvas[:height, :width] = cv2.resize(image, (width, height), interpolation=method)
     return canvas
 
 
-def cut(maps: Maps, fit: Fit) -> Maps:
-    """The part of a canvas's maps that shows some of the picture: what the network sees in the padding is dropped."""
-    height, width = (-(-side // maps.stride) for side in fit.scaled)
+def crop_maps(maps: Maps, letterbox: Letterbox) -> Maps:
+    """Remove the grid cells of a canvas's maps that cover only padding."""
+    height, width = (-(-side // maps.stride) for side in letterbox.scaled_size)
     return Maps(maps.heatmaps[:, :height, :width], maps.pafs[:, :height, :width], maps.stride)
 
 
-def people_to_picture(people: Iterable[Person], fit: Fit) -> list[Person]:
-    """The people with coordinates in pixels of the picture instead of the canvas; what was not found stays 0."""
-    moved = []
+def people_to_image(people: Iterable[Person], letterbox: Letterbox) -> list[Person]:
+    """Convert keypoint coordinates from canvas pixels to image pixels; keypoints that were not found stay 0."""
+    converted = []
     for person in people:
         keypoints = person.keypoints.copy()
-        keypoints[person.found, :2] = fit.to_picture(keypoints[person.found, :2])
-        moved.append(Person(keypoints, person.score))
-    return moved
+        keypoints[person.found, :2] = letterbox.to_image(keypoints[person.found, :2])
+        converted.append(Person(keypoints, person.score))
+    return converted

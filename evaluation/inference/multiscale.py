@@ -1,7 +1,7 @@
-"""Maps of one picture at several scales, brought to one grid and averaged (Cao et al., CVPR 2017, section 3.1).
+"""Multi-scale averaging: resample the maps of one image at several scales to one grid and average them.
 
-The grid is that of the largest scale: there the narrowest peaks keep their shape, where a coarser grid would have to
-drop some of it, and all others are only enlarged.
+The grid is that of the largest scale, because a coarser grid could not represent its narrow peaks; the maps of the
+other scales are only enlarged. Method: Cao et al., CVPR 2017, section 3.1.
 """
 
 from __future__ import annotations
@@ -12,58 +12,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.inference.flip import Floats
-from evaluation.inference.letterbox import Fit, cut
+from evaluation.inference.letterbox import Letterbox, crop_maps
 from pipeline.maps import Maps
 
 
-def average_scales(maps: Sequence[Maps], fits: Sequence[Fit]) -> tuple[Maps, Fit]:
-    """The mean of a picture's maps over its scales.
+def average_scales(maps: Sequence[Maps], letterboxes: Sequence[Letterbox]) -> tuple[Maps, Letterbox]:
+    """Return the mean of an image's maps over all scales.
 
     Args:
-        maps: of the whole canvas of each scale.
-        fits: where the picture lies on each canvas.
+        maps: maps of the whole canvas, one for each scale.
+        letterboxes: letterbox of the image at each scale.
 
     Returns:
-        Maps on the part of the largest scale's grid that the picture covers, and that scale's fit.
+        Maps on the grid of the largest scale, cropped to the image, and the letterbox of that scale.
     """
-    largest = max(range(len(fits)), key=lambda i: fits[i].scaled)
-    fit, finest = fits[largest], cut(maps[largest], fits[largest])
+    largest = max(range(len(letterboxes)), key=lambda i: letterboxes[i].scaled_size)
+    letterbox, finest = letterboxes[largest], crop_maps(maps[largest], letterboxes[largest])
     if len(maps) == 1:
-        return finest, fit
+        return finest, letterbox
     heatmaps, pafs = finest.heatmaps.copy(), finest.pafs.copy()
-    for i, one in enumerate(maps):
-        if i != largest:
-            rows, columns = (
-                cubic_weights(there, here, before / after)
-                for there, here, before, after in zip(one.grid, finest.grid, fits[i].scaled, fit.scaled, strict=True)
-            )
-            heatmaps += rows @ (one.heatmaps @ columns.T)
-            pafs += rows @ (one.pafs @ columns.T)
-    return Maps(heatmaps / len(maps), pafs / len(maps), finest.stride), fit
+    for i, coarser in enumerate(maps):
+        if i == largest:
+            continue
+        ratios = np.divide(letterboxes[i].scaled_size, letterbox.scaled_size).tolist()
+        rows, columns = (
+            cubic_weights(source, target, ratio)
+            for source, target, ratio in zip(coarser.grid, finest.grid, ratios, strict=True)
+        )
+        heatmaps += rows @ (coarser.heatmaps @ columns.T)
+        pafs += rows @ (coarser.pafs @ columns.T)
+    return Maps(heatmaps / len(maps), pafs / len(maps), finest.stride), letterbox
 
 
 def cubic_weights(source: int, target: int, ratio: float) -> Floats:
-    """(target, source) float32 weights that interpolate cells of one axis at the centres of another grid's cells.
+    """Return the (target, source) float32 matrix that resamples one axis by cubic convolution.
 
-    Cell j of the target is at ratio * (j + 0.5) - 0.5 in cells of the source, for both grids start at the picture's
-    edge. Cubic convolution with a = -0.5 (Keys, 1981), exact for parabolas; beyond its ends an axis goes on as it ends.
+    Target cell j lies at source coordinate ratio * (j + 0.5) - 0.5, because both grids start at the edge of the image.
+    The kernel is that of Keys (1981) with a = -0.5, which is exact for quadratic functions. The first and the last cell
+    are repeated beyond the ends of the axis.
 
     Args:
-        source: cells of the axis that is read.
-        target: cells wanted.
-        ratio: cells of the source per cell of the target.
+        source: number of cells of the source axis.
+        target: number of cells of the target axis.
+        ratio: source cells per target cell.
     """
-    places = ratio * (np.arange(target) + 0.5) - 0.5  # (target,)
-    taps = np.floor(places)[:, None] + np.arange(-1, 3)  # (target, 4)
+    centres = ratio * (np.arange(target) + 0.5) - 0.5  # (target,)
+    taps = np.floor(centres)[:, None] + np.arange(-1, 3)  # (target, 4)
     weights = np.zeros((target, source))
     rows = np.arange(target)[:, None].repeat(4, axis=1)
     columns = taps.clip(0, source - 1).astype(np.intp)
-    np.add.at(weights, (rows, columns), _keys(places[:, None] - taps))
+    np.add.at(weights, (rows, columns), _keys_kernel(centres[:, None] - taps))
     return weights.astype(np.float32)
 
 
-def _keys(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys's kernel at distances of up to 2 cells."""
+def _keys_kernel(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Keys's kernel at distances of up to 2 cells."""
     x = np.abs(distance)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2

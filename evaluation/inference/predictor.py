@@ -19,7 +19,7 @@ from evaluation.decoder.decode import DecodeConfig, decode
 from evaluation.decoder.person import Person
 from evaluation.inference.backends import load_backend
 from evaluation.inference.flip import flip_averaged
-from evaluation.inference.letterbox import GREY, Fit, fit_size, people_to_picture, place
+from evaluation.inference.letterbox import PADDING_GREY, Letterbox, apply_letterbox, choose_letterbox, people_to_image
 from evaluation.inference.multiscale import average_scales
 from evaluation.inference.threads import host_threads, map_ahead
 from pipeline.errors import InputError
@@ -39,7 +39,7 @@ class _Placed(Generic[Item]):
     """A picture on its canvases, one for each scale, and whatever the caller calls it by."""
 
     item: Item
-    fits: tuple[Fit, ...]
+    letterboxes: tuple[Letterbox, ...]
     canvases: tuple[Picture, ...]
 
 
@@ -48,7 +48,7 @@ class _Answer(Generic[Item]):
     """What the network says to a picture at each scale, on whole canvases."""
 
     item: Item
-    fits: tuple[Fit, ...]
+    letterboxes: tuple[Letterbox, ...]
     maps: tuple[Maps, ...]
 
 
@@ -91,7 +91,7 @@ class Predictor:
         """
         with host_threads() as pool:
             answers = self._answers(pool, enumerate(images), lambda item: item[1])
-            found = {answer.item[0]: average_scales(answer.maps, answer.fits)[0] for answer in answers}
+            found = {answer.item[0]: average_scales(answer.maps, answer.letterboxes)[0] for answer in answers}
         return [found[i] for i in sorted(found)]
 
     def people(self, images: Iterable[Picture]) -> list[list[Person]]:
@@ -127,13 +127,13 @@ class Predictor:
             yield from map_ahead(pool, self._decode, answers, depth=2 * self.config.batch_size)
 
     def _decode(self, answer: _Answer[Item]) -> tuple[Item, list[Person]]:
-        maps, fit = average_scales(answer.maps, answer.fits)
-        return answer.item, read_people(maps, fit, self.decoder)
+        maps, letterbox = average_scales(answer.maps, answer.letterboxes)
+        return answer.item, read_people(maps, letterbox, self.decoder)
 
     def _answers(
         self, pool: Executor, items: Iterable[Item], load: Callable[[Item], Picture | None]
     ) -> Iterator[_Answer[Item]]:
-        """Each item with its fits and its maps, as batches of pictures that share all their canvases fill."""
+        """Each item with its letterboxes and its maps, as batches of pictures that share all their canvases fill."""
 
         def prepare(item: Item) -> _Placed[Item] | None:
             image = load(item)
@@ -141,14 +141,14 @@ class Predictor:
                 return None
             height, width = image.shape[:2]
             sizes = (self.config.size * scale for scale in self.config.scales)
-            fits = tuple(fit_size((height, width), size, self.canvas) for size in sizes)
-            return _Placed(item, fits, tuple(place(image, fit) for fit in fits))
+            letterboxes = tuple(choose_letterbox((height, width), size, self.canvas) for size in sizes)
+            return _Placed(item, letterboxes, tuple(apply_letterbox(image, letterbox) for letterbox in letterboxes))
 
         waiting: dict[tuple[Size, ...], list[_Placed[Item]]] = {}
         for placed in map_ahead(pool, prepare, items, depth=2 * self.config.batch_size):
             if placed is None:
                 continue
-            key = tuple(fit.canvas for fit in placed.fits)
+            key = tuple(letterbox.canvas for letterbox in placed.letterboxes)
             group = waiting.setdefault(key, [])
             group.append(placed)
             if len(group) == self.config.batch_size:
@@ -158,24 +158,24 @@ class Predictor:
 
     def _run(self, group: Sequence[_Placed[Item]]) -> Iterator[_Answer[Item]]:
         """One batch through the network, scale by scale."""
-        scales = [self._ask([placed.canvases[i] for placed in group]) for i in range(len(group[0].fits))]
+        scales = [self._ask([placed.canvases[i] for placed in group]) for i in range(len(group[0].letterboxes))]
         for placed, *maps in zip(group, *scales, strict=True):
-            yield _Answer(placed.item, placed.fits, tuple(maps))
+            yield _Answer(placed.item, placed.letterboxes, tuple(maps))
 
     def _ask(self, canvases: Sequence[Picture]) -> list[Maps]:
         """The maps of canvases of one size; grey ones fill the batch up, for a graph is compiled for one batch size."""
         height, width, _ = canvases[0].shape
         self.canvases.add((height, width))
-        batch = np.full((self.config.batch_size, height, width, 3), GREY, dtype=np.uint8)
+        batch = np.full((self.config.batch_size, height, width, 3), PADDING_GREY, dtype=np.uint8)
         batch[: len(canvases)] = canvases
         pafs, heatmaps = self.network(batch)
         return [Maps(heatmaps[i], pafs[i]) for i in range(len(canvases))]
 
 
-def read_people(maps: Maps, fit: Fit, config: DecodeConfig) -> list[Person]:
+def read_people(maps: Maps, letterbox: Letterbox, config: DecodeConfig) -> list[Person]:
     """Decode a picture's maps and bring the people back to its pixels; InputError if the maps are not finite."""
     try:
         people = decode(maps, config)
     except ValueError as error:
         raise InputError(f"the network's answer is no use, take an earlier checkpoint: {error}") from error
-    return people_to_picture(people, fit)
+    return people_to_image(people, letterbox)

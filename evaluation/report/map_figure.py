@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.inference.letterbox import cut, fit_size, place
+from evaluation.inference.letterbox import apply_letterbox, choose_letterbox, crop_maps
 from evaluation.scoring.datasets import Record, load_picture
 from evaluation.scoring.truth import true_keypoints
 from pipeline.loading.targets import TargetConfig, encode_maps
@@ -50,12 +50,12 @@ def draw_map_figure(predictor: Predictor, records: Iterable[Record], target: Tar
 
 def _row(record: Record, image: Picture, found: Maps, predictor: Predictor, target: TargetConfig) -> Picture:
     config = predictor.config
-    fit = fit_size((record.height, record.width), config.size * config.scales[0], predictor.canvas)
+    letterbox = choose_letterbox((record.height, record.width), config.size * config.scales[0], predictor.canvas)
     keypoints = true_keypoints(record.truth)
-    keypoints[..., :2] = fit.to_canvas(keypoints[..., :2])
-    true = cut(encode_maps(keypoints, fit.canvas, target), fit)
+    keypoints[..., :2] = letterbox.to_canvas(keypoints[..., :2])
+    true = crop_maps(encode_maps(keypoints, letterbox.canvas, target), letterbox)
     height, width = (side * true.stride for side in true.grid)
-    seen, keypoints = enlarged(place(image, fit)[:height, :width], keypoints)
+    seen, keypoints = enlarged(apply_letterbox(image, letterbox)[:height, :width], keypoints)
     tiles = {
         f"{record.image_id}": draw_keypoints(seen, keypoints),
         "heatmaps, true": draw_heatmaps(seen, true.heatmaps),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from evaluation.decoder.decode import DecodeConfig, decode, join_peaks
 from evaluation.decoder.peaks import Peaks, find_peaks
 from evaluation.decoder.person import Person
-from evaluation.inference.letterbox import Fit, cut, fit_size
+from evaluation.inference.letterbox import Letterbox, choose_letterbox, crop_maps
 from evaluation.scoring.datasets import PictureSet
 from evaluation.scoring.truth import true_keypoints
 from pipeline.annotations.coco import Rules
@@ -64,21 +64,21 @@ class Case:
 
     Attributes:
         image_id: COCO image id.
-        fit: where the picture lies on the network's input.
+        letterbox: where the picture lies on the network's input.
         people: (P, 18, 3) x, y in px of the network's input and visibility, of everybody with a labelled keypoint.
         trains: (P,) whom training would draw.
         disturbance: of the maps.
     """
 
     image_id: int
-    fit: Fit
+    letterbox: Letterbox
     people: Floats
     trains: NDArray[np.bool_]
     disturbance: Disturbance
 
     def draw(self, people: Floats) -> Maps:
         """Exact targets of some people, on the part of the grid that the picture covers."""
-        return cut(encode_maps(people, self.fit.canvas), self.fit)
+        return crop_maps(encode_maps(people, self.letterbox.canvas), self.letterbox)
 
     @cached_property
     def maps(self) -> Maps:
@@ -96,10 +96,12 @@ def open_cases(pictures: PictureSet, number: int, size: int, disturbance: Distur
     sizes = dict(zip(pictures.ids(), pictures.sizes(), strict=True))
     for image_id, everybody in list(pictures.truth().items())[:number]:
         labelled = [one for one in everybody if not one["iscrowd"] and one["num_keypoints"] > 0]
-        fit = fit_size(sizes[image_id], size)
+        letterbox = choose_letterbox(sizes[image_id], size)
         people = true_keypoints(labelled)
-        people[..., :2] = np.where(people[..., 2:] > 0, fit.to_canvas(people[..., :2]), 0)
-        yield Case(image_id, fit, people, np.array([Rules().trains(one) for one in labelled], dtype=bool), disturbance)
+        people[..., :2] = np.where(people[..., 2:] > 0, letterbox.to_canvas(people[..., :2]), 0)
+        yield Case(
+            image_id, letterbox, people, np.array([Rules().trains(one) for one in labelled], dtype=bool), disturbance
+        )
 
 
 Step = Callable[[Case, DecodeConfig], list[Person]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.inference.letterbox import fit_size
+from evaluation.inference.letterbox import choose_letterbox
 from evaluation.inference.predictor import Predictor
 from evaluation.scoring.datasets import PictureSet, ShardSet
 from evaluation.scoring.detect import detect_people
@@ -78,7 +78,7 @@ def _compile(predictor: Predictor, pictures: PictureSet, number: int) -> float:
     """Ask the network once with every canvas that the pictures need; seconds more than it takes when asked again."""
     sizes = [predictor.config.size * scale for scale in predictor.config.scales]
     examples = {
-        tuple(fit_size(picture, size, predictor.canvas).canvas for size in sizes): picture
+        tuple(choose_letterbox(picture, size, predictor.canvas).canvas for size in sizes): picture
         for picture in pictures.sizes()[:number]
     }
     grey = [np.full((*picture, 3), 128, dtype=np.uint8) for picture in examples.values()]

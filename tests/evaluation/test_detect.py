@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.inference.letterbox import fit_size
+from evaluation.inference.letterbox import choose_letterbox
 from evaluation.scoring.datasets import CocoSet
 from evaluation.scoring.detect import Detections, count_canvases, gather, partition_by_work
 from evaluation.scoring.worker_processes import VISIBLE_DEVICES, ProcessError, detect_in_processes, visible_device
@@ -35,7 +35,7 @@ def test_shares_are_of_equal_work_and_few_canvases():
     assert max(work) < 1.02 * min(work)
 
     def canvases(indices):
-        return {fit_size(sizes[i], 368).canvas for i in indices}
+        return {choose_letterbox(sizes[i], 368).canvas for i in indices}
 
     compiled = [len(canvases(share)) for share in shares]
     assert sum(compiled) <= len(canvases(range(len(sizes)))) + len(shares) - 1

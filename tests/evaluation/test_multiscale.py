@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.inference.letterbox import fit_size
+from evaluation.inference.letterbox import choose_letterbox
 from evaluation.inference.multiscale import average_scales, cubic_weights
 from evaluation.inference.predictor import Predictor
 from pipeline.errors import InputError
@@ -29,7 +29,7 @@ def test_people_come_back_to_a_fraction_of_a_pixel(scales):
     shifts = []
     for (person,), (size, true) in zip(found, known.values(), strict=True):
         assert person.found.all()
-        errors = (person.keypoints - true[0])[:, :2] * fit_size(size, SIZE).scale
+        errors = (person.keypoints - true[0])[:, :2] * choose_letterbox(size, SIZE).scale
         assert np.abs(errors).max() < 0.5, "px of the canvas at scale 1; a cell has 8"
         shifts.append(errors.mean(axis=0))
     assert np.abs(np.mean(shifts, axis=0)).max() < 0.1, "the same way for all keypoints"
@@ -40,12 +40,14 @@ def test_canvases_are_those_of_every_scale_and_each_takes_whole_batches():
     oracle = Oracle(known, SIZE, (0.5, 1.0))
     predictor = Predictor(oracle, EvaluationConfig(size=SIZE, batch_size=3, scales=(0.5, 1.0)))
     assert len(predictor.people([picture(colour, size) for colour, (size, _) in known.items()] * 2)) == 2 * len(SHAPES)
-    assert predictor.canvases == {fit_size(size, SIZE * scale).canvas for size in SHAPES for scale in (0.5, 1.0)}
+    assert predictor.canvases == {
+        choose_letterbox(size, SIZE * scale).canvas for size in SHAPES for scale in (0.5, 1.0)
+    }
     assert {shape[0] for shape in oracle.batches} == {3}
 
 
-def constant(fit, value):
-    height, width = (side // 8 for side in fit.canvas)
+def constant(letterbox, value):
+    height, width = (side // 8 for side in letterbox.canvas)
     return Maps(
         np.full((NUM_HEATMAPS, height, width), value, np.float32),
         np.full((NUM_PAFS, height, width), -value, np.float32),
@@ -53,18 +55,20 @@ def constant(fit, value):
 
 
 def test_every_scale_counts_alike_on_the_grid_of_the_largest():
-    fits = [fit_size((150, 260), SIZE * scale) for scale in (1.0, 0.5, 1.7)]
-    maps, fit = average_scales([constant(fit, value) for fit, value in zip(fits, (0.3, 0.6, 0.0), strict=True)], fits)
-    assert fit == fits[2]
-    assert maps.grid == tuple(-(-side // 8) for side in fit.scaled)
+    letterboxes = [choose_letterbox((150, 260), SIZE * scale) for scale in (1.0, 0.5, 1.7)]
+    maps, letterbox = average_scales(
+        [constant(letterbox, value) for letterbox, value in zip(letterboxes, (0.3, 0.6, 0.0), strict=True)], letterboxes
+    )
+    assert letterbox == letterboxes[2]
+    assert maps.grid == tuple(-(-side // 8) for side in letterbox.scaled_size)
     assert np.allclose(maps.heatmaps, 0.3)
     assert np.allclose(maps.pafs, -0.3)
 
 
 def test_the_maps_that_were_given_stay_as_they_are():
-    fits = [fit_size((150, 260), SIZE * scale) for scale in (1.0, 0.5)]
-    given = [constant(fit, 0.5) for fit in fits]
-    average_scales(given, fits)
+    letterboxes = [choose_letterbox((150, 260), SIZE * scale) for scale in (1.0, 0.5)]
+    given = [constant(letterbox, 0.5) for letterbox in letterboxes]
+    average_scales(given, letterboxes)
     assert all((one.heatmaps == 0.5).all() and (one.pafs == -0.5).all() for one in given)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from evaluation.inference.letterbox import GREY
+from evaluation.inference.letterbox import PADDING_GREY
 from evaluation.inference.predictor import Predictor
 from evaluation.media.prediction import Prediction, predict
 from evaluation.media.sources import VideoReader, find_sources
@@ -272,7 +272,7 @@ def call(*arguments):
 
 
 def test_the_command_says_what_it_wrote(tmp_path, graph):
-    cv2.imwrite(str(tmp_path / "x.png"), picture(GREY, (64, 64)))
+    cv2.imwrite(str(tmp_path / "x.png"), picture(PADDING_GREY, (64, 64)))
     out = tmp_path / "out"
     result = call(tmp_path, "--ckpt", graph, "--out", out)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -306,7 +306,7 @@ def test_the_command_counts_what_it_skipped(tmp_path, graph):
 
 
 def test_scales_and_flip_reach_the_network(tmp_path, graph):
-    cv2.imwrite(str(tmp_path / "x.png"), picture(GREY, (64, 64)))
+    cv2.imwrite(str(tmp_path / "x.png"), picture(PADDING_GREY, (64, 64)))
     result = call(tmp_path, "--ckpt", graph, "--out", tmp_path / "out", "--scales", "0.5,1", "--flip")
     assert result.exit_code == 2
     assert "evaluation.scales=[0.5, 1.0]" in result.stderr
@@ -346,7 +346,7 @@ def test_lone_points_are_left_out_unless_asked_for(tmp_path, graph):
 def test_mistakes_are_one_line_and_leave_nothing(arguments, said, tmp_path, graph, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    cv2.imwrite(str(tmp_path / "x.png"), picture(GREY, (64, 64)))
+    cv2.imwrite(str(tmp_path / "x.png"), picture(PADDING_GREY, (64, 64)))
     result = call(*arguments, "--ckpt", graph)
     assert result.exit_code == 2, result.output
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]

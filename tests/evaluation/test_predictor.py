@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.decoder.decode import DecodeConfig
-from evaluation.inference.letterbox import fit_size, place
+from evaluation.inference.letterbox import apply_letterbox, choose_letterbox
 from evaluation.inference.predictor import Predictor, read_people
 from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
@@ -40,7 +40,7 @@ def test_everybody_is_found_in_the_right_picture_at_the_right_place(batch_size):
         assert len(people) == len(true)
         for person, keypoints in zip(people, true, strict=True):
             error = np.abs(person.keypoints[:, :2] - keypoints[:, :2])[person.found]
-            assert error.max() * fit_size(size, 192).scale.max() < 1.5
+            assert error.max() * choose_letterbox(size, 192).scale.max() < 1.5
 
 
 def test_batches_have_one_size_a_canvas_and_are_filled_up():
@@ -52,7 +52,7 @@ def test_batches_have_one_size_a_canvas_and_are_filled_up():
     assert {shape[1:3] for shape in oracle.batches} == predictor.canvases
     per_canvas = {}
     for size in SIZES:
-        canvas = fit_size(size, 192).canvas
+        canvas = choose_letterbox(size, 192).canvas
         per_canvas[canvas] = per_canvas.get(canvas, 0) + 3
     assert len(oracle.batches) == sum(-(-count // 4) for count in per_canvas.values())
 
@@ -62,7 +62,7 @@ def test_maps_cover_the_picture_and_keep_the_order():
     predictor = Predictor(Oracle(known, 192), EvaluationConfig(size=192, batch_size=2))
     maps = predictor.maps([picture(colour, size) for colour, (size, _) in known.items()])
     for one, (size, true) in zip(maps, known.values(), strict=True):
-        assert one.grid == tuple(-(-side // 8) for side in fit_size(size, 192).scaled)
+        assert one.grid == tuple(-(-side // 8) for side in choose_letterbox(size, 192).scaled_size)
         assert (one.heatmaps[:-1].max() > 0.8) == (len(true) > 0)
 
 
@@ -112,7 +112,7 @@ def test_an_answer_that_is_not_finite_is_one_clear_error():
     heatmaps[0, 2, 2] = np.nan
     maps = Maps(heatmaps, np.zeros((NUM_PAFS, 8, 8), np.float32))
     with pytest.raises(InputError, match=r"earlier checkpoint.*1 of"):
-        read_people(maps, fit_size((64, 64), 64), DecodeConfig())
+        read_people(maps, choose_letterbox((64, 64), 64), DecodeConfig())
 
 
 def test_the_recipe_sets_the_decoder():
@@ -159,8 +159,8 @@ def test_batches_give_what_single_pictures_give(checkpoint):
     network = OpenPose(TINY.model)
     network.set_train(False)
     ms.load_param_into_net(network, load_checkpoint(predictor.source).tensors)
-    fit = fit_size((64, 80), 64)
-    pafs, heatmaps = network(ms.Tensor(np.stack([place(images[0], fit)] * 2)))
+    letterbox = choose_letterbox((64, 80), 64)
+    pafs, heatmaps = network(ms.Tensor(np.stack([apply_letterbox(images[0], letterbox)] * 2)))
     assert np.abs(heatmaps[-1].asnumpy()[0, :, :8, :10] - together[0].heatmaps).max() < 1e-5
     assert np.abs(pafs[-1].asnumpy()[0, :, :8, :10] - together[0].pafs).max() < 1e-5
 

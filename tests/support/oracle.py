@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evaluation.inference.letterbox import GREY, fit_size
+from evaluation.inference.letterbox import PADDING_GREY, choose_letterbox
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from pipeline.skeleton import KEYPOINTS, to_coco
@@ -45,7 +45,7 @@ def picture(colour, size):
 
 def scaled(image):
     """(height, width) px of what is not grey."""
-    seen = (image != GREY).any(axis=2)
+    seen = (image != PADDING_GREY).any(axis=2)
     return seen.any(axis=1).sum(), seen.any(axis=0).sum()
 
 
@@ -82,14 +82,14 @@ class Oracle:
         pafs = np.zeros((batch, NUM_PAFS, *grid), np.float32)
         heatmaps = np.zeros((batch, NUM_HEATMAPS, *grid), np.float32)
         for i, image in enumerate(images):
-            if (image == GREY).all():
+            if (image == PADDING_GREY).all():
                 continue
             colour = round(float(image[:8, :8].mean()))
             size, keypoints = self.known[min(self.known, key=lambda known: abs(known - colour))]
-            fits = [fit_size(size, each, (height, width)) for each in self.sizes]
-            (fit,) = {fit for fit in fits if fit.scaled == scaled(image)}
+            letterboxes = [choose_letterbox(size, each, (height, width)) for each in self.sizes]
+            (letterbox,) = {letterbox for letterbox in letterboxes if letterbox.scaled_size == scaled(image)}
             moved = keypoints.copy()
-            moved[..., :2] = fit.to_canvas(keypoints[..., :2])
+            moved[..., :2] = letterbox.to_canvas(keypoints[..., :2])
             maps = encode_maps(moved, (height, width))
             pafs[i], heatmaps[i] = maps.pafs, maps.heatmaps
         return pafs, heatmaps
