@@ -23,6 +23,7 @@ import click
 from pipeline.errors import InputError, reports_input_errors
 from training.cloud.modelarts_environment import device_count, host_options
 from training.options import device_option
+from training.recipes import recipe_path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOK = 2.0
@@ -200,7 +201,7 @@ def main(
         weights = _bring_file(init, cache / "init") if init else None
     except OSError as error:
         raise InputError(f"{error.filename or cache}: {error.strerror or error}") from error
-    recipe = recipe or ROOT / "configs" / ("openpose.yaml" if nproc == 1 and not machines else "openpose_8p.yaml")
+    recipe = recipe or recipe_path("openpose" if nproc == 1 and not machines else "openpose_8p")
     arguments = ["--config", recipe, "--shards", train, *_options("--val", val), "--out", run, "--resume"]
     arguments += ["--nproc", nproc, *machines, "--device", device, *_options("--set", *overrides)]
     arguments += [*_options("--init", weights), *_options("--allow-missing", *allow_missing)]

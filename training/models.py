@@ -5,7 +5,6 @@ In a `mindspore_hub_conf.py`: `from training.models import create_network`.
 
 from __future__ import annotations
 
-import difflib
 import json
 import time
 from collections.abc import Sequence
@@ -17,12 +16,11 @@ import click
 
 from pipeline.errors import InputError, reports_input_errors
 from training.options import device_option
+from training.recipes import recipe_names, recipe_path
 
 if TYPE_CHECKING:
     from training.config import ModelConfig
     from training.network.openpose import OpenPose
-
-RECIPES = Path(__file__).resolve().parent.parent / "configs"
 
 SIZE = 368
 """px; side of the picture that the table's numbers are for, as papers state them."""
@@ -46,11 +44,6 @@ class Model:
     images_per_s: float | None = None
 
 
-def recipe_names() -> tuple[str, ...]:
-    """Names that `create_network` takes."""
-    return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-
-
 def create_network(name: str, *, checkpoint: Path | str | None = None) -> OpenPose:
     """The network of a shipped recipe, (B, H, W, 3) uint8 BGR to the maps of every stage.
 
@@ -68,11 +61,7 @@ def create_network(name: str, *, checkpoint: Path | str | None = None) -> OpenPo
     from training.config import load_config
     from training.network.openpose import OpenPose
 
-    if name not in recipe_names():
-        close = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = f"did you mean {close[0]}? There" if close else "there"
-        raise InputError(f"{name}: no recipe of this name; {hint} are {', '.join(recipe_names())}")
-    model = load_config(RECIPES / f"{name}.yaml").model
+    model = load_config(recipe_path(name)).model
     if checkpoint is None:
         return OpenPose(model).set_train(False)
     return _restored(name, model, Path(checkpoint))
@@ -101,7 +90,7 @@ def shipped_models() -> dict[ModelConfig, tuple[str, ...]]:
 
     found: dict[ModelConfig, tuple[str, ...]] = {}
     for name in recipe_names():
-        model = load_config(RECIPES / f"{name}.yaml").model
+        model = load_config(recipe_path(name)).model
         found[model] = (*found.get(model, ()), name)
     return found
 

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--config", "recipe", type=click.Path(path_type=Path), required=True, help="Recipe, a YAML file.")
+@click.option(
+    "--config",
+    "recipe",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Recipe: a YAML file, or the name of a shipped one, such as demo.",
+)
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Training set, made by pipeline.shards.")
 @click.option("--val", type=click.Path(path_type=Path), help="Validation set, scored every training.eval_every steps.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
@@ -65,10 +71,11 @@ def main(
     from training.distributed.environment import launched
     from training.distributed.launcher import exit_with_launcher, launch
     from training.loop.plan import plan_run
+    from training.recipes import find_recipe
 
     if launched():
         exit_with_launcher(cluster)
-    config = load_config(recipe, overrides)
+    config = load_config(find_recipe(recipe), overrides)
     if not launched():
         plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, cluster.total)
         check_folder(out, resume)

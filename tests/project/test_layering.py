@@ -26,7 +26,7 @@ LAYERS = {
         "pipeline.shards pipeline.stats pipeline.verify pipeline.preview",
     ),
     "training": (
-        "training.config",
+        "training.config training.recipes",
         "training.network training.distributed training.cloud",
         "training.loss",
         "training.optim",

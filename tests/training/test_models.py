@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from pipeline.errors import InputError
 from tests.support import tiny
 from training import models
+from training import recipes as recipes_module
 from training.config import load_config, parse_config
 
 RANDOM = {**tiny.RECIPE, "model": tiny.RECIPE["model"] | {"mean": [1, 2, 3]}}
@@ -25,7 +26,7 @@ def recipes(tmp_path, monkeypatch):
     wide = {"model": tiny.RECIPE["model"] | {"stage_width": 16}}
     for name, recipe in (("tiny", tiny.RECIPE), ("tiny_8p", {"model": tiny.RECIPE["model"]}), ("wide", wide)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
-    monkeypatch.setattr(models, "RECIPES", folder)
+    monkeypatch.setattr(recipes_module, "RECIPES", folder)
     return folder
 
 
@@ -51,7 +52,9 @@ def answer(network):
 
 
 def test_every_shipped_recipe_has_a_name():
-    assert {"demo", "openpose", "openpose_8p", "openpose_light", "openpose_paf_first"} <= set(models.recipe_names())
+    assert {"demo", "openpose", "openpose_8p", "openpose_light", "openpose_paf_first"} <= set(
+        recipes_module.recipe_names()
+    )
 
 
 def test_a_network_by_its_name():
@@ -60,7 +63,7 @@ def test_a_network_by_its_name():
     network = models.create_network("demo")
     assert isinstance(network, OpenPose)
     assert not network.training
-    expected = OpenPose(load_config(models.RECIPES / "demo.yaml").model)
+    expected = OpenPose(load_config(recipes_module.recipe_path("demo")).model)
     assert count_parameters(network) == count_parameters(expected)
 
 
