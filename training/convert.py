@@ -13,10 +13,10 @@ from pipeline.errors import InputError, reports_input_errors
 
 if TYPE_CHECKING:
     from training.config import ModelConfig
-    from training.weights.conversion import Converted
+    from training.weights.conversion import ConvertedWeights
 
-KINDS = ("torchvision-vgg19", "modelzoo-vgg19", "modelzoo-openpose", "cmu")
-"""Keys of `training.weights.published_names.KINDS`; a test compares both."""
+NETWORK_NAMES = ("torchvision-vgg19", "modelzoo-vgg19", "modelzoo-openpose", "cmu")
+"""Keys of `training.weights.published_names.PUBLISHED_NETWORKS`; a test compares both."""
 
 
 @functools.cache
@@ -27,28 +27,28 @@ def network_shapes(model: ModelConfig) -> Mapping[str, tuple[int, ...]]:
     return {parameter.name: tuple(parameter.shape) for parameter in OpenPose(model).get_parameters()}
 
 
-def convert_file(source: Path, kind: str | None) -> Converted:
+def convert_file(source: Path, kind: str | None) -> ConvertedWeights:
     """Read a published network's weights as this program's.
 
     Args:
         source: a PyTorch file, a .safetensors or a MindSpore checkpoint.
-        kind: one of KINDS; None to go by its names.
+        kind: one of NETWORK_NAMES; None to go by its names.
 
     Raises:
         InputError: no such file, one that is damaged, holds anything but tensors, or no network of a known kind.
     """
-    from training.weights.conversion import convert
+    from training.weights.conversion import convert_weights
     from training.weights.reader import open_weights
 
     try:
-        return convert(open_weights(source), network_shapes, kind)
+        return convert_weights(open_weights(source), network_shapes, kind)
     except InputError:
         raise
     except ValueError as error:
         raise InputError(f"{source}: {error}") from error
 
 
-def describe(converted: Converted) -> list[str]:
+def describe(converted: ConvertedWeights) -> list[str]:
     """What there is to say about converted weights, in lines."""
     from training.weights.report import matched, spans
 
@@ -67,7 +67,7 @@ def describe(converted: Converted) -> list[str]:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint to write, .ckpt.")
 @click.option(
     "--kind",
-    type=click.Choice(["auto", *KINDS]),
+    type=click.Choice(["auto", *NETWORK_NAMES]),
     default="auto",
     show_default=True,
     help="Which network it is; auto: by the names of its tensors.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.errors import InputError, reports_input_errors
-from training.graphs.export_graph import choose_shape, export
+from training.graphs.export_graph import choose_input_shape, export_checkpoint
 from training.options import device_option
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def main(
         raise InputError("--format air: MindSpore writes AIR on Ascend only, and runs on CPU here; take onnx or mindir")
     checkpoint = load_checkpoint(find_checkpoint(ckpt))
     evaluation = override_evaluation(checkpoint.config, overrides)
-    shape = choose_shape(batch, height, width, evaluation, dynamic=dynamic)
+    shape = choose_input_shape(batch, height, width, evaluation, dynamic=dynamic)
     out = out or checkpoint.path.with_suffix(SUFFIXES[kind])
-    difference = export(checkpoint, out, kind, shape, evaluation, all_stages=all_stages)
+    difference = export_checkpoint(checkpoint, out, kind, shape, evaluation, all_stages=all_stages)
     checked = "not compared" if difference is None else f"maps within {difference:.1g} of the checkpoint's"
     weights = "averaged weights; " if checkpoint.averaged else ""
     click.echo(f"{out}: {shape}; {weights}{checked}")

@@ -99,25 +99,25 @@ def run_trainer(arguments: Sequence[str], new: Callable[[], object]) -> int:
 
 def _bring(place: str, copy: Path, *, new: bool = False) -> Path:
     """A folder of this machine, or the copy of one of the store; `new` says that it need not be there yet."""
-    from training.cloud.object_store import fetch, is_url, open_store
+    from training.cloud.object_store import download, is_url, object_store_api
 
     if not is_url(place):
         return Path(place)
     copy.mkdir(parents=True, exist_ok=True)
-    if not new or open_store(place).exists(place):
-        fetch(place, copy)
+    if not new or object_store_api(place).exists(place):
+        download(place, copy)
     return copy
 
 
 def _bring_file(place: str, folder: Path) -> Path:
     """A file of this machine, or the copy of one of the store, under its name in `folder`."""
-    from training.cloud.object_store import fetch, is_url
+    from training.cloud.object_store import download, is_url
 
     if not is_url(place):
         return Path(place)
     folder.mkdir(parents=True, exist_ok=True)
     copy = folder / place.rpartition("/")[2]
-    fetch(place, copy, file=True)
+    download(place, copy, file=True)
     return copy
 
 
@@ -133,9 +133,9 @@ def _say(line: str) -> None:
 def _train_and_send(arguments: Sequence[str], run: Path, url: str) -> int:
     """Run the trainer on a run that is copied to the store with each checkpoint and at the end; the exit code."""
     from training.checkpoint.run_folder import checkpoints
-    from training.cloud.object_store import Mirror
+    from training.cloud.object_store import FolderMirror
 
-    mirror = Mirror(run, url)
+    mirror = FolderMirror(run, url)
     known = checkpoints(run)
 
     def send_new() -> None:

@@ -161,7 +161,7 @@ def _different(rates: Mapping[str, Curve]) -> dict[str, Curve]:
     return {name: curve for curve, name in last.items()}
 
 
-def draw(histories: Sequence[History], path: Path) -> None:
+def plot_runs(histories: Sequence[History], path: Path) -> None:
     """Draw the curves of runs, one colour a run, into a picture file; what no run logged is left out.
 
     Raises:
@@ -257,7 +257,7 @@ def main(runs: tuple[Path, ...], out: Path | None) -> None:
         names = [str(run) for run in runs]
     histories = [read_history(run, name) for run, name in zip(runs, names, strict=True)]
     out = out or (runs[0].parent if runs[0].is_file() else runs[0]) / "curves.png"
-    draw(histories, out)
+    plot_runs(histories, out)
     click.echo(out)
 
 

@@ -101,7 +101,7 @@ def _train(
 ) -> int:
     """`training.loop.trainer.train`, whose errors of the disk become InputErrors; returns the exit code."""
     from training.loop.trainer import train
-    from training.weights.initialise import InitialWeights
+    from training.weights.initial_weights import InitialWeights
 
     again = [*sys.argv[1:], *([] if resume else ["--resume"])]
     command = shlex.join([sys.executable, "-m", "training.train", *again])

@@ -22,7 +22,7 @@ from pipeline.system.log_filters import silence_mindspore
 if TYPE_CHECKING:
     from training.checkpoint.checkpoint import Checkpoint
     from training.config import EvaluationConfig
-    from training.graphs.metadata import ExportedGraph
+    from training.graphs.metadata import GraphMetadata
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def _load_checkpoint(path: Path, device: str, overrides: Sequence[str]) -> Backe
 
 def _load_graph(path: Path, device: str, overrides: Sequence[str]) -> Backend:
     from training.config import Config, override_evaluation
-    from training.graphs.metadata import ExportedGraph
+    from training.graphs.metadata import GraphMetadata
 
-    exported = ExportedGraph.load(path)
+    exported = GraphMetadata.load(path)
     config = override_evaluation(Config(evaluation=exported.evaluation), overrides)
     if exported.batch not in (None, config.batch_size):
         raise InputError(
@@ -104,7 +104,7 @@ def checkpoint_network(checkpoint: Checkpoint) -> InferenceFunction:
     return inference_function(network)
 
 
-def mindir_network(path: Path, device: str, exported: ExportedGraph) -> InferenceFunction:
+def mindir_network(path: Path, device: str, exported: GraphMetadata) -> InferenceFunction:
     """A MindIR graph on MindSpore's device; InputError if MindSpore cannot read it."""
     _need_mindspore(path)
     import mindspore as ms
@@ -124,7 +124,7 @@ def mindir_network(path: Path, device: str, exported: ExportedGraph) -> Inferenc
     return run
 
 
-def onnx_network(path: Path, device: str, exported: ExportedGraph) -> InferenceFunction:
+def onnx_network(path: Path, device: str, exported: GraphMetadata) -> InferenceFunction:
     """An ONNX graph through onnxruntime; InputError if that is not installed or cannot read it."""
     try:
         import onnxruntime
@@ -149,14 +149,14 @@ def onnx_network(path: Path, device: str, exported: ExportedGraph) -> InferenceF
     return run
 
 
-_GRAPHS: dict[str, Callable[[Path, str, ExportedGraph], InferenceFunction]] = {
+_GRAPHS: dict[str, Callable[[Path, str, GraphMetadata], InferenceFunction]] = {
     ".mindir": mindir_network,
     ".onnx": onnx_network,
 }
 """What reads a graph, by the ending of its name."""
 
 
-def _pafs_and_heatmaps(outputs: Sequence[Any], exported: ExportedGraph) -> tuple[Floats, Floats]:
+def _pafs_and_heatmaps(outputs: Sequence[Any], exported: GraphMetadata) -> tuple[Floats, Floats]:
     return outputs[exported.outputs.index("pafs")], outputs[exported.outputs.index("heatmaps")]
 
 

@@ -48,15 +48,15 @@ def _networks(ckpt: Path, folder: Path, device: str) -> tuple[dict[str, Any], tu
 
     from evaluation.inference.backends import load_backend
     from training.checkpoint.checkpoint import load_checkpoint
-    from training.graphs.export_graph import choose_shape, export
+    from training.graphs.export_graph import choose_input_shape, export_checkpoint
 
     original = load_backend(ckpt, device, ["evaluation.scales=[1]"])
     checkpoint = load_checkpoint(original.source)
-    shape = choose_shape(None, None, None, original.config, dynamic=False)
+    shape = choose_input_shape(None, None, None, original.config, dynamic=False)
     networks = {"checkpoint": original.network}
     for kind in ("mindir", "onnx") if find_spec("onnxruntime") else ("mindir",):
         graph = folder / f"graph.{kind}"
-        export(checkpoint, graph, kind, shape, original.config, all_stages=False)
+        export_checkpoint(checkpoint, graph, kind, shape, original.config, all_stages=False)
         networks[kind] = load_backend(graph, device).network
     return networks, shape.example
 

@@ -18,8 +18,8 @@ from tests.support import tiny
 from tests.support.coco_folder import ROOT
 from training.config import parse_config
 from training.export import main
-from training.graphs.export_graph import Shape, choose_shape
-from training.graphs.metadata import ExportedGraph, description_path
+from training.graphs.export_graph import InputShape, choose_input_shape
+from training.graphs.metadata import GraphMetadata, metadata_path
 
 RECIPE = parse_config({**tiny.RECIPE, "evaluation": {"size": 64, "batch_size": 2, "flip": True}}, source="tiny")
 SIZES = [(64, 80), (70, 64), (128, 150), (300, 900), (900, 300), (20, 30)]
@@ -77,8 +77,8 @@ def test_a_graph_lies_beside_its_description_and_nothing_else_is_left(graphs):
     assert described["keypoints"] == list(KEYPOINTS)
     assert described["limbs"] == [list(limb) for limb in LIMBS]
     assert described["evaluation"] == RECIPE.evaluation.model_dump(mode="json")
-    assert ExportedGraph.load(graphs / "stages.onnx").outputs == ("pafs_1", "pafs", "heatmaps_1", "heatmaps")
-    assert ExportedGraph.load(graphs / "any.mindir").canvas is None
+    assert GraphMetadata.load(graphs / "stages.onnx").outputs == ("pafs_1", "pafs", "heatmaps_1", "heatmaps")
+    assert GraphMetadata.load(graphs / "any.mindir").canvas is None
 
 
 @pytest.mark.parametrize("name", ["fixed.onnx", "stages.onnx"])
@@ -86,7 +86,7 @@ def test_an_onnx_graph_names_its_outputs(graphs, name):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graphs / name, providers=["CPUExecutionProvider"])
-    assert tuple(output.name for output in session.get_outputs()) == ExportedGraph.load(graphs / name).outputs
+    assert tuple(output.name for output in session.get_outputs()) == GraphMetadata.load(graphs / name).outputs
     (image,) = session.get_inputs()
     assert (image.name, image.shape) == ("image", [2, 128, 128, 3])
 
@@ -125,7 +125,7 @@ def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path
     assert np.array_equal(found.pafs, expected.pafs)
     result = export(path, "onnx", "--height", 64, "--width", 64, "--out", tmp_path / "graph.onnx")
     assert "; averaged weights; maps within " in result.output
-    assert ExportedGraph.load(tmp_path / "graph.onnx").averaged
+    assert GraphMetadata.load(tmp_path / "graph.onnx").averaged
     network = checkpoint_network(load_checkpoint(path), all_stages=False)
     for parameter in network.get_parameters():
         assert np.array_equal(parameter.asnumpy(), average[parameter.name.removeprefix("network.")].asnumpy())
@@ -176,15 +176,15 @@ def test_mistakes_are_one_line_that_says_what_to_do(graphs, checkpoint, tmp_path
     assert load(graph) == (
         f"{graph}.json: No such file or directory; a graph and its json come from training.export, and belong together"
     )
-    shutil.copy(description_path(graphs / "fixed.onnx"), description_path(graph))
+    shutil.copy(metadata_path(graphs / "fixed.onnx"), metadata_path(graph))
     assert load(graph).startswith(f"{graph}: No such file")
     graph.write_bytes((graphs / "fixed.onnx").read_bytes()[:-5])
     assert "is not the file that x.onnx.json describes" in load(graph)
-    description_path(graph).write_text("{")
-    assert f"{description_path(graph)}: Invalid JSON" in load(graph)
-    described = json.loads(description_path(graphs / "fixed.onnx").read_text())
-    description_path(graph).write_text(json.dumps(described | {"batch": "many"}))
-    assert f"{description_path(graph)}: batch: " in load(graph)
+    metadata_path(graph).write_text("{")
+    assert f"{metadata_path(graph)}: Invalid JSON" in load(graph)
+    described = json.loads(metadata_path(graphs / "fixed.onnx").read_text())
+    metadata_path(graph).write_text(json.dumps(described | {"batch": "many"}))
+    assert f"{metadata_path(graph)}: batch: " in load(graph)
     assert "ATC" in load(tmp_path / "x.air")
     assert "takes 2 pictures at a time" in load(graphs / "fixed.onnx", "evaluation.batch_size=3")
     assert "takes evaluation" in load(graphs / "fixed.onnx", "model.stages=3")
@@ -198,9 +198,9 @@ def test_a_file_of_another_kind_is_one_line(kind, tmp_path, graphs):
 
     graph = tmp_path / f"x.{kind}"
     graph.write_bytes(b"no graph")
-    described = json.loads(description_path(graphs / "fixed.onnx").read_text())
+    described = json.loads(metadata_path(graphs / "fixed.onnx").read_text())
     described["sha256"] = hashlib.sha256(graph.read_bytes()).hexdigest()
-    description_path(graph).write_text(json.dumps(described))
+    metadata_path(graph).write_text(json.dumps(described))
     with pytest.raises(InputError, match=r"x\.(mindir|onnx): (MindSpore|onnxruntime) cannot read it: ") as raised:
         Predictor.load(graph, "cpu")
     assert "\n" not in str(raised.value)
@@ -208,9 +208,9 @@ def test_a_file_of_another_kind_is_one_line(kind, tmp_path, graphs):
 
 def test_the_shape_follows_from_the_recipe():
     evaluation = RECIPE.evaluation.model_copy(update={"size": 367})
-    assert choose_shape(None, None, None, evaluation, dynamic=False) == Shape(2, 368, 496)
-    assert choose_shape(5, 64, 4096, evaluation, dynamic=False) == Shape(5, 64, 4096)
-    assert choose_shape(None, None, None, evaluation, dynamic=True) == Shape(None, None, None)
+    assert choose_input_shape(None, None, None, evaluation, dynamic=False) == InputShape(2, 368, 496)
+    assert choose_input_shape(5, 64, 4096, evaluation, dynamic=False) == InputShape(5, 64, 4096)
+    assert choose_input_shape(None, None, None, evaluation, dynamic=True) == InputShape(None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_export_without_a_name_lies_beside_the_checkpoint(checkpoint, tmp_path):
     run = shutil.copytree(checkpoint, tmp_path / "run")
     assert export(run, "onnx").exit_code == 0
     assert export(run, "onnx", "--batch", 3).exit_code == 0, "an earlier graph is replaced"
-    assert ExportedGraph.load(run / "checkpoints" / "step-0000009.onnx").batch == 3
+    assert GraphMetadata.load(run / "checkpoints" / "step-0000009.onnx").batch == 3
     assert Predictor.load(run, "cpu").source.suffix == ".ckpt"
 
 

@@ -254,7 +254,7 @@ def graph(tmp_path_factory):
     import mindspore as ms
 
     from training.checkpoint.checkpoint import Position, load_checkpoint, save_checkpoint
-    from training.graphs.export_graph import Shape, export
+    from training.graphs.export_graph import InputShape, export_checkpoint
     from training.network.openpose import OpenPose
 
     ms.set_seed(5)
@@ -262,7 +262,7 @@ def graph(tmp_path_factory):
     recipe = parse_config({**tiny.RECIPE, "evaluation": {"size": 64, "batch_size": 2}}, source="tiny")
     path = save_checkpoint(run, OpenPose(recipe.model).get_parameters(), recipe, Position(9, 1, "", 1), keep=1)
     out = run / "tiny.onnx"
-    export(load_checkpoint(path), out, "onnx", Shape(2, 64, 64), recipe.evaluation, all_stages=False)
+    export_checkpoint(load_checkpoint(path), out, "onnx", InputShape(2, 64, 64), recipe.evaluation, all_stages=False)
     return out
 
 

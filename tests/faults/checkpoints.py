@@ -94,12 +94,12 @@ def descriptions(seed: int, cases: int, folder: Path) -> Findings:
     """What lies beside an exported graph."""
     from pipeline.system.files import file_sha256
     from training.config import EvaluationConfig
-    from training.graphs.metadata import ExportedGraph, description_path
+    from training.graphs.metadata import GraphMetadata, metadata_path
 
     trial = Trial()
     graph = folder / "graph.onnx"
     graph.write_bytes(b"graph")
-    sound = ExportedGraph(
+    sound = GraphMetadata(
         sha256=file_sha256(graph),
         checkpoint="step-0000003.ckpt",
         step=3,
@@ -113,23 +113,26 @@ def descriptions(seed: int, cases: int, folder: Path) -> Findings:
     )
     content = sound.model_dump(mode="json")
     for case in range(cases):
-        description_path(graph).write_bytes(json_variant(content, case, seed))
-        trial.run(f"description (case {case})", lambda: ExportedGraph.load(graph))
+        metadata_path(graph).write_bytes(json_variant(content, case, seed))
+        trial.run(f"description (case {case})", lambda: GraphMetadata.load(graph))
     return trial.result()
 
 
 def _published() -> dict[str, NDArray[np.float32]]:
     """Tensors of a network with the names of torchvision's VGG19 with batch normalisation, and hardly any numbers."""
-    from training.weights.published_names import KINDS
+    from training.weights.published_names import PUBLISHED_NETWORKS
 
-    layers = KINDS["torchvision-vgg19"].layers(["features.1.weight"])
+    layers = PUBLISHED_NETWORKS["torchvision-vgg19"].layers(["features.1.weight"])
     chance = np.random.default_rng(0)
     found = {}
     for layer in layers:
-        found[f"{layer.theirs}.weight"] = chance.normal(size=(2, 3 if layer is layers[0] else 2, 1, 1))
-        for name in (f"{layer.theirs}.bias", *(f"{layer.norm}.{each}" for each in ("weight", "bias", "running_mean"))):
+        found[f"{layer.source}.weight"] = chance.normal(size=(2, 3 if layer is layers[0] else 2, 1, 1))
+        for name in (
+            f"{layer.source}.bias",
+            *(f"{layer.source_norm}.{each}" for each in ("weight", "bias", "running_mean")),
+        ):
             found[name] = chance.normal(size=2)
-        found[f"{layer.norm}.running_var"] = chance.uniform(0.5, 1, 2)
+        found[f"{layer.source_norm}.running_var"] = chance.uniform(0.5, 1, 2)
     return {name: array.astype("<f4") for name, array in found.items()}
 
 
@@ -154,7 +157,7 @@ def weights(seed: int, cases: int, folder: Path) -> Findings:
     """Published weights: files of every format, damaged, and pickles that call what they should not; converted."""
     silence_mindspore()
     from training.convert import network_shapes
-    from training.weights.conversion import convert
+    from training.weights.conversion import convert_weights
     from training.weights.reader import open_weights
 
     trial = Trial()
@@ -168,7 +171,7 @@ def weights(seed: int, cases: int, folder: Path) -> Findings:
 
     def read() -> None:
         try:
-            convert(open_weights(path), shapes)
+            convert_weights(open_weights(path), shapes)
         except InputError:
             raise
         except ValueError as error:  # as the command does

@@ -17,7 +17,7 @@ from training.config import Config, parse_config
 if TYPE_CHECKING:
     from pipeline.system.signals import StopSignal
     from training.loop.validation import Evaluator
-    from training.weights.initialise import InitialWeights
+    from training.weights.initial_weights import InitialWeights
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 48

@@ -17,9 +17,9 @@ from training import convert as command
 from training.checkpoint.checkpoint import load_checkpoint
 from training.config import ModelConfig
 from training.convert import convert_file, network_shapes
-from training.weights.conversion import EPSILON, convert
-from training.weights.published_names import KINDS, bare
-from training.weights.stored_tensor import Stored
+from training.weights.conversion import EPSILON, convert_weights
+from training.weights.published_names import PUBLISHED_NETWORKS, strip_wrapper_prefixes
+from training.weights.stored_tensor import StoredTensor
 
 IMAGENET = {"mean": (103.53, 116.28, 123.675), "std": (57.375, 57.12, 58.395)}
 
@@ -41,7 +41,7 @@ def test_the_channels_are_cmus():
 
 
 def held(array):
-    return Stored(array.shape, lambda: array)
+    return StoredTensor(array.shape, lambda: array)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_every_name_of_cmus_is_known_with_and_without_its_module():
                 f"{prefix}{name}.weight": held(np.ones(shape, "f4")),
                 f"{prefix}{name}.bias": held(np.ones(shape[0])),
             }
-        converted = convert(file, lambda _: shapes)
+        converted = convert_weights(file, lambda _: shapes)
         assert converted.kind.name == "cmu"
         assert converted.tensors.keys() == shapes.keys()
         assert not converted.left_out
@@ -144,7 +144,7 @@ def test_every_name_of_the_references_network_is_known(norms):
             prefix, _, place = name.rpartition(".")
             for number in ("gamma", "beta", "moving_mean", "moving_variance"):
                 file[f"network.{prefix}.{int(place) + 1}.{number}"] = held(np.ones(shape[0], "f4"))
-    converted = convert(file, lambda _: shapes)
+    converted = convert_weights(file, lambda _: shapes)
     assert converted.kind.name == "modelzoo-openpose"
     assert converted.tensors.keys() == shapes.keys()
     assert converted.left_out == ["moments.network.base.conv4_3_CPM.weight", "learning_rate"]
@@ -179,7 +179,7 @@ def tiny_vgg(prefix="features", norms=False, seed=0):
 
 
 def converted_vgg(file, kind=None):
-    return convert({name: held(array) for name, array in file.items()}, tiny_shapes, kind)
+    return convert_weights({name: held(array) for name, array in file.items()}, tiny_shapes, kind)
 
 
 @pytest.mark.parametrize(("prefix", "kind"), [("features", "torchvision-vgg19"), ("layers", "modelzoo-vgg19")])
@@ -267,15 +267,15 @@ def test_a_kind_can_be_said():
 
 
 def test_wrappers_are_taken_off():
-    assert bare("network.network.base.conv4_3_CPM.weight") == "base.conv4_3_CPM.weight"
-    assert bare("module.features.0.bias") == "features.0.bias"
-    assert bare("model6_2.Mconv1_stage6_L2.weight") == "Mconv1_stage6_L2.weight"
-    assert bare("model0.conv1_1.weight") == "conv1_1.weight"
-    assert bare("moments.network.a") == "moments.network.a"
+    assert strip_wrapper_prefixes("network.network.base.conv4_3_CPM.weight") == "base.conv4_3_CPM.weight"
+    assert strip_wrapper_prefixes("module.features.0.bias") == "features.0.bias"
+    assert strip_wrapper_prefixes("model6_2.Mconv1_stage6_L2.weight") == "Mconv1_stage6_L2.weight"
+    assert strip_wrapper_prefixes("model0.conv1_1.weight") == "conv1_1.weight"
+    assert strip_wrapper_prefixes("moments.network.a") == "moments.network.a"
 
 
 def test_the_command_knows_every_kind():
-    assert tuple(KINDS) == command.KINDS
+    assert tuple(PUBLISHED_NETWORKS) == command.NETWORK_NAMES
 
 
 @pytest.fixture(scope="module")

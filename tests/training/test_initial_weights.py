@@ -18,7 +18,7 @@ from training.convert import main as convert
 from training.loop.plan import with_normalisation
 from training.network.openpose import OpenPose
 from training.optim.ema import PREFIX
-from training.weights.initialise import InitialWeights, initialise
+from training.weights.initial_weights import InitialWeights, apply_initial_weights
 
 OTHER = ["model.mean=[1, 2, 3]", "model.std=[4, 5, 6]"]
 
@@ -36,7 +36,7 @@ def values(network):
 def test_every_tensor_goes_to_its_place(tmp_path):
     checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe())
     network = OpenPose(tiny.recipe().model)
-    said = initialise(network.get_parameters(), checkpoint, tiny.recipe().model, ())
+    said = apply_initial_weights(network.get_parameters(), checkpoint, tiny.recipe().model, ())
     assert said == [
         f"Weights of {tmp_path / 'a.ckpt'}: 38 of 38 tensors: backbone 10 of 10, features 4 of 4, stages 24 of 24"
     ]
@@ -49,7 +49,7 @@ def test_an_average_of_weights_is_preferred(tmp_path):
     averages = [ms.Parameter(each + 1, name=PREFIX + each.name) for each in parameters]
     checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe(), [*parameters, *averages])
     network = OpenPose(tiny.recipe().model)
-    initialise(network.get_parameters(), checkpoint, tiny.recipe().model, ())
+    apply_initial_weights(network.get_parameters(), checkpoint, tiny.recipe().model, ())
     for name, value in values(network).items():
         np.testing.assert_array_equal(value, checkpoint.tensors[PREFIX + name].asnumpy())
 
@@ -63,7 +63,7 @@ def test_no_layer_stays_random_unnoticed(tmp_path):
     checkpoint, network = part_of(tmp_path, "backbone", "stages.0"), OpenPose(tiny.recipe().model)
     before = values(network)
     with pytest.raises(InputError) as caught:
-        initialise(network.get_parameters(), checkpoint, tiny.recipe().model, ())
+        apply_initial_weights(network.get_parameters(), checkpoint, tiny.recipe().model, ())
     assert str(caught.value) == (
         f"{checkpoint.path}: has 22 of 38 tensors: backbone 10 of 10, features 0 of 4, stages 12 of 24; "
         "features.0.conv to features.1.conv (4 tensors), stages.1.pafs.body.0.conv to stages.1.heatmaps.head "
@@ -71,7 +71,7 @@ def test_no_layer_stays_random_unnoticed(tmp_path):
     )
     for name, value in values(network).items():
         np.testing.assert_array_equal(value, before[name])
-    said = initialise(network.get_parameters(), checkpoint, tiny.recipe().model, ("features", "stages.1"))
+    said = apply_initial_weights(network.get_parameters(), checkpoint, tiny.recipe().model, ("features", "stages.1"))
     assert said[1].startswith("random, as allowed: features.0.conv to features.1.conv (4 tensors), stages.1")
     for name, value in values(network).items():
         expected = checkpoint.tensors[name].asnumpy() if name in checkpoint.tensors else before[name]
@@ -84,7 +84,7 @@ def test_a_part_that_is_none_is_named(tmp_path, name):
     with pytest.raises(
         InputError, match=f"--allow-missing {name}: no such part of the network; expected backbone, features"
     ):
-        initialise(OpenPose(tiny.recipe().model).get_parameters(), checkpoint, tiny.recipe().model, (name,))
+        apply_initial_weights(OpenPose(tiny.recipe().model).get_parameters(), checkpoint, tiny.recipe().model, (name,))
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_the_field_that_would_fit_is_named(tmp_path, override, message):
     checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe())
     model = override_config(tiny.recipe(), [override]).model
     with pytest.raises(InputError, match=message):
-        initialise(OpenPose(model).get_parameters(), checkpoint, model, ())
+        apply_initial_weights(OpenPose(model).get_parameters(), checkpoint, model, ())
 
 
 def test_what_does_not_fit_may_stay_random_where_that_is_allowed(tmp_path):
     checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe())
     model = override_config(tiny.recipe(), ["model.stage_width=16"]).model
-    said = initialise(OpenPose(model).get_parameters(), checkpoint, model, ("stages",))
+    said = apply_initial_weights(OpenPose(model).get_parameters(), checkpoint, model, ("stages",))
     assert "backbone 10 of 10, features 4 of 4, stages " in said[0]
     assert "random, as allowed: stages.0.pafs.body.0.conv to stages.1" in said[1]
 

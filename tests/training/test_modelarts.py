@@ -19,7 +19,7 @@ from tests.support import tiny
 from tests.support.coco_folder import mixed, write
 from training.checkpoint.run_folder import checkpoint_path, checkpoints
 from training.cloud.modelarts_environment import device_count, host_options
-from training.cloud.object_store import Mirror, look
+from training.cloud.object_store import FolderMirror, scan_folder
 from training.modelarts import find_shards, main
 
 MOXING = """
@@ -91,7 +91,7 @@ def test_a_job_builds_shards_trains_and_goes_on_on_another_machine(store, tiny_r
     run = store / "bucket" / "run"
     assert list(tiny.losses(run)) == [1, 2, 3]
     assert [path.name for path in checkpoints(run)] == ["step-0000003.ckpt"]
-    assert look(run).keys() == look(tmp_path / "one" / "run").keys()
+    assert scan_folder(run).keys() == scan_folder(tmp_path / "one" / "run").keys()
 
     code, err = finish(start(tiny_recipe, *place, tmp_path / "two", *more, "--set=training.max_steps=5"))
     assert code == 0, err
@@ -209,23 +209,23 @@ def test_a_mirror_sends_what_is_new_and_removes_what_is_gone(store, tmp_path):
     folder, there = tmp_path / "run", store / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").write_text("came from the store")
-    mirror = Mirror(folder, "obs://run/")
+    mirror = FolderMirror(folder, "obs://run/")
     (folder / "checkpoints" / "step-1").write_text("one")
     (folder / "checkpoints" / ".step-2").write_text("half of t")
     assert mirror.sync() == []
-    assert sorted(look(there)) == ["checkpoints/step-1"]
+    assert sorted(scan_folder(there)) == ["checkpoints/step-1"]
 
     (folder / "checkpoints" / "step-1").unlink()
     (folder / "checkpoints" / "step-2").write_text("two")
     os.utime(folder / "config.yaml", ns=(1, 1))
     assert mirror.sync() == []
-    assert sorted(look(there)) == ["checkpoints/step-2", "config.yaml"]
+    assert sorted(scan_folder(there)) == ["checkpoints/step-2", "config.yaml"]
 
 
 def test_what_cannot_be_sent_is_told_and_tried_again(store, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    mirror = Mirror(folder, "obs://run")
+    mirror = FolderMirror(folder, "obs://run")
     (folder / "old").write_text("old")
     assert mirror.sync() == []
     (folder / "old").unlink()
@@ -238,4 +238,4 @@ def test_what_cannot_be_sent_is_told_and_tried_again(store, tmp_path):
     (store / "run").mkdir(parents=True)
     (store / "run" / "old").touch()
     assert mirror.sync() == []
-    assert sorted(look(store / "run")) == ["new"]
+    assert sorted(scan_folder(store / "run")) == ["new"]

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from pipeline.errors import InputError
 from tests.support import tiny
-from training.plot import Curve, draw, main, make_history, read_history, running_mean
+from training.plot import Curve, main, make_history, plot_runs, read_history, running_mean
 
 OLD = [{"step": step, "epoch": 0, "loss": 1 / step, "lr": 1e-4, "images_per_s": 30.0} for step in (20, 40, 60)]
 
@@ -85,8 +85,8 @@ def colours(path: Path) -> set[tuple[int, ...]]:
 def test_runs_are_drawn_in_colours_of_their_own(tiny_run, tmp_path):
     blue, orange = (165, 110, 59), (61, 138, 217)  # BGR
     long = make_history([{**OLD[0], "step": step} for step in range(1, 400)], "long")
-    draw([read_history(tiny_run, "tiny")], tmp_path / "one.png")
-    draw([read_history(tiny_run, "tiny"), long], tmp_path / "two.png")
+    plot_runs([read_history(tiny_run, "tiny")], tmp_path / "one.png")
+    plot_runs([read_history(tiny_run, "tiny"), long], tmp_path / "two.png")
     assert blue in colours(tmp_path / "one.png")
     assert orange not in colours(tmp_path / "one.png")
     assert {blue, orange} <= colours(tmp_path / "two.png")

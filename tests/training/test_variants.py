@@ -13,7 +13,7 @@ from evaluation import evaluate
 from tests.support import tiny
 from training import export
 from training.config import parse_config
-from training.graphs.metadata import ExportedGraph
+from training.graphs.metadata import GraphMetadata
 
 STEPS = 48
 MODELS = {
@@ -79,4 +79,4 @@ def test_its_graph_gives_the_same_maps(run, kind, tmp_path):
     difference = re.search(r"maps within (\S+) of the checkpoint's", result.output)
     assert difference
     assert float(difference[1]) < 1e-4
-    assert ExportedGraph.load(graph).outputs == (ALL_STAGES[name] if kind == "onnx" else ("pafs", "heatmaps"))
+    assert GraphMetadata.load(graph).outputs == (ALL_STAGES[name] if kind == "onnx" else ("pafs", "heatmaps"))

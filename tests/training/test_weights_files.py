@@ -29,7 +29,7 @@ from tests.support.torch_files import (
 )
 from training.weights import pickle_reader as pickled
 from training.weights.reader import open_weights
-from training.weights.stored_tensor import strided
+from training.weights.stored_tensor import strided_view
 
 
 def arrays():
@@ -309,7 +309,7 @@ def test_other_files(tmp_path):
 
 def test_a_view_stays_in_its_storage():
     numbers = np.arange(10)
-    np.testing.assert_array_equal(strided(numbers, 2, (2, 3), (4, 1)), [[2, 3, 4], [6, 7, 8]])
+    np.testing.assert_array_equal(strided_view(numbers, 2, (2, 3), (4, 1)), [[2, 3, 4], [6, 7, 8]])
     for place in ((2, (2, 3), (6, 1)), (10, (1,), (1,)), (0, (11,), (0,))):
         with pytest.raises(ValueError, match="in a storage of 10"):
-            strided(numbers, *place)
+            strided_view(numbers, *place)

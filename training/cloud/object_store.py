@@ -16,7 +16,7 @@ def is_url(place: str) -> bool:
     return "://" in place
 
 
-def open_store(url: str) -> Any:
+def object_store_api(url: str) -> Any:
     """The functions on files of moxing; InputError where it is not installed: it is there on ModelArts alone."""
     try:
         import moxing
@@ -25,9 +25,9 @@ def open_store(url: str) -> Any:
     return moxing.file
 
 
-def fetch(url: str, target: Path, *, file: bool = False) -> None:
+def download(url: str, target: Path, *, file: bool = False) -> None:
     """Copy a folder, or a file, of the store here; InputError if it is not there or cannot be copied."""
-    store = open_store(url)
+    store = object_store_api(url)
     try:
         if not store.exists(url):
             raise InputError(f"{url}: no such {'file' if file else 'folder'}")
@@ -36,7 +36,7 @@ def fetch(url: str, target: Path, *, file: bool = False) -> None:
         raise InputError(f"{url}: cannot be copied to {target}: {error}") from error
 
 
-class Mirror:
+class FolderMirror:
     """Keeps a folder of the store as one of this machine; what it has already is not sent again.
 
     Args:
@@ -47,13 +47,13 @@ class Mirror:
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
         self.url = url.rstrip("/")
-        self.store = open_store(url)
-        self.sent = look(folder)
+        self.store = object_store_api(url)
+        self.sent = scan_folder(folder)
 
     def sync(self) -> list[str]:
         """Send what is new or changed, then remove what is gone; returns what failed, which the next call repeats."""
         failed = []
-        now = look(self.folder)
+        now = scan_folder(self.folder)
         for name, state in now.items():
             if self.sent.get(name) != state and (problem := self._send(name)):
                 failed.append(problem)
@@ -81,7 +81,7 @@ class Mirror:
         return None
 
 
-def look(folder: Path) -> State:
+def scan_folder(folder: Path) -> State:
     """The files of a folder, in the order of their names; unfinished ones, whose names begin with a point, left out."""
     found: State = {}
     for path in sorted(folder.rglob("*")):

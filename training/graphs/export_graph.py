@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from training.checkpoint.checkpoint import Checkpoint
     from training.config import EvaluationConfig, MapKind, ModelConfig
-    from training.graphs.metadata import ExportedGraph
+    from training.graphs.metadata import GraphMetadata
 
 LARGEST = 8192
 """px; longest side of a graph's input."""
@@ -31,7 +31,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Shape:
+class InputShape:
     """Input of a graph: pictures in a batch, and their height and width in px; None stands for any."""
 
     batch: int | None
@@ -49,9 +49,9 @@ class Shape:
         return f"pictures of {self.width}x{self.height} px, {self.batch} at a time"
 
 
-def choose_shape(
+def choose_input_shape(
     batch: int | None, height: int | None, width: int | None, evaluation: EvaluationConfig, *, dynamic: bool
-) -> Shape:
+) -> InputShape:
     """The shape asked for; what is left out follows from the recipe, for pictures of 4:3.
 
     Raises:
@@ -61,7 +61,7 @@ def choose_shape(
     if dynamic:
         if (batch, height, width) != (None, None, None):
             raise InputError("--dynamic: takes any size; leave out --batch, --height and --width")
-        return Shape(None, None, None)
+        return InputShape(None, None, None)
     if evaluation.scales != (1.0,):
         raise InputError(
             f"evaluation.scales: {list(evaluation.scales)}, and a graph of one size serves one scale; "
@@ -72,15 +72,15 @@ def choose_shape(
     for name, side in (("height", height), ("width", width)):
         if side % STRIDE or not STRIDE <= side <= LARGEST:
             raise InputError(f"--{name} {side}: expected a multiple of {STRIDE} from {STRIDE} to {LARGEST}")
-    return Shape(batch or evaluation.batch_size, height, width)
+    return InputShape(batch or evaluation.batch_size, height, width)
 
 
 def _cells(side: float) -> int:
     return -(-round(side) // STRIDE) * STRIDE
 
 
-def export(
-    checkpoint: Checkpoint, out: Path, kind: str, shape: Shape, evaluation: EvaluationConfig, *, all_stages: bool
+def export_checkpoint(
+    checkpoint: Checkpoint, out: Path, kind: str, shape: InputShape, evaluation: EvaluationConfig, *, all_stages: bool
 ) -> float | None:
     """Write a graph and the json beside it, each in one step, after comparing its maps with the checkpoint's.
 
@@ -147,7 +147,7 @@ def output_names(model: ModelConfig, *, all_stages: bool) -> tuple[str, ...]:
     return tuple(names)
 
 
-def write_graph(network: nn.Cell, path: Path, kind: str, shape: Shape) -> None:
+def write_graph(network: nn.Cell, path: Path, kind: str, shape: InputShape) -> None:
     """Let MindSpore write the graph's file."""
     import mindspore as ms
     import numpy as np
@@ -160,15 +160,15 @@ def write_graph(network: nn.Cell, path: Path, kind: str, shape: Shape) -> None:
 
 
 def describe(
-    checkpoint: Checkpoint, graph: Path, shape: Shape, evaluation: EvaluationConfig, *, all_stages: bool
-) -> ExportedGraph:
+    checkpoint: Checkpoint, graph: Path, shape: InputShape, evaluation: EvaluationConfig, *, all_stages: bool
+) -> GraphMetadata:
     """What goes into the json beside a graph."""
     from pipeline.system.files import file_sha256
-    from training.graphs.metadata import ExportedGraph
+    from training.graphs.metadata import GraphMetadata
 
     model = checkpoint.config.model
     batch = {} if shape.batch is None else {"batch_size": shape.batch}
-    return ExportedGraph(
+    return GraphMetadata(
         sha256=file_sha256(graph),
         checkpoint=str(checkpoint.path),
         step=checkpoint.step,
@@ -183,7 +183,7 @@ def describe(
     )
 
 
-def compare(network: nn.Cell, graph: Path, kind: str, shape: Shape) -> float | None:
+def compare(network: nn.Cell, graph: Path, kind: str, shape: InputShape) -> float | None:
     """Largest difference between the outputs of a network and of its graph on a batch of noise.
 
     None if nothing here can run the graph. InputError if it is above TOLERANCE, or above that part of the largest

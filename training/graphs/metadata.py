@@ -23,7 +23,7 @@ SUFFIXES = {"mindir": ".mindir", "onnx": ".onnx", "air": ".air"}
 Triple = tuple[float, float, float]
 
 
-class ExportedGraph(StrictModel):
+class GraphMetadata(StrictModel):
     """A graph from pictures, (batch, height, width, 3) uint8 BGR, to maps, float32 with channels second."""
 
     format: Literal[1] = Field(default=1, description="of this description")
@@ -52,16 +52,16 @@ class ExportedGraph(StrictModel):
 
     def save(self, graph: Path) -> None:
         """Write the json beside the graph."""
-        write_atomically(description_path(graph), self.model_dump_json(indent=1) + "\n")
+        write_atomically(metadata_path(graph), self.model_dump_json(indent=1) + "\n")
 
     @classmethod
-    def load(cls, graph: Path) -> ExportedGraph:
+    def load(cls, graph: Path) -> GraphMetadata:
         """Read the json beside a graph and check that it describes this very file.
 
         Raises:
             InputError: no such graph, no json, or one that belongs to another file, format or skeleton.
         """
-        path = description_path(graph)
+        path = metadata_path(graph)
         try:
             exported = cls.model_validate_json(path.read_bytes())
             digest = file_sha256(graph)
@@ -85,6 +85,6 @@ class ExportedGraph(StrictModel):
         return exported
 
 
-def description_path(graph: Path) -> Path:
+def metadata_path(graph: Path) -> Path:
     """Name of the json beside a graph."""
     return graph.with_name(f"{graph.name}.json")

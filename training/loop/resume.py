@@ -11,7 +11,7 @@ from training.checkpoint.checkpoint import Checkpoint, Position, newest_checkpoi
 from training.config import Config
 from training.loop.plan import changes, with_normalisation
 from training.loop.state import TrainState
-from training.weights.initialise import InitialWeights
+from training.weights.initial_weights import InitialWeights
 
 
 @dataclass(frozen=True)

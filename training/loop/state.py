@@ -21,7 +21,7 @@ from training.optim.optimizer import build_optimizer, set_rates
 from training.optim.precision import choose_precision, lower
 from training.optim.schedule import ema_decay, group_rates
 from training.optim.step import Accumulate, Gradients, TrainStep, Update, UpdateFromSums, build_loss
-from training.weights.initialise import initialise
+from training.weights.initial_weights import apply_initial_weights
 
 HOST_INPUTS = ("image", "mask", "heatmaps", "pafs")
 DEVICE_INPUTS = ("image", "mask", "keypoints")
@@ -100,8 +100,8 @@ class TrainState:
         restore_parameters(self.parameters(), tensors, checkpoint.path)
 
     def load_weights(self, weights: Checkpoint, allow_missing: Sequence[str]) -> list[str]:
-        """Begin with the weights of a checkpoint and nothing else of it; arguments and errors as `initialise`."""
-        said = initialise(self.network.get_parameters(), weights, self.config.model, allow_missing)
+        """Copy only the weights of a checkpoint; arguments and errors as `apply_initial_weights`."""
+        said = apply_initial_weights(self.network.get_parameters(), weights, self.config.model, allow_missing)
         if self.average:
             for average, value in zip(self.average.averages, self.average.values, strict=True):
                 average.set_data(ms.Tensor(value.asnumpy()))

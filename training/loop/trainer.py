@@ -30,7 +30,7 @@ from training.loop.state import Outcome, TrainState
 from training.loop.validation import Evaluator, Validation
 from training.network.openpose import count_parameters
 from training.optim.optimizer import GROUPS
-from training.weights.initialise import InitialWeights
+from training.weights.initial_weights import InitialWeights
 
 DIVERGED = 3
 """Exit code of a run whose loss or gradient is not finite."""

@@ -9,8 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.config import Config, ModelConfig, parse_config
-from training.weights.published_names import KINDS, Kind, Layer, bare, recognise
-from training.weights.stored_tensor import Stored
+from training.weights.published_names import (
+    PUBLISHED_NETWORKS,
+    LayerNames,
+    PublishedNetwork,
+    recognise_network,
+    strip_wrapper_prefixes,
+)
+from training.weights.stored_tensor import StoredTensor
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -32,7 +38,7 @@ _COUNTER = ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class Converted:
+class ConvertedWeights:
     """A published network in this program's terms.
 
     Attributes:
@@ -43,54 +49,56 @@ class Converted:
         left_out: bare names of what was not needed of the file.
     """
 
-    kind: Kind
+    kind: PublishedNetwork
     tensors: dict[str, Floats]
     config: Config
     changes: list[str]
     left_out: list[str]
 
 
-def convert(file: Mapping[str, Stored], shapes: Shapes, kind: str | None = None) -> Converted:
+def convert_weights(source: Mapping[str, StoredTensor], shapes: Shapes, kind: str | None = None) -> ConvertedWeights:
     """Find a published network's convolutions and make them this program's.
 
     Batch normalisation is folded into the convolution before it, which changes no answer. Where a network takes RGB,
     the inputs of its first convolution change places, for this program's pictures are BGR.
 
     Args:
-        file: tensors by name.
+        source: tensors by name.
         shapes: of this program's network.
-        kind: a key of KINDS; None to go by the names.
+        kind: a key of PUBLISHED_NETWORKS; None to go by the names.
 
     Raises:
         ValueError: the names are of no known network, or a tensor is missing, damaged or of a wrong shape or type.
     """
-    found = {bare(name): tensor for name, tensor in file.items()}
-    known = KINDS[kind] if kind else recognise(found)
+    found = {strip_wrapper_prefixes(name): tensor for name, tensor in source.items()}
+    known = PUBLISHED_NETWORKS[kind] if kind else recognise_network(found)
     if known is None:
-        names = ", ".join(name[:40] for name in sorted(file)[:3])
-        raise ValueError(f"its names ({names!a} …) are of no known network; expected one of {', '.join(KINDS)}")
+        names = ", ".join(name[:40] for name in sorted(source)[:3])
+        raise ValueError(
+            f"its names ({names!a} …) are of no known network; expected one of {', '.join(PUBLISHED_NETWORKS)}"
+        )
     layers = known.layers(found)
     config = _recipe(known, layers)
     reader = _Reader(found, layers)
     expected = shapes(config.model)
     tensors = {}
     for layer in layers:
-        weight, bias = reader.convolution(layer, expected[f"{layer.ours}.weight"])
+        weight, bias = reader.convolution(layer, expected[f"{layer.target}.weight"])
         if known.rgb and layer is layers[0]:
             weight = weight[:, ::-1]
-        tensors[f"{layer.ours}.weight"], tensors[f"{layer.ours}.bias"] = np.ascontiguousarray(weight), bias
+        tensors[f"{layer.target}.weight"], tensors[f"{layer.target}.bias"] = np.ascontiguousarray(weight), bias
     left_out = [name for name in found if name not in reader.used and not name.endswith(_COUNTER)]
-    return Converted(known, tensors, config, _changes(known, layers, reader), left_out)
+    return ConvertedWeights(known, tensors, config, _changes(known, layers, reader), left_out)
 
 
-def _recipe(kind: Kind, layers: list[Layer]) -> Config:
-    stages = {layer.ours.split(".")[1] for layer in layers if layer.ours.startswith("stages.")}
+def _recipe(kind: PublishedNetwork, layers: list[LayerNames]) -> Config:
+    stages = {layer.target.split(".")[1] for layer in layers if layer.target.startswith("stages.")}
     model = {"mean": kind.mean, "std": kind.std} | ({"stages": len(stages)} if stages else {})
     return parse_config({"model": model}, source="what the file describes")
 
 
-def _changes(kind: Kind, layers: list[Layer], reader: _Reader) -> list[str]:
-    norms = sum(layer.norm is not None for layer in layers)
+def _changes(kind: PublishedNetwork, layers: list[LayerNames], reader: _Reader) -> list[str]:
+    norms = sum(layer.source_norm is not None for layer in layers)
     return [
         *(["first convolution: inputs from RGB to BGR"] if kind.rgb else []),
         *([f"batch normalisation: {norms} folded into the convolutions before them"] if norms else []),
@@ -101,21 +109,21 @@ def _changes(kind: Kind, layers: list[Layer], reader: _Reader) -> list[str]:
 class _Reader:
     """Reads the tensors of a file, and remembers which."""
 
-    def __init__(self, file: Mapping[str, Stored], layers: list[Layer]) -> None:
+    def __init__(self, file: Mapping[str, StoredTensor], layers: list[LayerNames]) -> None:
         self.file = file
         self.used: set[str] = set()
-        self.biased = any(f"{layer.theirs}.bias" in file for layer in layers)
+        self.biased = any(f"{layer.source}.bias" in file for layer in layers)
 
-    def convolution(self, layer: Layer, shape: Shape) -> tuple[Floats, Floats]:
+    def convolution(self, layer: LayerNames, shape: Shape) -> tuple[Floats, Floats]:
         """Weight, of this shape, and bias (outputs,), with the batch normalisation that may follow folded in."""
         outputs = shape[:1]
-        weight = self.tensor(f"{layer.theirs}.weight", shape)
-        bias = self.tensor(f"{layer.theirs}.bias", outputs) if self.biased else np.zeros(outputs, np.float32)
-        if layer.norm is None:
+        weight = self.tensor(f"{layer.source}.weight", shape)
+        bias = self.tensor(f"{layer.source}.bias", outputs) if self.biased else np.zeros(outputs, np.float32)
+        if layer.source_norm is None:
             return weight, bias
-        gamma, beta, mean, variance = (self.norm(layer.norm, names, outputs) for names in _NORM_NAMES)
+        gamma, beta, mean, variance = (self.norm(layer.source_norm, names, outputs) for names in _NORM_NAMES)
         if variance.min() < 0:
-            raise ValueError(f"{layer.norm}: its variance is below 0")
+            raise ValueError(f"{layer.source_norm}: its variance is below 0")
         factor = gamma / np.sqrt(variance.astype(np.float64) + EPSILON)
         folded = weight * factor[:, None, None, None], (bias - mean) * factor + beta
         return folded[0].astype(np.float32), folded[1].astype(np.float32)

@@ -27,22 +27,22 @@ Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerNames:
     """A convolution here and there.
 
     Attributes:
-        ours: its name in `training.network.openpose.OpenPose`.
-        theirs: its name in the file.
-        norm: name in the file of the batch normalisation that may follow it; None where none can.
+        target: its name in `training.network.openpose.OpenPose`.
+        source: its name in the file.
+        source_norm: name in the file of the batch normalisation that may follow it; None where none can.
     """
 
-    ours: str
-    theirs: str
-    norm: str | None = None
+    target: str
+    source: str
+    source_norm: str | None = None
 
 
 @dataclass(frozen=True)
-class Kind:
+class PublishedNetwork:
     """A published network.
 
     Attributes:
@@ -55,7 +55,7 @@ class Kind:
     """
 
     name: str
-    layers: Callable[[Collection[str]], list[Layer]]
+    layers: Callable[[Collection[str]], list[LayerNames]]
     sign: str
     rgb: bool
     mean: Triple
@@ -72,31 +72,31 @@ def _backbone(conv: int, block: int) -> str:
     return f"backbone.{conv + block - 1}.conv"
 
 
-def _vgg(prefix: str, norms: bool) -> list[Layer]:
+def _vgg(prefix: str, norms: bool) -> list[LayerNames]:
     """VGG19's convolutions where layers are counted: a convolution, its normalisation, its activation, a pool."""
     found = []
     for i, (block, _) in enumerate(_vgg_places()):
         index = (3 if norms else 2) * i + block - 1
         norm = f"{prefix}.{index + 1}" if norms else None
-        found.append(Layer(_backbone(i, block), f"{prefix}.{index}", norm))
+        found.append(LayerNames(_backbone(i, block), f"{prefix}.{index}", norm))
     return found
 
 
-def _counted_vgg(prefix: str) -> Callable[[Collection[str]], list[Layer]]:
+def _counted_vgg(prefix: str) -> Callable[[Collection[str]], list[LayerNames]]:
     """VGG19 of the names in a file: with batch normalisation, the second layer is one."""
     return lambda names: _vgg(prefix, norms=any(name.startswith(f"{prefix}.1.") for name in names))
 
 
-def _branches(stage: int, convs: int, theirs: str) -> Iterator[Layer]:
+def _branches(stage: int, convs: int, theirs: str) -> Iterator[LayerNames]:
     """Both branches of a stage counted from 1; `theirs` has a place for the convolution's number and the branch's."""
     for branch, number in (("pafs", 1), ("heatmaps", 2)):
         ours = f"stages.{stage - 1}.{branch}"
         for i in range(convs - 1):
-            yield Layer(f"{ours}.body.{i}.conv", theirs.format(i + 1, number))
-        yield Layer(f"{ours}.head", theirs.format(convs, number))
+            yield LayerNames(f"{ours}.body.{i}.conv", theirs.format(i + 1, number))
+        yield LayerNames(f"{ours}.head", theirs.format(convs, number))
 
 
-def _stages(names: Collection[str], first: str, later: str) -> Iterator[Layer]:
+def _stages(names: Collection[str], first: str, later: str) -> Iterator[LayerNames]:
     """All stages of which the file has the first convolution, the first stage in any case."""
     yield from _branches(1, 5, first)
     stage = 2
@@ -105,16 +105,16 @@ def _stages(names: Collection[str], first: str, later: str) -> Iterator[Layer]:
         stage += 1
 
 
-def _narrowing(prefix: str) -> Iterable[Layer]:
-    return (Layer(f"features.{i}.conv", f"{prefix}conv4_{i + 3}_CPM") for i in range(2))
+def _narrowing(prefix: str) -> Iterable[LayerNames]:
+    return (LayerNames(f"features.{i}.conv", f"{prefix}conv4_{i + 3}_CPM") for i in range(2))
 
 
-def _cmu(names: Collection[str]) -> list[Layer]:
-    vgg = [Layer(_backbone(i, block), f"conv{block}_{place}") for i, (block, place) in enumerate(_vgg_places())]
+def _cmu(names: Collection[str]) -> list[LayerNames]:
+    vgg = [LayerNames(_backbone(i, block), f"conv{block}_{place}") for i, (block, place) in enumerate(_vgg_places())]
     return [*vgg, *_narrowing(""), *_stages(names, "conv5_{}_CPM_L{}", "Mconv{}_stage#_L{}")]
 
 
-def _modelzoo(names: Collection[str]) -> list[Layer]:
+def _modelzoo(names: Collection[str]) -> list[LayerNames]:
     vgg = _counted_vgg("base.vgg_base.layers")(names)
     return [*vgg, *_narrowing("base."), *_stages(names, "stage_1.conv{}_CPM_L{}", "stage_#.conv{}_L{}")]
 
@@ -124,19 +124,19 @@ def _bgr(rgb: Triple) -> Triple:
     return blue, green, red
 
 
-KINDS = {
+PUBLISHED_NETWORKS = {
     kind.name: kind
     for kind in (
-        Kind(
+        PublishedNetwork(
             *("torchvision-vgg19", _counted_vgg("features"), "features.0.weight"),
             *(True, _bgr(IMAGENET_MEAN), _bgr(IMAGENET_STD)),
         ),
-        Kind(
+        PublishedNetwork(
             *("modelzoo-vgg19", _counted_vgg("layers"), "layers.0.weight"),
             *(True, _bgr(IMAGENET_MEAN), _bgr(IMAGENET_STD)),
         ),
-        Kind("modelzoo-openpose", _modelzoo, "base.conv4_3_CPM.weight", False, GREY, (255.0, 255.0, 255.0)),
-        Kind("cmu", _cmu, "conv4_3_CPM.weight", False, (128.0, 128.0, 128.0), (256.0, 256.0, 256.0)),
+        PublishedNetwork("modelzoo-openpose", _modelzoo, "base.conv4_3_CPM.weight", False, GREY, (255.0, 255.0, 255.0)),
+        PublishedNetwork("cmu", _cmu, "conv4_3_CPM.weight", False, (128.0, 128.0, 128.0), (256.0, 256.0, 256.0)),
     )
 }
 """By name; the signs are those of bare names."""
@@ -144,11 +144,11 @@ KINDS = {
 _WRAPPERS = re.compile(r"^(?:network\.|module\.|model\d+(?:_\d+)?\.)+")
 
 
-def bare(name: str) -> str:
+def strip_wrapper_prefixes(name: str) -> str:
     """The name without what wrappers put before it: `network.` of MindSpore, `module.` of PyTorch, `model1_2.`."""
     return _WRAPPERS.sub("", name)
 
 
-def recognise(names: Collection[str]) -> Kind | None:
+def recognise_network(names: Collection[str]) -> PublishedNetwork | None:
     """The kind of a file with these bare names; None if it is no known one."""
-    return next((kind for kind in KINDS.values() if kind.sign in names), None)
+    return next((kind for kind in PUBLISHED_NETWORKS.values() if kind.sign in names), None)

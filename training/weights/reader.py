@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from training.weights.stored_tensor import Numbers, Stored
+from training.weights.stored_tensor import Numbers, StoredTensor
 from training.weights.torch_reader import read_legacy, read_zip
 
 _ZIP = b"PK\x03\x04"
@@ -14,7 +14,7 @@ _PICKLE = b"\x80"
 EXPECTED = "a PyTorch file (.pth, .pt), a .safetensors or a MindSpore checkpoint (.ckpt)"
 
 
-def open_weights(path: Path) -> dict[str, Stored]:
+def open_weights(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a file by name; their numbers are read when they are asked for.
 
     Raises:
@@ -42,7 +42,7 @@ def _reader(head: bytes) -> Any:
     return _read_safetensors if head[8:] == b"{" else _read_checkpoint
 
 
-def _read_safetensors(path: Path) -> dict[str, Stored]:
+def _read_safetensors(path: Path) -> dict[str, StoredTensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -52,14 +52,14 @@ def _read_safetensors(path: Path) -> dict[str, Stored]:
         raise ValueError(f"a damaged safetensors file: {error}") from error
 
 
-def _slice(file: Any, name: str) -> Stored:
+def _slice(file: Any, name: str) -> StoredTensor:
     def read() -> Numbers:
         return file.get_tensor(name)
 
-    return Stored(tuple(file.get_slice(name).get_shape()), read)
+    return StoredTensor(tuple(file.get_slice(name).get_shape()), read)
 
 
-def _read_checkpoint(path: Path) -> dict[str, Stored]:
+def _read_checkpoint(path: Path) -> dict[str, StoredTensor]:
     from training.checkpoint.reader import read_arrays
 
     try:
@@ -69,5 +69,5 @@ def _read_checkpoint(path: Path) -> dict[str, Stored]:
     return {name: _held(array) for name, array in arrays.items() if not isinstance(array, str)}
 
 
-def _held(array: Numbers) -> Stored:
-    return Stored(array.shape, lambda: array)
+def _held(array: Numbers) -> StoredTensor:
+    return StoredTensor(array.shape, lambda: array)

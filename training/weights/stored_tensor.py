@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[Any]
 
-MOST_DIMENSIONS = 8
+MAX_DIMENSIONS = 8
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor of a file.
 
     Attributes:
@@ -32,7 +32,7 @@ class Stored:
     read: Callable[[], Numbers]
 
 
-def strided(numbers: Numbers, offset: int, shape: Sequence[int], stride: Sequence[int]) -> Numbers:
+def strided_view(numbers: Numbers, offset: int, shape: Sequence[int], stride: Sequence[int]) -> Numbers:
     """A view of a file's numbers as a tensor lies in them, without a copy.
 
     Args:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.weights import pickle_reader as pickled
-from training.weights.stored_tensor import MOST_DIMENSIONS, Numbers, Stored, strided
+from training.weights.stored_tensor import MAX_DIMENSIONS, Numbers, StoredTensor, strided_view
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """What the first pickle of an old file says."""
@@ -33,7 +33,7 @@ _HEADER = 30
 """Bytes of a zip entry's own header, before its name."""
 
 
-def read_zip(path: Path) -> dict[str, Stored]:
+def read_zip(path: Path) -> dict[str, StoredTensor]:
     """Tensors by name of a file in the newer format; ValueError where it is damaged or holds anything else."""
     content = np.memmap(path, np.uint8, mode="r")
     try:
@@ -67,7 +67,7 @@ def _entry(content: Bytes, info: zipfile.ZipInfo) -> Bytes:
     return data
 
 
-def read_legacy(path: Path) -> dict[str, Stored]:
+def read_legacy(path: Path) -> dict[str, StoredTensor]:
     """Tensors by name of a file in the older format; ValueError where it is damaged or holds anything else."""
     content = np.memmap(path, np.uint8, mode="r")
     stream = _stream(content)
@@ -105,7 +105,7 @@ def _stream(content: Bytes) -> io.BytesIO:
     return io.BytesIO(content[: pickled.LARGEST].tobytes())
 
 
-def _tensors(tree: Any, find: Find) -> dict[str, Stored]:
+def _tensors(tree: Any, find: Find) -> dict[str, StoredTensor]:
     """The tensors of a dictionary, or of the `state_dict` in it; everything else that it holds is left aside."""
     if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
         tree = tree["state_dict"]
@@ -118,15 +118,15 @@ def _tensors(tree: Any, find: Find) -> dict[str, Stored]:
     }
 
 
-def _stored(place: Any, find: Find) -> Stored:
+def _stored(place: Any, find: Find) -> StoredTensor:
     if not isinstance(place, tuple) or len(place) != 4 or not isinstance(place[0], pickled.Storage):
         raise ValueError("has a tensor without a place")
     storage, offset, shape, stride = place
-    if not isinstance(shape, tuple) or not isinstance(stride, tuple) or len(shape) > MOST_DIMENSIONS:
+    if not isinstance(shape, tuple) or not isinstance(stride, tuple) or len(shape) > MAX_DIMENSIONS:
         raise ValueError("has a tensor without a shape")
     if any(type(value) is not int or not 0 <= value < 2**48 for value in (offset, *shape, *stride)):
         raise ValueError("has a tensor with a place that is none")
-    return Stored(shape, functools.partial(_read, storage, find, offset, shape, stride))
+    return StoredTensor(shape, functools.partial(_read, storage, find, offset, shape, stride))
 
 
 def _read(
@@ -135,4 +135,4 @@ def _read(
     data = find(storage)
     if len(data) != storage.count * storage.dtype.itemsize:
         raise ValueError(f"has {len(data)} bytes for {storage.count} numbers")
-    return strided(data.view(storage.dtype), offset, shape, stride)
+    return strided_view(data.view(storage.dtype), offset, shape, stride)

@@ -43,7 +43,7 @@ class InitialWeights:
             raise InputError(f"{path}: no whole checkpoint of this program; weights of others: {how}") from error
 
 
-def initialise(
+def apply_initial_weights(
     parameters: Iterable[ms.Parameter], checkpoint: Checkpoint, model: ModelConfig, allow_missing: Sequence[str]
 ) -> list[str]:
     """Put the checkpoint's weights into a network, before its first run; their average where it has one.
