@@ -33,7 +33,7 @@ def main(
 
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: expected a name that ends in .png")
-    manifest = Manifest.load(shards, newer=True)
+    manifest = Manifest.load(shards, hash_modified=True)
     if not manifest.records:
         raise InputError(f"{shards}: holds no pictures to show")
     batches = create_batches(

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import click
 
-from pipeline.annotations.coco import Rules
-from pipeline.annotations.sources import named_splits
+from pipeline.annotations.coco import PersonFilter
+from pipeline.annotations.sources import splits_from_options
 from pipeline.build.backends import dask_cluster
-from pipeline.build.build_set import Built, build
-from pipeline.build.plan import Options
+from pipeline.build.build_set import BuildResult, build
+from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.system.cpu import default_workers
 
 
-def _summary(out: Path, built: Built) -> str:
+def _summary(out: Path, built: BuildResult) -> str:
     manifest, seconds = built.manifest, built.seconds
     megabytes = sum(shard.bytes + shard.index_bytes for shard in manifest.shards) / 1e6
     content = (
@@ -94,10 +94,10 @@ def main(
     Several sources make one set: every --coco with its --split, and every --annotations file with its --pictures
     folder. A picture that comes again is left out; another one under a taken image id gets a new id.
     """
-    sources = named_splits(coco, split, annotations, pictures)
+    sources = splits_from_options(coco, split, annotations, pictures)
     if keep_empty is None:
         keep_empty = not all(source.annotations or source.split.startswith("train") for source in sources)
-    options = Options(Rules(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip")
+    options = BuildOptions(PersonFilter(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip")
     if (backend == "dask") != bool(scheduler):
         raise InputError("--backend dask and --scheduler HOST:PORT go together")
     if scheduler and workers:

@@ -14,23 +14,23 @@ from typing import Any
 
 import click
 
-from pipeline.annotations.coco import Rules
+from pipeline.annotations.coco import PersonFilter
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.skeleton import KEYPOINTS
 from pipeline.storage.manifest import Manifest, find_sets
-from pipeline.storage.statistics import BOX_EDGES, IGNORED_EDGES, PICTURE_EDGES, Statistics
+from pipeline.storage.statistics import BOX_EDGES, IGNORED_EDGES, IMAGE_EDGES, Statistics
 from pipeline.system.log_filters import silence_mindspore
 
 _BAR = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def describe(manifest: Manifest, tally: Statistics | None = None) -> dict[str, Any]:
+def describe(manifest: Manifest, statistics: Statistics | None = None) -> dict[str, Any]:
     """One set in figures.
 
     Args:
         manifest: of the set.
-        tally: counts to describe instead of the manifest's, such as `scan` gives.
+        statistics: counts to describe instead of the manifest's, such as `scan` gives.
 
     Returns:
         Top-level keys: every count of `Statistics`, where `people_per_image`, `keypoints_per_person` and the histograms
@@ -40,26 +40,26 @@ def describe(manifest: Manifest, tally: Statistics | None = None) -> dict[str, A
     """
     sizes = [shard.bytes + shard.index_bytes for shard in manifest.shards]
     return {
-        **(tally or manifest.tally).to_json(),
+        **(statistics or manifest.statistics).to_json(),
         "shards": len(manifest.shards),
         "shard_bytes": sum(sizes),
         "records_per_shard": _spread([shard.records for shard in manifest.shards]),
         "bytes_per_shard": _spread(sizes),
         "skipped": len(manifest.skipped),
         "sources": [asdict(source) for source in manifest.sources],
-        "edges": {"box": BOX_EDGES, "image": PICTURE_EDGES, "ignored_fraction": IGNORED_EDGES},
+        "edges": {"box": BOX_EDGES, "image": IMAGE_EDGES, "ignored_fraction": IGNORED_EDGES},
     }
 
 
-def together(manifests: Sequence[Manifest], tallies: Sequence[Statistics]) -> dict[str, Any]:
+def describe_union(manifests: Sequence[Manifest], all_statistics: Sequence[Statistics]) -> dict[str, Any]:
     """Several sets as one, in the form of `describe`."""
     total = Statistics()
-    for tally in tallies:
-        total.merge(tally)
+    for statistics in all_statistics:
+        total.merge(statistics)
     union = Manifest(
         sources=tuple(source for manifest in manifests for source in manifest.sources),
         options={},
-        tally=total,
+        statistics=total,
         skipped=tuple(picture for manifest in manifests for picture in manifest.skipped),
         shards=tuple(shard for manifest in manifests for shard in manifest.shards),
     )
@@ -79,27 +79,27 @@ def scan(folder: Path, manifest: Manifest) -> Statistics:
         unpack_truth,
     )
 
-    rules = Rules(manifest.options["min_keypoints"], manifest.options["min_area"])
-    tally = Statistics()
+    person_filter = PersonFilter(manifest.options["min_keypoints"], manifest.options["min_area"])
+    statistics = Statistics()
     for row in read_rows(folder, manifest, EVAL_COLUMNS, range(manifest.records)):
         (height, width), runs = unpack_ignore(row["ignore"])
         truth = unpack_truth(row["truth"])
-        trains = [rules.trains(person) for person in truth]
-        tally.add_record(
+        trainable = [person_filter.is_trainable(person) for person in truth]
+        statistics.add_record(
             keypoints=unpack_keypoints(row["keypoints"]),
-            boxes=[person["bbox"] for person, chosen in zip(truth, trains, strict=True) if chosen],
+            boxes=[person["bbox"] for person, chosen in zip(truth, trainable, strict=True) if chosen],
             crowds=sum(person["iscrowd"] for person in truth),
             ignored_people=sum(
-                not chosen and not person["iscrowd"] for person, chosen in zip(truth, trains, strict=True)
+                not chosen and not person["iscrowd"] for person, chosen in zip(truth, trainable, strict=True)
             ),
             size=(height, width),
             ignored_pixels=int(decode_runs(runs, height, width).sum()),
             picture_bytes=raw_bytes(row["image"]).size,
         )
-    return tally
+    return statistics
 
 
-def as_text(name: str, figures: dict[str, Any]) -> str:
+def format_text(name: str, figures: dict[str, Any]) -> str:
     """A set's description, from `describe`, for people to read."""
     parts = [_headline(name, figures), _source_table(figures), _keypoint_table(figures)]
     per_image = figures["people_per_image"]
@@ -207,18 +207,19 @@ def main(*, shards: tuple[Path, ...], as_json: bool, plot: Path | None, scans: b
     """Tell what is in the sets of shards in or below SHARDS (default: every set below shards/)."""
     folders = _find(shards)
     manifests = [Manifest.load(folder) for folder in folders]
-    tallies = [
-        scan(folder, manifest) if scans else manifest.tally for folder, manifest in zip(folders, manifests, strict=True)
+    all_statistics = [
+        scan(folder, manifest) if scans else manifest.statistics
+        for folder, manifest in zip(folders, manifests, strict=True)
     ]
     sets = {
-        str(folder): describe(manifest, tally)
-        for folder, manifest, tally in zip(folders, manifests, tallies, strict=True)
+        str(folder): describe(manifest, statistics)
+        for folder, manifest, statistics in zip(folders, manifests, all_statistics, strict=True)
     }
     if as_json:
-        total = together(manifests, tallies)
+        total = describe_union(manifests, all_statistics)
         click.echo(json.dumps({**total, "sets": sets} if len(sets) > 1 else total, indent=1))
     else:
-        click.echo("\n\n".join(as_text(name, figures) for name, figures in sets.items()))
+        click.echo("\n\n".join(format_text(name, figures) for name, figures in sets.items()))
     if plot:
         from pipeline.visualization.statistics_plot import draw
 

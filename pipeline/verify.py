@@ -7,15 +7,15 @@ from pathlib import Path
 import click
 
 from pipeline.errors import InputError
-from pipeline.storage.manifest import FILE_NAME, REBUILD, Damage, Manifest, find_sets
+from pipeline.storage.manifest import FILE_NAME, REBUILD_ADVICE, FileProblem, Manifest, find_sets
 
 
-def examine(folder: Path) -> list[Damage]:
+def verify_set(folder: Path) -> list[FileProblem]:
     """Everything that is wrong with the set in `folder`; every file is read and hashed."""
     try:
-        return Manifest.read(folder).verify(folder, hashes=True)
+        return Manifest.read(folder).verify(folder, hash_all=True)
     except InputError as error:
-        return [Damage(FILE_NAME, str(error).removeprefix(f"{folder / FILE_NAME}: "))]
+        return [FileProblem(FILE_NAME, str(error).removeprefix(f"{folder / FILE_NAME}: "))]
 
 
 @click.command()
@@ -24,7 +24,7 @@ def main(shards: tuple[Path, ...]) -> None:
     """Check every file of the sets in or below SHARDS; exit code 0 if all are sound, 1 if any is damaged."""
     damaged = 0
     for folder in (found for root in shards for found in find_sets(root) or [root]):
-        damage = examine(folder)
+        damage = verify_set(folder)
         for item in damage:
             click.echo(f"{folder / item.file}: {item.problem}")
         if damage:
@@ -37,7 +37,7 @@ def main(shards: tuple[Path, ...]) -> None:
 
 
 def _complain(damaged: int) -> int:
-    click.echo(f"{damaged} damaged {'set' if damaged == 1 else 'sets'}: {REBUILD}", err=True)
+    click.echo(f"{damaged} damaged {'set' if damaged == 1 else 'sets'}: {REBUILD_ADVICE}", err=True)
     return 1
 
 

@@ -24,12 +24,12 @@ def coco_mini() -> Path:
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of small synthetic pictures for `tiny.RECIPE`."""
     from pipeline.build.build_set import build
-    from pipeline.build.plan import Options
+    from pipeline.build.plan import BuildOptions
     from pipeline.synthetic import generate
 
     folder = tmp_path_factory.mktemp("tiny")
     generate(folder / "coco", train=tiny.RECORDS, val=0, size=192, workers=1)
-    build([(folder / "coco", "train2017")], folder / "train", Options(keep_empty=True), workers=1)
+    build([(folder / "coco", "train2017")], folder / "train", BuildOptions(keep_empty=True), workers=1)
     return folder / "train"
 
 

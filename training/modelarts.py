@@ -55,7 +55,7 @@ def find_shards(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path,
 def _build(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path | None]:
     from pipeline.annotations.coco import annotation_file
     from pipeline.build.build_set import build
-    from pipeline.build.plan import Options
+    from pipeline.build.plan import BuildOptions
     from pipeline.system.cpu import default_workers
 
     if not annotation_file(data, splits[0]).is_file():
@@ -66,7 +66,7 @@ def _build(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path
     sets: list[Path | None] = [None, None]
     for index, name in enumerate(("train", "val")):
         if annotation_file(data, splits[index]).is_file():
-            options = Options(keep_empty=name == "val")
+            options = BuildOptions(keep_empty=name == "val")
             build([(data, splits[index])], built / name, options, workers=default_workers(), announce=_say)
             sets[index] = built / name
     train, val = sets

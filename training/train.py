@@ -77,7 +77,7 @@ def main(
         exit_with_launcher(cluster)
     config = load_config(find_recipe(recipe), overrides)
     if not launched():
-        plan_run(config, Manifest.load(shards, hashes=verify, newer=True).records, cluster.total)
+        plan_run(config, Manifest.load(shards, hash_all=verify, hash_modified=True).records, cluster.total)
         check_folder(out, resume)
         check_start(init, allow_missing, going_on=resume and bool(checkpoints(out)))
     evaluator = _evaluator(config, val, tell=not launched())

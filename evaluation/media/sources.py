@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.storage.images import check
+from pipeline.storage.images import check_image
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".gif"})
@@ -190,7 +190,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}") from error
     if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
-        check(data)
+        check_image(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.scoring.truth import Truth, add_truth
-from pipeline.annotations.coco import Picture, Rules, annotation_file, picture_path, read_pictures
+from pipeline.annotations.coco import AnnotatedImage, PersonFilter, annotation_file, image_path, read_annotations
 from pipeline.errors import InputError
 from pipeline.sample import Size
 from pipeline.storage.manifest import Manifest
@@ -78,7 +78,7 @@ class ShardSet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = Manifest.load(folder, newer=True)
+        self.manifest = Manifest.load(folder, hash_modified=True)
 
     @property
     def name(self) -> str:
@@ -137,8 +137,8 @@ class CocoSet:
     def __init__(self, folder: Path, split: str) -> None:
         self.root = folder / split
         self.file = annotation_file(folder, split)
-        pictures, _ = read_pictures(self.file, Rules())
-        self.pictures: list[Picture] = pictures
+        pictures, _ = read_annotations(self.file, PersonFilter())
+        self.pictures: list[AnnotatedImage] = pictures
 
     @property
     def name(self) -> str:
@@ -183,7 +183,7 @@ class CocoSet:
     def _read(self, file_name: str) -> NDArray[np.uint8]:
         path = self.root / file_name
         try:
-            return np.frombuffer(Path(picture_path(self.root, file_name)).read_bytes(), dtype=np.uint8)
+            return np.frombuffer(Path(image_path(self.root, file_name)).read_bytes(), dtype=np.uint8)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file, but {self.file} names it") from None
         except InputError as error:
@@ -192,7 +192,7 @@ class CocoSet:
             raise InputError(f"{path}: {error.strerror}") from error
 
 
-def _truth(picture: Picture) -> tuple[dict[str, Any], ...]:
+def _truth(picture: AnnotatedImage) -> tuple[dict[str, Any], ...]:
     return tuple(person.truth for person in picture.people)
 
 
@@ -212,10 +212,10 @@ def load_pictures(pictures: PictureSet, image_ids: Sequence[int]) -> dict[int, N
 
 def load_picture(record: Record) -> NDArray[np.uint8]:
     """Decode a record's picture, (H, W, 3) uint8 BGR; InputError if it is damaged or not of the annotated size."""
-    from pipeline.storage.images import decode
+    from pipeline.storage.images import decode_image
 
     try:
-        image = decode(record.data, strict=True)
+        image = decode_image(record.data, strict=True)
     except InputError as error:
         raise InputError(f"{record.name}: {error}: {record.remedy}") from error
     height, width, _ = image.shape

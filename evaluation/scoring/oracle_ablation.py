@@ -21,7 +21,7 @@ from evaluation.decoder.person import Person
 from evaluation.inference.letterbox import Letterbox, choose_letterbox, crop_maps
 from evaluation.scoring.datasets import PictureSet
 from evaluation.scoring.truth import true_keypoints
-from pipeline.annotations.coco import Rules
+from pipeline.annotations.coco import PersonFilter
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import Maps
 from pipeline.skeleton import LIMB_INDICES, NUM_KEYPOINTS
@@ -99,9 +99,8 @@ def open_cases(pictures: PictureSet, number: int, size: int, disturbance: Distur
         letterbox = choose_letterbox(sizes[image_id], size)
         people = true_keypoints(labelled)
         people[..., :2] = np.where(people[..., 2:] > 0, letterbox.to_canvas(people[..., :2]), 0)
-        yield Case(
-            image_id, letterbox, people, np.array([Rules().trains(one) for one in labelled], dtype=bool), disturbance
-        )
+        trains = np.array([PersonFilter().is_trainable(one) for one in labelled], dtype=bool)
+        yield Case(image_id, letterbox, people, trains, disturbance)
 
 
 Step = Callable[[Case, DecodeConfig], list[Person]]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.decoder.person import Person
-from pipeline.annotations.coco import LIMIT
+from pipeline.annotations.coco import MAX_COORDINATE
 from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS, from_coco, to_coco
 
@@ -105,8 +105,8 @@ def _keypoint_problem(keypoints: Any) -> str | None:
     if not isinstance(keypoints, list) or len(keypoints) != numbers:
         size = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else reprlib.repr(keypoints)
         return f"keypoints has {size}, expected {numbers}"
-    wrong = [value for value in keypoints if not _is_finite(value) or abs(value) > LIMIT]
-    return f"keypoints holds {reprlib.repr(wrong[0])}, expected numbers of at most {LIMIT}" if wrong else None
+    wrong = [value for value in keypoints if not _is_finite(value) or abs(value) > MAX_COORDINATE]
+    return f"keypoints holds {reprlib.repr(wrong[0])}, expected numbers of at most {MAX_COORDINATE}" if wrong else None
 
 
 def _is_finite(value: Any) -> bool:

@@ -4,7 +4,7 @@ The rules are the reference's: people with at least five labelled keypoints and 
 people and the crowds make up the ignore region. The file is parsed here rather than by pycocotools' COCO class, which
 prints, checks nothing and keeps everything.
 
-A picture travels to its shard's task as a `Picture`: masks are drawn there, not while planning.
+A picture travels to its shard's task as a `AnnotatedImage`: masks are drawn there, not while planning.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pipeline.skeleton import COCO_KEYPOINTS, NUM_KEYPOINTS, from_coco
 from pipeline.storage.images import MAX_PIXELS
 from pipeline.storage.records import mask_to_rle
 
-NUMBERS = 3 * len(COCO_KEYPOINTS)
-LIMIT = 100_000
+NUM_KEYPOINT_VALUES = 3 * len(COCO_KEYPOINTS)
+MAX_COORDINATE = 100_000
 """Largest magnitude, px, of any coordinate."""
 
 _TRUTH = ("id", "image_id", "category_id", "iscrowd", "area", "bbox", "num_keypoints", "keypoints")
@@ -41,13 +41,13 @@ _PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Rules:
+class PersonFilter:
     """Who trains: people, crowds apart, with `min_keypoints` labelled keypoints or more and over `min_area` px."""
 
     min_keypoints: int = 5
     min_area: float = 1024.0
 
-    def trains(self, truth: dict[str, Any]) -> bool:
+    def is_trainable(self, truth: dict[str, Any]) -> bool:
         """Whether a checked person annotation is a training person rather than part of the ignore region."""
         return bool(
             not truth["iscrowd"] and truth["num_keypoints"] >= self.min_keypoints and truth["area"] > self.min_area
@@ -55,7 +55,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Person:
+class PersonAnnotation:
     """One person annotation.
 
     Attributes:
@@ -65,38 +65,38 @@ class Person:
     """
 
     truth: dict[str, Any]
-    trains: bool
+    trainable: bool
     region: Region | None
 
 
 @dataclass(frozen=True)
-class Picture:
+class AnnotatedImage:
     """A picture and its people, checked, before anything is drawn. `height` and `width` are in px."""
 
     image_id: int
     file_name: str
     height: int
     width: int
-    people: tuple[Person, ...]
+    people: tuple[PersonAnnotation, ...]
 
     @property
-    def has_trainable(self) -> bool:
+    def has_trainable_person(self) -> bool:
         """Whether anybody in the picture trains."""
-        return any(person.trains for person in self.people)
+        return any(person.trainable for person in self.people)
 
     def keypoints(self) -> NDArray[np.float32]:
         """(P, K, 3) float32 of the trainable people in OpenPose-18 order."""
-        rows = [person.truth["keypoints"] for person in self.people if person.trains]
+        rows = [person.truth["keypoints"] for person in self.people if person.trainable]
         if not rows:
             return np.zeros((0, NUM_KEYPOINTS, 3), dtype=np.float32)
         return from_coco(np.array(rows, dtype=np.float32).reshape(-1, len(COCO_KEYPOINTS), 3))
 
     def ignore_mask(self) -> NDArray[np.uint8] | None:
         """(H, W) uint8 of the ignore region, or None where there is none."""
-        ignored = [(person.region, person.truth["bbox"]) for person in self.people if not person.trains]
+        ignored = [(person.region, person.truth["bbox"]) for person in self.people if not person.trainable]
         return ignore_mask(ignored, self.height, self.width) if ignored else None
 
-    def with_id(self, image_id: int) -> Picture:
+    def with_id(self, image_id: int) -> AnnotatedImage:
         """The same picture under another id."""
         if image_id == self.image_id:
             return self
@@ -145,11 +145,11 @@ def read_coco(
         InputError: the file is missing, or holds errors; the message counts them and names the first.
     """
     path = annotations or annotation_file(folder, split)
-    pictures, _ = read_pictures(path, Rules(min_keypoints, min_area))
-    return [picture.annotation() for picture in pictures if keep_empty or picture.has_trainable]
+    pictures, _ = read_annotations(path, PersonFilter(min_keypoints, min_area))
+    return [picture.annotation() for picture in pictures if keep_empty or picture.has_trainable_person]
 
 
-def read_pictures(path: Path, rules: Rules) -> tuple[list[Picture], str]:
+def read_annotations(path: Path, person_filter: PersonFilter) -> tuple[list[AnnotatedImage], str]:
     """Read and check an annotation file.
 
     Returns:
@@ -161,14 +161,14 @@ def read_pictures(path: Path, rules: Rules) -> tuple[list[Picture], str]:
     data, sha256 = _load(path)
     problems: list[str] = []
     with _no_collection():
-        pictures = _pictures(data, rules, problems)
+        pictures = _pictures(data, person_filter, problems)
     if problems:
         errors = "1 error" if len(problems) == 1 else f"{len(problems)} errors; first"
         raise InputError(f"{path}: {errors}: {problems[0]}")
     return pictures, sha256
 
 
-def picture_path(root: Path, file_name: str) -> str:
+def image_path(root: Path, file_name: str) -> str:
     """Path of a picture within its split's folder; raises InputError where a link leads out of it."""
     path = os.path.join(root, file_name)  # noqa: PTH118 (a Path costs as much as reading the file)
     part = str(root)
@@ -206,14 +206,14 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _pictures(data: Any, rules: Rules, problems: list[str]) -> list[Picture]:
+def _pictures(data: Any, person_filter: PersonFilter, problems: list[str]) -> list[AnnotatedImage]:
     sections = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(isinstance(data.get(name), list) for name in sections):
         problems.append(f"expected an object with the lists {', '.join(sections)}")
         return []
     persons, others = _categories(data["categories"], problems)
     images = _images(data["images"], problems)
-    people: dict[int, list[Person]] = {image_id: [] for image_id in images}
+    people: dict[int, list[PersonAnnotation]] = {image_id: [] for image_id in images}
     seen: set[int] = set()
     items = data.pop("annotations")
     for index in range(len(items)):
@@ -229,11 +229,11 @@ def _pictures(data: Any, rules: Rules, problems: list[str]) -> list[Picture]:
         image = images[item["image_id"]]
         try:
             if image:
-                people[item["image_id"]].append(_person(item, image, rules))
+                people[item["image_id"]].append(_person(item, image, person_filter))
         except InputError as error:
             problems.append(f"annotation {item['id']}: {error}")
     return [
-        Picture(image_id, image["file_name"], image["height"], image["width"], tuple(people[image_id]))
+        AnnotatedImage(image_id, image["file_name"], image["height"], image["width"], tuple(people[image_id]))
         for image_id, image in images.items()
         if image
     ]
@@ -309,8 +309,12 @@ def _annotation_problems(item: Any, images: dict[int, Any], persons: set[int], s
     if not _is_number(item.get("area"), 0, MAX_PIXELS):
         yield _expected(item, "area", f"0..{MAX_PIXELS} px")
     box = item.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(side, -LIMIT, LIMIT) for side in box):
-        yield _expected(item, "bbox", f"four numbers of at most {LIMIT}")
+    if (
+        not isinstance(box, list)
+        or len(box) != 4
+        or not all(_is_number(side, -MAX_COORDINATE, MAX_COORDINATE) for side in box)
+    ):
+        yield _expected(item, "bbox", f"four numbers of at most {MAX_COORDINATE}")
     elif min(box[2:]) < 0:
         yield _expected(item, "bbox", "a width and height of at least 0")
     yield from _keypoint_problems(item)
@@ -319,30 +323,30 @@ def _annotation_problems(item: Any, images: dict[int, Any], persons: set[int], s
 def _keypoint_problems(item: dict[str, Any]) -> Iterator[str]:
     keypoints = item.get("keypoints")
     if not isinstance(keypoints, list):
-        yield _expected(item, "keypoints", f"a list of {NUMBERS} numbers")
+        yield _expected(item, "keypoints", f"a list of {NUM_KEYPOINT_VALUES} numbers")
         return
-    if len(keypoints) != NUMBERS:
-        yield f"keypoints has {len(keypoints)} numbers, expected {NUMBERS}"
+    if len(keypoints) != NUM_KEYPOINT_VALUES:
+        yield f"keypoints has {len(keypoints)} numbers, expected {NUM_KEYPOINT_VALUES}"
         return
-    if not are_numbers(keypoints, LIMIT):
-        wrong = next(value for value in keypoints if not _is_number(value, -LIMIT, LIMIT))
-        yield f"keypoints holds {_short(wrong)}, expected numbers of at most {LIMIT}"
+    if not are_numbers(keypoints, MAX_COORDINATE):
+        wrong = next(value for value in keypoints if not _is_number(value, -MAX_COORDINATE, MAX_COORDINATE))
+        yield f"keypoints holds {_short(wrong)}, expected numbers of at most {MAX_COORDINATE}"
         return
     visibility = keypoints[2::3]
     if not set(visibility) <= {0, 1, 2}:
         wrong = next(value for value in visibility if value not in (0, 1, 2))
         yield f"keypoints has a visibility of {_short(wrong)}, expected 0, 1 or 2"
         return
-    labelled = NUMBERS // 3 - visibility.count(0)
+    labelled = NUM_KEYPOINT_VALUES // 3 - visibility.count(0)
     if item.setdefault("num_keypoints", labelled) != labelled:
         yield f"num_keypoints is {_short(item['num_keypoints'])}, but {labelled} keypoints are labelled"
 
 
-def _person(item: dict[str, Any], image: dict[str, Any], rules: Rules) -> Person:
+def _person(item: dict[str, Any], image: dict[str, Any], person_filter: PersonFilter) -> PersonAnnotation:
     truth = {name: item[name] for name in _TRUTH}
-    trains = rules.trains(truth)
-    region = parse_region(item.get("segmentation"), image["height"], image["width"], LIMIT, keep=not trains)
-    return Person(truth, trains, region)
+    trainable = person_filter.is_trainable(truth)
+    region = parse_region(item.get("segmentation"), image["height"], image["width"], MAX_COORDINATE, keep=not trainable)
+    return PersonAnnotation(truth, trainable, region)
 
 
 def _is_id(value: Any) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 
-GROWTH = 16
+DILATION = 16
 """px by which the region is dilated in every direction (a square, as the reference's dilation)."""
 
 _SHIFT = 4
@@ -162,8 +162,8 @@ def _grown(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     left, top, width, height = cv2.boundingRect(mask)
     if not width:
         return mask
-    rows = slice(max(top - GROWTH, 0), top + height + GROWTH)
-    columns = slice(max(left - GROWTH, 0), left + width + GROWTH)
-    kernel = np.ones((2 * GROWTH + 1, 2 * GROWTH + 1), np.uint8)
+    rows = slice(max(top - DILATION, 0), top + height + DILATION)
+    columns = slice(max(left - DILATION, 0), left + width + DILATION)
+    kernel = np.ones((2 * DILATION + 1, 2 * DILATION + 1), np.uint8)
     mask[rows, columns] = cv2.dilate(mask[rows, columns], kernel)
     return mask

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.annotations.coco import Picture, annotation_file
+from pipeline.annotations.coco import AnnotatedImage, annotation_file
 from pipeline.errors import InputError
 
-NEW_IDS = 10**12
+NEW_ID_OFFSET = 10**12
 """A taken id is raised by this times the index of its source."""
 
 _TAIL = 4096
@@ -45,7 +45,7 @@ Folder = tuple[Path, str] | tuple[Path, str, Path | None]
 """The fields of a `Split`; the annotation file may be left out."""
 
 
-def named_splits(
+def splits_from_options(
     coco: Sequence[Path], split: Sequence[str], annotations: Sequence[Path], pictures: Sequence[Path]
 ) -> list[Split]:
     """The sources that a command's options name, those in COCO's layout first.
@@ -89,12 +89,12 @@ class Candidate:
     """
 
     source: int
-    picture: Picture
+    picture: AnnotatedImage
     size: int
 
 
 @dataclass(frozen=True)
-class Settled:
+class ResolvedImages:
     """Pictures with unique ids, and for each source how many it repeated and how many got new ids."""
 
     kept: list[Candidate]
@@ -102,7 +102,7 @@ class Settled:
     renumbered: list[int]
 
 
-def resolve_image_ids(candidates: Sequence[Candidate], folders: Sequence[Path]) -> Settled:
+def resolve_image_ids(candidates: Sequence[Candidate], folders: Sequence[Path]) -> ResolvedImages:
     """Leave out pictures that an earlier source has, and give other pictures under taken ids new ones.
 
     Two pictures under one id are the same if their sides, their files' sizes and last 4 KB agree.
@@ -114,7 +114,7 @@ def resolve_image_ids(candidates: Sequence[Candidate], folders: Sequence[Path]) 
     Raises:
         InputError: a new id is taken, too.
     """
-    result = Settled([], [0] * len(folders), [0] * len(folders))
+    result = ResolvedImages([], [0] * len(folders), [0] * len(folders))
     by_id: dict[int, list[Candidate]] = defaultdict(list)
     taken: set[int] = set()
     for candidate in candidates:
@@ -124,7 +124,7 @@ def resolve_image_ids(candidates: Sequence[Candidate], folders: Sequence[Path]) 
             continue
         by_id[image_id].append(candidate)
         if image_id in taken:
-            image_id += NEW_IDS * source
+            image_id += NEW_ID_OFFSET * source
             result.renumbered[source] += 1
         if image_id in taken:
             path = folders[source] / candidate.picture.file_name

@@ -21,10 +21,10 @@ from pipeline.errors import InputError
 _CONTINUES = "the same command continues with the missing shards"
 _ADDRESS = re.compile(r"(\w+://)?[^\s:/]+:\d+")
 
-ANSWER_SECONDS = 10
+CONNECT_TIMEOUT = 10
 """How long a scheduler may take to answer, and after that a first worker to be there."""
 
-STALLED_SECONDS = 600.0
+STALL_TIMEOUT = 600.0
 """A cluster that finishes no shard for so long is given up."""
 
 
@@ -53,17 +53,17 @@ def dask_cluster(scheduler: str, folders: Sequence[Path], out: Path) -> Iterator
     if not _ADDRESS.fullmatch(scheduler):
         raise InputError(f"--scheduler {scheduler}: expected HOST:PORT, such as 10.0.0.1:8786")
     try:
-        client: Any = Client(scheduler, timeout=ANSWER_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+        client: Any = Client(scheduler, timeout=CONNECT_TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
     except OSError:
         raise InputError(
-            f"--scheduler {scheduler}: no Dask scheduler answers there within {ANSWER_SECONDS} s"
+            f"--scheduler {scheduler}: no Dask scheduler answers there within {CONNECT_TIMEOUT} s"
         ) from None
     with client:
         try:
-            client.wait_for_workers(1, timeout=ANSWER_SECONDS)
+            client.wait_for_workers(1, timeout=CONNECT_TIMEOUT)
         except TimeoutError:
             raise InputError(
-                f"--scheduler {scheduler}: no worker is there after {ANSWER_SECONDS} s: start some in this project's "
+                f"--scheduler {scheduler}: no worker is there after {CONNECT_TIMEOUT} s: start some in this project's "
                 f"folder by python -m dask worker {scheduler}"
             ) from None
         _check_scheduler(client, scheduler)
@@ -72,12 +72,12 @@ def dask_cluster(scheduler: str, folders: Sequence[Path], out: Path) -> Iterator
             yield sum(client.nthreads().values())
 
 
-def stall_seconds() -> float | None:
+def stall_timeout() -> float | None:
     """How long to wait for a next finished shard: a cluster that has lost all its workers waits for new ones."""
     from joblib.parallel import get_active_backend
 
     backend, _ = get_active_backend()
-    return STALLED_SECONDS if type(backend).__name__ == "DaskDistributedBackend" else None
+    return STALL_TIMEOUT if type(backend).__name__ == "DaskDistributedBackend" else None
 
 
 @contextlib.contextmanager
@@ -96,7 +96,7 @@ def worker_failures_as_input_errors(out: Path) -> Iterator[None]:
         raise InputError(f"{out}: the scheduler or all workers are gone: {_CONTINUES}") from None
 
 
-def check_visible(folders: Sequence[Path]) -> None:
+def check_folders_exist(folders: Sequence[Path]) -> None:
     """Raise InputError where this process does not see a folder: it may be a worker on another machine."""
     for folder in folders:
         if not folder.is_dir():
@@ -112,7 +112,7 @@ def _check_workers(client: Any, folders: Sequence[Path], out: Path) -> None:
     token = out / f".shared.{secrets.token_hex(8)}"
     token.touch()
     try:
-        answers: dict[str, Any] = client.run(problem_here, list(folders), token, on_error="return")
+        answers: dict[str, Any] = client.run(find_worker_problem, list(folders), token, on_error="return")
     finally:
         token.unlink()
     for address, problem in answers.items():
@@ -136,7 +136,7 @@ def _advice(problem: object) -> str:
     return ": start it in this project's folder by python -m dask …" if "No module named" in str(problem) else ""
 
 
-def problem_here(folders: Sequence[Path], token: Path) -> str:
+def find_worker_problem(folders: Sequence[Path], token: Path) -> str:
     """What keeps this worker from the work; empty if nothing does."""
     import cv2  # noqa: F401
     import simplejpeg  # noqa: F401
@@ -145,7 +145,7 @@ def problem_here(folders: Sequence[Path], token: Path) -> str:
 
     load_extension()
     try:
-        check_visible([*folders, token.parent])
+        check_folders_exist([*folders, token.parent])
     except InputError as error:
         return str(error)
     if not token.exists():

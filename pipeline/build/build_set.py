@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.annotations.sources import Folder, Split
-from pipeline.build.backends import stall_seconds, worker_failures_as_input_errors
-from pipeline.build.plan import Options, Plan, make_plan
-from pipeline.build.write_shard import BUILDING, Receipt, write_shard
+from pipeline.build.backends import stall_timeout, worker_failures_as_input_errors
+from pipeline.build.plan import BuildOptions, Plan, make_plan
+from pipeline.build.write_shard import STAGING_FOLDER, ShardResult, write_shard
 from pipeline.errors import InputError
-from pipeline.storage.manifest import FILE_NAME, Manifest, Skipped, Source, file_problem
+from pipeline.storage.manifest import FILE_NAME, Manifest, SkippedImage, Source, find_file_problem
 from pipeline.storage.statistics import Statistics
 from pipeline.system.files import file_sha256
 from pipeline.system.processes import exit_with_parent_options
@@ -34,7 +34,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """A finished set: its manifest, how many shards were written now, and the seconds it took."""
 
     manifest: Manifest
@@ -45,12 +45,12 @@ class Built:
 def build(
     folders: Sequence[Folder],
     out: Path,
-    options: Options,
+    options: BuildOptions,
     *,
     workers: int | None = None,
     force: bool = False,
     announce: Callable[[str], None] | None = None,
-) -> Built:
+) -> BuildResult:
     """Write the shards of one or more COCO splits into one set.
 
     Args:
@@ -69,7 +69,7 @@ def build(
     with _lock(out):
         kept = None if force else _unchanged(folders, out, options)
         if kept:
-            return Built(kept, 0, time.monotonic() - start)
+            return BuildResult(kept, 0, time.monotonic() - start)
         plan = make_plan(folders, options)
         _clear(out, plan, everything=force)
         _check_space(out, plan)
@@ -78,7 +78,7 @@ def build(
         try:
             receipts = _run(plan, out, workers)
         finally:
-            shutil.rmtree(out / BUILDING, ignore_errors=True)
+            shutil.rmtree(out / STAGING_FOLDER, ignore_errors=True)
         bad = [picture for receipt in receipts for picture in receipt.bad]
         if bad and not options.skip_bad:
             raise InputError(_complaint(plan, bad))
@@ -87,10 +87,10 @@ def build(
             raise InputError(f"{out}: every picture is bad; {_complaint(plan, bad)}")
         manifest.save(out)
     written = sum(not receipt.reused for receipt in receipts)
-    return Built(manifest, written, time.monotonic() - start)
+    return BuildResult(manifest, written, time.monotonic() - start)
 
 
-def _unchanged(folders: Sequence[Folder], out: Path, options: Options) -> Manifest | None:
+def _unchanged(folders: Sequence[Folder], out: Path, options: BuildOptions) -> Manifest | None:
     """The set's manifest, if it was built from the same annotations with the same options and every file is sound."""
     try:
         manifest = Manifest.read(out)
@@ -101,7 +101,7 @@ def _unchanged(folders: Sequence[Folder], out: Path, options: Options) -> Manife
         manifest.options == options.to_json()
         and not manifest.skipped
         and [(source.split, source.json_sha256) for source in manifest.sources] == given
-        and not manifest.verify(out, hashes=True)
+        and not manifest.verify(out, hash_all=True)
     )
     return manifest if same else None
 
@@ -109,7 +109,7 @@ def _unchanged(folders: Sequence[Folder], out: Path, options: Options) -> Manife
 def _clear(out: Path, plan: Plan, *, everything: bool) -> None:
     """Remove the manifest, what killed builds left, and shards that the plan does not have."""
     (out / FILE_NAME).unlink(missing_ok=True)
-    shutil.rmtree(out / BUILDING, ignore_errors=True)
+    shutil.rmtree(out / STAGING_FOLDER, ignore_errors=True)
     planned = {Path(task.file).stem for task in plan.tasks}
     for path in list(out.iterdir()):
         stale = _OURS.fullmatch(path.name) and (everything or path.name.split(".")[0] not in planned)
@@ -127,26 +127,26 @@ def _check_space(out: Path, plan: Plan) -> None:
 def _intention(out: Path, plan: Plan, workers: int | None) -> str:
     from joblib import effective_n_jobs
 
-    pictures, tasks = sum(len(task.pictures) for task in plan.tasks), len(plan.tasks)
+    pictures, tasks = sum(len(task.images) for task in plan.tasks), len(plan.tasks)
     at_once = min(effective_n_jobs(workers), tasks)
     return f"{out}: {pictures} pictures to check and pack into {tasks} shards, {at_once} at once"
 
 
-def _run(plan: Plan, out: Path, workers: int | None) -> list[Receipt]:
+def _run(plan: Plan, out: Path, workers: int | None) -> list[ShardResult]:
     """Run all tasks; returns their receipts in the plan's order."""
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
     place = {task.key: index for index, task in enumerate(plan.tasks)}
-    receipts: list[Receipt] = []
-    total = sum(len(task.pictures) for task in plan.tasks)
+    receipts: list[ShardResult] = []
+    total = sum(len(task.images) for task in plan.tasks)
     if workers:
         workers = min(workers, len(plan.tasks))
     parallel = Parallel(
         n_jobs=workers,
         return_as="generator_unordered",
         batch_size=1,
-        timeout=stall_seconds(),
+        timeout=stall_timeout(),
         **exit_with_parent_options(),
     )
     done = parallel(delayed(write_shard)(task, out.absolute()) for task in plan.tasks)
@@ -157,49 +157,49 @@ def _run(plan: Plan, out: Path, workers: int | None) -> list[Receipt]:
         ):
             for receipt in done:
                 receipts.append(receipt)
-                bar.update(len(plan.tasks[place[receipt.key]].pictures))
+                bar.update(len(plan.tasks[place[receipt.key]].images))
     finally:
         done.close()
     _check_written(out, receipts)
     return sorted(receipts, key=lambda receipt: place[receipt.key])
 
 
-def _check_written(out: Path, receipts: Sequence[Receipt]) -> None:
+def _check_written(out: Path, receipts: Sequence[ShardResult]) -> None:
     """What a worker on another machine has written must be here."""
     for shard in (receipt.shard for receipt in receipts if receipt.shard):
-        problem = file_problem(out / shard.file, shard.bytes, None)
+        problem = find_file_problem(out / shard.file, shard.bytes, None)
         if problem:
             raise InputError(f"{out / shard.file}: {problem}: do all workers share this file system?")
 
 
-def _manifest(plan: Plan, options: Options, receipts: Sequence[Receipt]) -> Manifest:
-    tally = Statistics()
+def _manifest(plan: Plan, options: BuildOptions, receipts: Sequence[ShardResult]) -> Manifest:
+    statistics = Statistics()
     for receipt in receipts:
-        tally.merge(receipt.tally)
+        statistics.merge(receipt.statistics)
     return Manifest(
         sources=_counted(plan, receipts),
         options=options.to_json(),
-        tally=tally,
+        statistics=statistics,
         skipped=tuple(picture for receipt in receipts for picture in receipt.bad),
         shards=tuple(receipt.shard for receipt in receipts if receipt.shard),
     )
 
 
-def _counted(plan: Plan, receipts: Sequence[Receipt]) -> tuple[Source, ...]:
+def _counted(plan: Plan, receipts: Sequence[ShardResult]) -> tuple[Source, ...]:
     """The plan's sources, with what each of them gave to the set."""
     bad = {(picture.source, picture.file_name) for receipt in receipts for picture in receipt.bad}
     records, people = Counter[int](), Counter[int]()
-    for source, picture in (pair for task in plan.tasks for pair in task.pictures):
+    for source, picture in (pair for task in plan.tasks for pair in task.images):
         if (source, picture.file_name) not in bad:
             records[source] += 1
-            people[source] += sum(person.trains for person in picture.people)
+            people[source] += sum(person.trainable for person in picture.people)
     return tuple(
         replace(source, records=records[index], people=people[index]) for index, source in enumerate(plan.sources)
     )
 
 
-def _complaint(plan: Plan, bad: Sequence[Skipped]) -> str:
-    def name(picture: Skipped) -> str:
+def _complaint(plan: Plan, bad: Sequence[SkippedImage]) -> str:
+    def name(picture: SkippedImage) -> str:
         source = plan.sources[picture.source]
         return f"{Path(source.coco) / source.split / picture.file_name}: {picture.problem}"
 

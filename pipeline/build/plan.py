@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.annotations.coco import Picture, Rules, read_pictures
+from pipeline.annotations.coco import AnnotatedImage, PersonFilter, read_annotations
 from pipeline.annotations.sources import Candidate, Folder, Split, resolve_image_ids
 from pipeline.errors import InputError
 from pipeline.storage.manifest import Source
@@ -32,17 +32,17 @@ _SPREAD = 8
 
 
 @dataclass(frozen=True)
-class Options:
+class BuildOptions:
     """What a set is built with.
 
     Attributes:
-        rules: who trains.
+        person_filter: who trains.
         keep_empty: keep pictures without a trainable person.
         records_per_shard: pictures a file, at most; small sets are spread over several files all the same.
         skip_bad: leave bad pictures out rather than fail.
     """
 
-    rules: Rules = field(default_factory=Rules)
+    person_filter: PersonFilter = field(default_factory=PersonFilter)
     keep_empty: bool = False
     records_per_shard: int = 256
     skip_bad: bool = False
@@ -50,8 +50,8 @@ class Options:
     def to_json(self) -> dict[str, Any]:
         """As the manifest holds them."""
         return {
-            "min_keypoints": self.rules.min_keypoints,
-            "min_area": self.rules.min_area,
+            "min_keypoints": self.person_filter.min_keypoints,
+            "min_area": self.person_filter.min_area,
             "keep_empty": self.keep_empty,
             "records_per_shard": self.records_per_shard,
             "on_bad_image": "skip" if self.skip_bad else "fail",
@@ -62,8 +62,8 @@ class Options:
 class Layout:
     """Bytes of a MindRecord page and header; files that are read together must agree in both."""
 
-    page: int
-    header: int
+    page_size: int
+    header_size: int
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,19 @@ class Task:
 
     Attributes:
         file: its name.
-        pictures: what goes in, each with the index of its source.
-        roots: each source's picture folder.
+        images: what goes in, each with the index of its source.
+        image_folders: each source's picture folder.
         layout: of the file.
-        rules: who trains.
+        person_filter: who trains.
         skip_bad: leave bad pictures out.
         key: identifies what the file must hold; a finished file with the same key is kept.
     """
 
     file: str
-    pictures: tuple[tuple[int, Picture], ...]
-    roots: tuple[Path, ...]
+    images: tuple[tuple[int, AnnotatedImage], ...]
+    image_folders: tuple[Path, ...]
     layout: Layout
-    rules: Rules
+    person_filter: PersonFilter
     skip_bad: bool
     key: str
 
@@ -98,7 +98,7 @@ class Plan:
     picture_bytes: int
 
 
-def make_plan(folders: Sequence[Folder], options: Options) -> Plan:
+def make_plan(folders: Sequence[Folder], options: BuildOptions) -> Plan:
     """Read the annotation files and assign every picture to a file.
 
     Args:
@@ -109,43 +109,44 @@ def make_plan(folders: Sequence[Folder], options: Options) -> Plan:
         InputError: an annotation file or picture folder is missing or wrong, no picture is left, or ids collide.
     """
     splits = [Split(*folder) for folder in folders]
-    roots = tuple(split.pictures.absolute() for split in splits)
+    image_folders = tuple(split.pictures.absolute() for split in splits)
     sources: list[Source] = []
     candidates: list[Candidate] = []
     for index, split in enumerate(splits):
-        pictures, sha256 = read_pictures(split.file, options.rules)
-        if not roots[index].is_dir():
+        pictures, sha256 = read_annotations(split.file, options.person_filter)
+        if not image_folders[index].is_dir():
             raise InputError(f"{split.pictures}: no such folder; it should hold the pictures of {split.split}")
         sources.append(Source(str(split.coco), split.split, split.file.name, sha256))
-        chosen = [picture for picture in pictures if options.keep_empty or picture.has_trainable]
+        chosen = [picture for picture in pictures if options.keep_empty or picture.has_trainable_person]
         candidates.extend(
-            Candidate(index, picture, _file_bytes(f"{roots[index]}{os.sep}{picture.file_name}")) for picture in chosen
+            Candidate(index, picture, _file_bytes(f"{image_folders[index]}{os.sep}{picture.file_name}"))
+            for picture in chosen
         )
     if not candidates:
         kind = "picture" if options.keep_empty else "picture with a trainable person (--keep-empty keeps the others)"
         raise InputError(f"{', '.join(str(split.file) for split in splits)}: no {kind}")
-    settled = resolve_image_ids(candidates, roots)
+    settled = resolve_image_ids(candidates, image_folders)
     sources = [
         replace(source, repeated=repeated, renumbered=renumbered)
         for source, repeated, renumbered in zip(sources, settled.repeated, settled.renumbered, strict=True)
     ]
-    return Plan(tuple(sources), _tasks(settled.kept, sources, roots, options), _total(settled.kept))
+    return Plan(tuple(sources), _tasks(settled.kept, sources, image_folders, options), _total(settled.kept))
 
 
 def _tasks(
-    kept: Sequence[Candidate], sources: Sequence[Source], roots: tuple[Path, ...], options: Options
+    kept: Sequence[Candidate], sources: Sequence[Source], image_folders: tuple[Path, ...], options: BuildOptions
 ) -> tuple[Task, ...]:
     groups = [kept[cut] for cut in _even_slices(len(kept), options.records_per_shard)]
     layout = _layout(groups)
     return tuple(
         Task(
             file=f"shard-{number:05d}.mindrecord",
-            pictures=tuple((candidate.source, candidate.picture) for candidate in group),
-            roots=roots,
+            images=tuple((candidate.source, candidate.picture) for candidate in group),
+            image_folders=image_folders,
             layout=layout,
-            rules=options.rules,
+            person_filter=options.person_filter,
             skip_bad=options.skip_bad,
-            key=_key(sources, options.rules, layout, group),
+            key=_key(sources, options.person_filter, layout, group),
         )
         for number, group in enumerate(groups)
     )
@@ -177,7 +178,7 @@ def _record_bytes(candidate: Candidate) -> int:
     if candidate.size > MAX_FILE_BYTES:
         return 0
     picture = candidate.picture
-    ignored = not all(person.trains for person in picture.people)
+    ignored = not all(person.trainable for person in picture.people)
     runs = picture.height * picture.width // 4 + 4096 if ignored else 0
     return max(candidate.size, 0) + _PERSON_BYTES * len(picture.people) + runs
 
@@ -195,13 +196,13 @@ def _power_of_two(value: int, least: int) -> int:
     return max(1 << (value - 1).bit_length(), least)
 
 
-def _key(sources: Sequence[Source], rules: Rules, layout: Layout, group: Sequence[Candidate]) -> str:
+def _key(sources: Sequence[Source], person_filter: PersonFilter, layout: Layout, group: Sequence[Candidate]) -> str:
     content = {
         "format": VERSION,
         "schema": SCHEMA,
         "sources": [source.json_sha256 for source in sources],
-        "rules": asdict(rules),
-        "layout": asdict(layout),
+        "rules": asdict(person_filter),
+        "layout": {"page": layout.page_size, "header": layout.header_size},
         "pictures": [(one.source, one.picture.image_id, one.picture.file_name, one.size) for one in group],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -21,23 +21,23 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.annotations.coco import Picture, picture_path
-from pipeline.build.backends import check_visible
+from pipeline.annotations.coco import AnnotatedImage, image_path
+from pipeline.build.backends import check_folders_exist
 from pipeline.build.plan import MAX_FILE_BYTES, Layout, Task
 from pipeline.errors import InputError
 from pipeline.sample import Annotation
-from pipeline.storage.images import check
-from pipeline.storage.manifest import Shard, Skipped, file_problem
+from pipeline.storage.images import check_image
+from pipeline.storage.manifest import Shard, SkippedImage, find_file_problem
 from pipeline.storage.records import SCHEMA, encode_runs, pack
 from pipeline.storage.statistics import Statistics
 from pipeline.system.files import file_sha256, json_sha256, set_default_permissions, write_atomically
 from pipeline.system.malloc import keep_freed_memory
 
-BUILDING = ".building"
+STAGING_FOLDER = ".building"
 """Folder within a set where unfinished shards are."""
 
-_AT_ONCE = 32
-_AT_ONCE_BYTES = 16 << 20
+_BATCH_RECORDS = 32
+_BATCH_BYTES = 16 << 20
 """Records a write, and bytes of their pictures after which there are no more. MindRecord starts threads for each write:
 with two workers on two cores, eight at once cost 17 % of the speed of 32. The file's bytes depend on both: see VERSION.
 """
@@ -46,30 +46,30 @@ _EMPTY_RLE = {"size": [0, 0], "counts": b""}
 
 
 @dataclass
-class Receipt:
+class ShardResult:
     """What a task gives back.
 
     Attributes:
         key: the task's.
-        tally: counts of the records written.
+        statistics: counts of the records written.
         bad: pictures that could not be used.
         shard: the files; None where nothing was written.
         reused: whether the files were there already.
     """
 
     key: str
-    tally: Statistics = field(default_factory=Statistics)
-    bad: list[Skipped] = field(default_factory=list)
+    statistics: Statistics = field(default_factory=Statistics)
+    bad: list[SkippedImage] = field(default_factory=list)
     shard: Shard | None = None
     reused: bool = False
 
 
-def receipt_path(out: Path, file: str) -> Path:
+def result_path(out: Path, file: str) -> Path:
     """Where a shard's receipt is kept."""
     return out / Path(file).with_suffix(".json").name
 
 
-def write_shard(task: Task, out: Path) -> Receipt:
+def write_shard(task: Task, out: Path) -> ShardResult:
     """Write a task's file into `out`, or confirm that it is there already.
 
     Args:
@@ -84,16 +84,16 @@ def write_shard(task: Task, out: Path) -> Receipt:
     """
     import cv2
 
-    check_visible([out, *task.roots])
+    check_folders_exist([out, *task.image_folders])
     finished = _finished(task, out)
     if finished:
         return finished
     cv2.setNumThreads(0)
     keep_freed_memory()
-    receipt = receipt_path(out, task.file)
+    receipt = result_path(out, task.file)
     receipt.unlink(missing_ok=True)
     # a cluster may take a slow worker for dead and start the task again elsewhere: neither may write into the other
-    folder = out / BUILDING / f"{Path(task.file).stem}-{secrets.token_hex(8)}"
+    folder = out / STAGING_FOLDER / f"{Path(task.file).stem}-{secrets.token_hex(8)}"
     folder.mkdir(parents=True)
     try:
         result = _write(task, folder / task.file)
@@ -109,25 +109,25 @@ def write_shard(task: Task, out: Path) -> Receipt:
     return result
 
 
-def _write(task: Task, path: Path) -> Receipt:
-    result = Receipt(task.key)
+def _write(task: Task, path: Path) -> ShardResult:
+    result = ShardResult(task.key)
     with _writer(path, task.layout) as write:
-        for source, picture in task.pictures:
+        for source, picture in task.images:
             try:
-                data = _read_picture(task.roots[source], picture)
+                data = _read_picture(task.image_folders[source], picture)
             except InputError as error:
-                result.bad.append(Skipped(source, picture.file_name, str(error)))
+                result.bad.append(SkippedImage(source, picture.file_name, str(error)))
                 continue
             if task.skip_bad or not result.bad:
-                write(_record(task, source, picture, data, result.tally))
-    if result.tally.records and (task.skip_bad or not result.bad):
-        result.shard = _measure(path, result.tally)
+                write(_make_record(task, source, picture, data, result.statistics))
+    if result.statistics.records and (task.skip_bad or not result.bad):
+        result.shard = _describe_shard(path, result.statistics)
     return result
 
 
-def _read_picture(root: Path, picture: Picture) -> bytes:
+def _read_picture(root: Path, picture: AnnotatedImage) -> bytes:
     """Read and check a picture file; raises InputError saying what is wrong with it."""
-    path = picture_path(root, picture.file_name)
+    path = image_path(root, picture.file_name)
     try:
         info = os.stat(path)  # noqa: PTH116 (Path objects would cost as much as reading does)
         if not stat.S_ISREG(info.st_mode):
@@ -140,21 +140,23 @@ def _read_picture(root: Path, picture: Picture) -> bytes:
         raise InputError("is missing") from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}") from error
-    height, width = check(data)
+    height, width = check_image(data)
     if (height, width) != (picture.height, picture.width):
         raise InputError(f"is {width}x{height} px, its annotation says {picture.width}x{picture.height}")
     return data
 
 
-def _record(task: Task, source: int, picture: Picture, data: bytes, tally: Statistics) -> dict[str, Any]:
+def _make_record(
+    task: Task, source: int, picture: AnnotatedImage, data: bytes, statistics: Statistics
+) -> dict[str, Any]:
     mask = picture.ignore_mask()
     truth = tuple(person.truth for person in picture.people)
     keypoints = picture.keypoints()
-    tally.add_record(
+    statistics.add_record(
         keypoints=keypoints,
-        boxes=[person.truth["bbox"] for person in picture.people if person.trains],
+        boxes=[person.truth["bbox"] for person in picture.people if person.trainable],
         crowds=sum(box["iscrowd"] for box in truth),
-        ignored_people=sum(not person.trains and not person.truth["iscrowd"] for person in picture.people),
+        ignored_people=sum(not person.trainable and not person.truth["iscrowd"] for person in picture.people),
         size=(picture.height, picture.width),
         ignored_pixels=0 if mask is None else int(np.count_nonzero(mask)),
         picture_bytes=len(data),
@@ -168,15 +170,15 @@ def _record(task: Task, source: int, picture: Picture, data: bytes, tally: Stati
 @contextlib.contextmanager
 def _writer(path: Path, layout: Layout) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that appends one record to the MindRecord file at `path`."""
-    from pipeline.storage.mindrecord_writer import Writer
+    from pipeline.storage.mindrecord_writer import MindRecordWriter
 
     try:
-        writer = Writer(path, SCHEMA, page=layout.page, header=layout.header)
+        writer = MindRecordWriter(path, SCHEMA, page_size=layout.page_size, header_size=layout.header_size)
         waiting: list[dict[str, Any]] = []
 
         def write(record: dict[str, Any]) -> None:
             waiting.append(record)
-            if len(waiting) == _AT_ONCE or sum(len(record["image"]) for record in waiting) >= _AT_ONCE_BYTES:
+            if len(waiting) == _BATCH_RECORDS or sum(len(record["image"]) for record in waiting) >= _BATCH_BYTES:
                 writer.write(waiting)
                 waiting.clear()
 
@@ -191,19 +193,19 @@ def _writer(path: Path, layout: Layout) -> Iterator[Callable[[dict[str, Any]], N
         raise InputError(f"{path.name}: cannot be written: {(found[1] if found else str(error))[:200]}") from error
 
 
-def _measure(path: Path, tally: Statistics) -> Shard:
+def _describe_shard(path: Path, statistics: Statistics) -> Shard:
     """Count and hash what is on disk, and give both files the mode that other new files get."""
     index = path.with_name(path.name + ".db")
     with contextlib.closing(sqlite3.connect(index)) as database:
         (rows,) = database.execute("SELECT COUNT(*) FROM INDEXES").fetchone()
-    if rows != tally.records:
-        raise InputError(f"{path.name}: MindRecord kept {rows} of {tally.records} records")
+    if rows != statistics.records:
+        raise InputError(f"{path.name}: MindRecord kept {rows} of {statistics.records} records")
     for file in (path, index):
         set_default_permissions(file)
     return Shard(
         file=path.name,
-        records=tally.records,
-        people=tally.people,
+        records=statistics.records,
+        people=statistics.people,
         bytes=path.stat().st_size,
         sha256=file_sha256(path),
         index_bytes=index.stat().st_size,
@@ -211,33 +213,33 @@ def _measure(path: Path, tally: Statistics) -> Shard:
     )
 
 
-def _finished(task: Task, out: Path) -> Receipt | None:
+def _finished(task: Task, out: Path) -> ShardResult | None:
     """The receipt of an earlier run, if it is for the same task and its files are sound."""
     try:
-        data = json.loads(receipt_path(out, task.file).read_bytes())
+        data = json.loads(result_path(out, task.file).read_bytes())
         if data.pop("sha256") != json_sha256(data):
             return None
         shard = data["shard"] and Shard(**data["shard"])
-        bad = [Skipped(**item) for item in data["bad"]]
-        result = Receipt(data["key"], Statistics.from_json(data["tally"]), bad, shard, reused=True)
+        bad = [SkippedImage(**item) for item in data["bad"]]
+        result = ShardResult(data["key"], Statistics.from_json(data["tally"]), bad, shard, reused=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if result.key != task.key or (bad and not task.skip_bad):
         return None
     if shard and (
         shard.file != task.file
-        or file_problem(out / shard.file, shard.bytes, shard.sha256)
-        or file_problem(out / shard.index, shard.index_bytes, shard.index_sha256)
+        or find_file_problem(out / shard.file, shard.bytes, shard.sha256)
+        or find_file_problem(out / shard.index, shard.index_bytes, shard.index_sha256)
     ):
         return None
     return result
 
 
-def _to_json(receipt: Receipt) -> dict[str, Any]:
+def _to_json(receipt: ShardResult) -> dict[str, Any]:
     content = {
         "key": receipt.key,
         "shard": asdict(receipt.shard) if receipt.shard else None,
         "bad": [asdict(picture) for picture in receipt.bad],
-        "tally": receipt.tally.to_json(),
+        "tally": receipt.statistics.to_json(),
     }
     return {**content, "sha256": json_sha256(content)}

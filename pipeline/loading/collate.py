@@ -18,7 +18,7 @@ from pipeline.loading.augment import Augmentation, AugmentConfig, affine, draw, 
 from pipeline.loading.targets import TargetConfig, encode_maps
 from pipeline.maps import Maps
 from pipeline.sample import Sample, Size
-from pipeline.storage.images import decode
+from pipeline.storage.images import decode_image
 from pipeline.storage.mindrecord_reader import Row
 from pipeline.storage.records import decode_runs, raw_bytes, unpack_ignore, unpack_keypoints
 from pipeline.system.buffers import ThreadBuffers
@@ -66,7 +66,7 @@ def unpack_sample(row: Row) -> Sample:
 
 
 def _decode_picture(row: Row, size: Size, spare: ThreadBuffers | None = None) -> NDArray[np.uint8]:
-    image = decode(raw_bytes(row["image"]), strict=True, spare=spare)
+    image = decode_image(raw_bytes(row["image"]), strict=True, buffers=spare)
     if image.shape[:2] != size:
         found, expected = (f"{width}x{height}" for height, width in (image.shape[:2], size))
         raise InputError(f"its picture has {found} px, its annotations expect {expected}")

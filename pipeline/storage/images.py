@@ -21,16 +21,16 @@ MAX_PIXELS = 100_000_000
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 
-PictureBytes = bytes | NDArray[np.uint8]
+ImageBytes = bytes | NDArray[np.uint8]
 
 
-def decode(data: PictureBytes, *, strict: bool = False, spare: ThreadBuffers | None = None) -> NDArray[np.uint8]:
+def decode_image(data: ImageBytes, *, strict: bool = False, buffers: ThreadBuffers | None = None) -> NDArray[np.uint8]:
     """Decode a JPEG or PNG.
 
     Args:
         data: the file's bytes.
         strict: refuse damage that libjpeg could paint over.
-        spare: memory to decode into, for `pipeline.loading.warp`; the picture is valid until the next one.
+        buffers: memory to decode into, for `pipeline.loading.warp`; the picture is valid until the next one.
 
     Returns:
         (H, W, 3) uint8 BGR in the stored frame; grey pictures get three equal channels. From spare memory it may have
@@ -44,9 +44,9 @@ def decode(data: PictureBytes, *, strict: bool = False, spare: ThreadBuffers | N
     size, colour = _header(data)
     if colour in ("PNG", "CMYK", "YCCK"):
         if strict:
-            check(data)
+            check_image(data)
         return _decode_with_opencv(data, size)
-    space, buffer = ("BGRX", spare.array("picture", *size, 4)) if spare else ("BGR", None)
+    space, buffer = ("BGRX", buffers.array("picture", *size, 4)) if buffers else ("BGR", None)
     try:
         image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, space, strict=strict, buffer=buffer)
     except ValueError as error:
@@ -54,7 +54,7 @@ def decode(data: PictureBytes, *, strict: bool = False, spare: ThreadBuffers | N
     return image
 
 
-def check(data: PictureBytes) -> tuple[int, int]:
+def check_image(data: ImageBytes) -> tuple[int, int]:
     """Check a JPEG or PNG in full and return its (height, width) px.
 
     Every coefficient of a JPEG is read, but an eighth of the picture's size is reconstructed: 1.57 ms a picture of
@@ -78,7 +78,7 @@ def check(data: PictureBytes) -> tuple[int, int]:
     return size
 
 
-def _header(data: PictureBytes) -> tuple[tuple[int, int], str]:
+def _header(data: ImageBytes) -> tuple[tuple[int, int], str]:
     """((height, width), colour space), after the limits; PNG counts as a colour space."""
     import simplejpeg
 
@@ -103,7 +103,7 @@ def _header(data: PictureBytes) -> tuple[tuple[int, int], str]:
     return (height, width), colour
 
 
-def _decode_with_opencv(data: PictureBytes, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _decode_with_opencv(data: ImageBytes, size: tuple[int, int]) -> NDArray[np.uint8]:
     import cv2
 
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION

@@ -23,7 +23,7 @@ FILE_NAME = "manifest.json"
 SHARD_FILE = re.compile(r"shard-\d{5,}\.mindrecord")
 _SET_FILE = re.compile(SHARD_FILE.pattern + r"(\.db)?")
 _HASH = re.compile(r"[0-9a-f]{64}")
-REBUILD = "run make shards again, it rebuilds what is damaged"
+REBUILD_ADVICE = "run make shards again, it rebuilds what is damaged"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedImage:
     """A picture that was left out because its file is bad: index of its source, its name, and what is wrong."""
 
     source: int
@@ -86,7 +86,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Damage:
+class FileProblem:
     """A file of a set that is not what the manifest says."""
 
     file: str
@@ -100,36 +100,36 @@ class Manifest:
     Attributes:
         sources: where the records came from; a record's `source` column is an index into this.
         options: what the set was built with: min_keypoints, min_area, keep_empty, records_per_shard, …
-        tally: counts of what is in the records.
+        statistics: counts of what is in the records.
         skipped: pictures that were left out because their files are bad.
         shards: the files.
     """
 
     sources: tuple[Source, ...]
     options: dict[str, Any]
-    tally: Statistics
-    skipped: tuple[Skipped, ...]
+    statistics: Statistics
+    skipped: tuple[SkippedImage, ...]
     shards: tuple[Shard, ...]
 
     @property
     def records(self) -> int:
         """Pictures in the set."""
-        return self.tally.records
+        return self.statistics.records
 
     @property
     def people(self) -> int:
         """Trainable people in the set."""
-        return self.tally.people
+        return self.statistics.people
 
     @property
     def images_with_people(self) -> int:
         """Pictures with at least one trainable person."""
-        return self.tally.images_with_people
+        return self.statistics.images_with_people
 
     @property
     def max_people(self) -> int:
         """Largest P of any record."""
-        return self.tally.max_people
+        return self.statistics.max_people
 
     @property
     def fingerprint(self) -> str:
@@ -156,7 +156,7 @@ class Manifest:
             "sources": [asdict(source) for source in self.sources],
             "options": self.options,
             "skipped": [asdict(picture) for picture in self.skipped],
-            "tally": self.tally.to_json(),
+            "tally": self.statistics.to_json(),
             "shards": [asdict(shard) for shard in self.shards],
         }
 
@@ -165,24 +165,24 @@ class Manifest:
         write_atomically(folder / FILE_NAME, json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
-    def load(cls, folder: Path, *, hashes: bool = False, newer: bool = False) -> Manifest:
+    def load(cls, folder: Path, *, hash_all: bool = False, hash_modified: bool = False) -> Manifest:
         """Read a set's manifest and check that its files are there with the sizes they had.
 
         Args:
             folder: the set.
-            hashes: also hash every file.
-            newer: also hash files that were modified after the manifest was written.
+            hash_all: also hash every file.
+            hash_modified: also hash files that were modified after the manifest was written.
 
         Raises:
             InputError: no manifest, one of another format or damaged, or a file that is missing or changed; the message
                 names the file and the command that mends it.
         """
         manifest = cls.read(folder)
-        damage = manifest.verify(folder, hashes=hashes, newer=newer)
+        damage = manifest.verify(folder, hash_all=hash_all, hash_modified=hash_modified)
         if damage:
             first = damage[0]
             more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
-            raise InputError(f"{folder / first.file}: {first.problem}{more}: {REBUILD}")
+            raise InputError(f"{folder / first.file}: {first.problem}{more}: {REBUILD_ADVICE}")
         return manifest
 
     @classmethod
@@ -196,11 +196,11 @@ class Manifest:
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from error
         except (ValueError, RecursionError):
-            raise InputError(f"{path}: not JSON: {REBUILD}") from None
+            raise InputError(f"{path}: not JSON: {REBUILD_ADVICE}") from None
         try:
             return cls._from_json(data)
         except InputError as error:
-            raise InputError(f"{path}: {error}: {REBUILD}") from None
+            raise InputError(f"{path}: {error}: {REBUILD_ADVICE}") from None
 
     @classmethod
     def _from_json(cls, data: object) -> Manifest:
@@ -214,8 +214,8 @@ class Manifest:
         manifest = cls(
             sources=tuple(_parsed(Source, item, "sources") for item in _items(data, "sources")),
             options=options,
-            tally=Statistics.from_json(data.get("tally")),
-            skipped=tuple(_parsed(Skipped, item, "skipped") for item in _items(data, "skipped")),
+            statistics=Statistics.from_json(data.get("tally")),
+            skipped=tuple(_parsed(SkippedImage, item, "skipped") for item in _items(data, "skipped")),
             shards=tuple(_parsed(Shard, item, "shards") for item in _items(data, "shards")),
         )
         manifest._check_sums(data)
@@ -238,13 +238,13 @@ class Manifest:
                     kind = "shards hold" if parts is self.shards else "sources gave"
                     raise InputError(f"{name}: {str(data.get(name))[:20]}, but the {kind} {total}")
 
-    def verify(self, folder: Path, *, hashes: bool, newer: bool = False) -> list[Damage]:
+    def verify(self, folder: Path, *, hash_all: bool, hash_modified: bool = False) -> list[FileProblem]:
         """Compare the files of a set with the manifest.
 
         Args:
             folder: the set.
-            hashes: also read every file and compare its hash.
-            newer: do so for files that were modified after the manifest was written.
+            hash_all: also read every file and compare its hash.
+            hash_modified: do so for files that were modified after the manifest was written.
 
         Returns:
             What is missing, changed, or there without being named by the manifest; empty for a sound set.
@@ -254,14 +254,14 @@ class Manifest:
         for shard in self.shards:
             expected[shard.file] = (shard.bytes, shard.sha256)
             expected[shard.index] = (shard.index_bytes, shard.index_sha256)
-        written = _modified(folder / FILE_NAME) if newer else None
+        written = _modified(folder / FILE_NAME) if hash_modified else None
         for name, (size, sha256) in expected.items():
-            suspect = hashes or (written is not None and _modified(folder / name) > written)
-            problem = file_problem(folder / name, size, sha256 if suspect else None)
+            suspect = hash_all or (written is not None and _modified(folder / name) > written)
+            problem = find_file_problem(folder / name, size, sha256 if suspect else None)
             if problem:
-                damage.append(Damage(name, problem))
+                damage.append(FileProblem(name, problem))
         strangers = sorted(path.name for path in folder.iterdir() if _SET_FILE.fullmatch(path.name))
-        damage.extend(Damage(name, "is not in the manifest") for name in strangers if name not in expected)
+        damage.extend(FileProblem(name, "is not in the manifest") for name in strangers if name not in expected)
         return damage
 
 
@@ -273,7 +273,7 @@ def _modified(path: Path) -> int:
         return 0
 
 
-def file_problem(path: Path, size: int, sha256: str | None) -> str | None:
+def find_file_problem(path: Path, size: int, sha256: str | None) -> str | None:
     """What is wrong with a file that should have `size` bytes and, where given, the hash `sha256`; None if nothing."""
     try:
         if path.is_symlink() and path.resolve().parent != path.parent.resolve():

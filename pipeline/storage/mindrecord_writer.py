@@ -40,20 +40,22 @@ def load_extension() -> ModuleType:
         return sys.modules.setdefault(_EXTENSION, module)
 
 
-class Writer:
+class MindRecordWriter:
     """One MindRecord file and, after `commit`, its index beside it.
 
     Args:
         path: the file; its base name is stored in the index.
         schema: type of every column; a column of type `bytes` holds bytes.
-        page: bytes of a page; a record has to fit.
-        header: bytes of the header; the pages' list has to fit.
+        page_size: bytes of a page; a record has to fit.
+        header_size: bytes of the header; the pages' list has to fit.
 
     Raises:
         RuntimeError: MindRecord refuses; so do all methods.
     """
 
-    def __init__(self, path: Path, schema: Mapping[str, Mapping[str, str]], *, page: int, header: int) -> None:
+    def __init__(
+        self, path: Path, schema: Mapping[str, Mapping[str, str]], *, page_size: int, header_size: int
+    ) -> None:
         self._c = load_extension()
         self._path = path
         self._header = self._c.ShardHeader()
@@ -62,8 +64,8 @@ class Writer:
         self._blobs: list[str] = meta.get_schema_content()["blob_fields"]
         self._scalars = [name for name in schema if name not in self._blobs]
         self._writer = self._c.ShardWriter()
-        self._check(self._writer.set_page_size(page), "page size")
-        self._check(self._writer.set_header_size(header), "header size")
+        self._check(self._writer.set_page_size(page_size), "page size")
+        self._check(self._writer.set_header_size(header_size), "header size")
         self._check(self._writer.open([str(path)], False, False), "open")
         self._check(self._writer.set_shard_header(self._header), "header")
 

@@ -50,11 +50,11 @@ _FRAME_BYTES = 2 * _RUN.itemsize
 _COORDINATE = np.dtype("<f4")
 _PERSON_BYTES = NUM_KEYPOINTS * 3 * _COORDINATE.itemsize
 
-Raw = bytes | NDArray[Any]
+BytesColumn = bytes | NDArray[Any]
 """A `bytes` column: bytes, an `S` array of shape (1,) as MindDataset gives it, or a uint8 array."""
 
 
-def raw_bytes(raw: Raw) -> NDArray[np.uint8]:
+def raw_bytes(raw: BytesColumn) -> NDArray[np.uint8]:
     """View a `bytes` column as (N,) uint8 without a copy, trailing NULs kept."""
     return np.frombuffer(raw, dtype=np.uint8)
 
@@ -144,7 +144,7 @@ def unpack(row: Mapping[str, Any]) -> tuple[Annotation, NDArray[np.uint8]]:
     return annotation, raw_bytes(row["image"])
 
 
-def unpack_keypoints(raw: Raw) -> NDArray[np.float32]:
+def unpack_keypoints(raw: BytesColumn) -> NDArray[np.float32]:
     """(P, K, 3) float32 x, y in px and visibility, from the `keypoints` column; read-only.
 
     Raises InputError where the bytes are not those of whole people.
@@ -157,7 +157,7 @@ def unpack_keypoints(raw: Raw) -> NDArray[np.float32]:
     return data.view(_COORDINATE).reshape(-1, NUM_KEYPOINTS, 3)
 
 
-def unpack_ignore(raw: Raw) -> tuple[tuple[int, int], NDArray[np.uint32]]:
+def unpack_ignore(raw: BytesColumn) -> tuple[tuple[int, int], NDArray[np.uint32]]:
     """The picture's (height, width) px and its ignore region's runs, none where nothing is ignored.
 
     Raises InputError where the bytes are not whole numbers of four, or the frame is missing.
@@ -169,6 +169,6 @@ def unpack_ignore(raw: Raw) -> tuple[tuple[int, int], NDArray[np.uint32]]:
     return (height, width), data[_FRAME_BYTES:].view(_RUN)
 
 
-def unpack_truth(raw: Raw) -> tuple[dict[str, Any], ...]:
+def unpack_truth(raw: BytesColumn) -> tuple[dict[str, Any], ...]:
     """The person annotations as COCO wrote them, without segmentation, from the `truth` column."""
     return tuple(json.loads(raw_bytes(raw).tobytes()))

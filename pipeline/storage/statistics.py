@@ -16,7 +16,7 @@ from pipeline.skeleton import COCO_KEYPOINTS, KEYPOINTS, NUM_KEYPOINTS, to_coco
 BOX_EDGES: tuple[int, ...] = (0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
 """Lower edges, px, of the histogram of people's boxes; the last bin is open."""
 
-PICTURE_EDGES: tuple[int, ...] = (0, 128, 192, 256, 320, 384, 448, 512, 576, 640, 641, 1024, 2048, 4096)
+IMAGE_EDGES: tuple[int, ...] = (0, 128, 192, 256, 320, 384, 448, 512, 576, 640, 641, 1024, 2048, 4096)
 """Lower edges, px, of the histograms of picture sides; 640, the long side of most COCO pictures, has its own bin."""
 
 IGNORED_EDGES: tuple[float, ...] = (0.0, 1e-9, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -41,7 +41,7 @@ class Statistics:
         people_per_image: pictures by their number of trainable people, from 0 on.
         keypoints_per_person: trainable people by their number of labelled COCO keypoints, from 0 to 17.
         box_width, box_height: trainable people by their box's sides, over `BOX_EDGES`.
-        image_width, image_height: pictures by their sides, over `PICTURE_EDGES`.
+        image_width, image_height: pictures by their sides, over `IMAGE_EDGES`.
         ignored_fraction: pictures by the ignored part of their area, over `IGNORED_EDGES`.
     """
 
@@ -60,8 +60,8 @@ class Statistics:
     keypoints_per_person: list[int] = field(default_factory=lambda: [0] * (len(COCO_KEYPOINTS) + 1))
     box_width: list[int] = field(default_factory=lambda: [0] * len(BOX_EDGES))
     box_height: list[int] = field(default_factory=lambda: [0] * len(BOX_EDGES))
-    image_width: list[int] = field(default_factory=lambda: [0] * len(PICTURE_EDGES))
-    image_height: list[int] = field(default_factory=lambda: [0] * len(PICTURE_EDGES))
+    image_width: list[int] = field(default_factory=lambda: [0] * len(IMAGE_EDGES))
+    image_height: list[int] = field(default_factory=lambda: [0] * len(IMAGE_EDGES))
     ignored_fraction: list[int] = field(default_factory=lambda: [0] * len(IGNORED_EDGES))
 
     def add_record(
@@ -99,8 +99,8 @@ class Statistics:
         self.images_with_ignored += ignored_pixels > 0
         self.people_per_image.extend([0] * (people + 1 - len(self.people_per_image)))
         self.people_per_image[people] += 1
-        self.image_width[_bin(PICTURE_EDGES, width)] += 1
-        self.image_height[_bin(PICTURE_EDGES, height)] += 1
+        self.image_width[_bin(IMAGE_EDGES, width)] += 1
+        self.image_height[_bin(IMAGE_EDGES, height)] += 1
         self.ignored_fraction[_bin(IGNORED_EDGES, ignored_pixels / (height * width))] += 1
         for box in boxes:
             self.box_width[_bin(BOX_EDGES, box[2])] += 1

@@ -130,24 +130,24 @@ class Bench:
 
     def _build(self) -> Path:
         """A set of `records` pictures that somebody can train on."""
-        from pipeline.annotations.sources import named_splits
+        from pipeline.annotations.sources import splits_from_options
         from pipeline.build.build_set import build
-        from pipeline.build.plan import Options
+        from pipeline.build.plan import BuildOptions
         from tests.benchmarks.repeat import repeat_coco
 
         assert self.coco is not None
         repeated = repeat_coco(self.coco, self.split, self.records, self.folder / "coco", trainable_only=True)
         shards = self.folder / "shards"
-        build(named_splits([repeated], [self.split], [], []), shards, Options())
+        build(splits_from_options([repeated], [self.split], [], []), shards, BuildOptions())
         return shards
 
     def _about(self) -> dict[str, str]:
         from pipeline.storage.manifest import Manifest
 
         manifest = Manifest.load(self.shards)
-        tally = manifest.tally
+        statistics = manifest.statistics
         where = self.coco if self.coco else self.shards
-        kilobytes = tally.picture_bytes / manifest.records / 1000
+        kilobytes = statistics.picture_bytes / manifest.records / 1000
         return {
             "date": date.today().isoformat(),
             "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.machine()}",
@@ -156,7 +156,7 @@ class Bench:
                 for name in ("mindspore", "numpy", "opencv-python-headless", "simplejpeg")
             )
             + f", Python {platform.python_version()}",
-            "pictures": f"{manifest.records} records of {where}, {kilobytes:.0f} KB each, {tally.people} people",
+            "pictures": f"{manifest.records} records of {where}, {kilobytes:.0f} KB each, {statistics.people} people",
         }
 
 

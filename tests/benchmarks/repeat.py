@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from pipeline.annotations.coco import Rules, annotation_file
+from pipeline.annotations.coco import PersonFilter, annotation_file
 
 GRAIN = 6
 """Standard deviation of the grain that drawn pictures get, of 255."""
@@ -42,7 +42,7 @@ def repeat_coco(
         people[person["image_id"]].append(person)
     images = content["images"]
     if trainable_only:
-        images = [image for image in images if any(map(Rules().trains, people[image["id"]]))]
+        images = [image for image in images if any(map(PersonFilter().is_trainable, people[image["id"]]))]
     if not images:
         raise ValueError(f"{annotation_file(coco, split)}: nothing to repeat")
     (out / split).mkdir(parents=True)

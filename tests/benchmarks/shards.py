@@ -20,13 +20,13 @@ import json, sys, time
 from pathlib import Path
 start = time.monotonic()
 from joblib import Parallel, delayed
-from pipeline.build.plan import Options
+from pipeline.build.plan import BuildOptions
 from pipeline.shards import build
 from tests.benchmarks.shards import peak_mb, warm_up
 coco, split, out, workers = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
 Parallel(n_jobs=workers)(delayed(warm_up)() for _ in range(workers))
 ready = time.monotonic()
-build([(coco, split)], out, Options(keep_empty=True), workers=workers)
+build([(coco, split)], out, BuildOptions(keep_empty=True), workers=workers)
 done = time.monotonic()
 peaks = Parallel(n_jobs=workers)(delayed(peak_mb)() for _ in range(workers))
 print(json.dumps({"start": ready - start, "build": done - ready, "peak_mb": max(peaks)}))
@@ -35,10 +35,10 @@ print(json.dumps({"start": ready - start, "build": done - ready, "peak_mb": max(
 _PLAN = """
 import json, sys, time
 from pathlib import Path
-from pipeline.build.plan import Options, make_plan
+from pipeline.build.plan import BuildOptions, make_plan
 from tests.benchmarks.shards import peak_mb
 wall, cpu = time.monotonic(), time.process_time()
-plan = make_plan([(Path(sys.argv[1]), sys.argv[2])], Options(keep_empty=True))
+plan = make_plan([(Path(sys.argv[1]), sys.argv[2])], BuildOptions(keep_empty=True))
 print(json.dumps({
     "seconds": time.monotonic() - wall,
     "cpu_seconds": time.process_time() - cpu,
@@ -106,11 +106,11 @@ def measure_shards(
 
 def measure_stages(coco: Path, split: str, *, rounds: int = 3) -> dict[str, float]:
     """CPU milliseconds a picture of each stage of writing one shard of 256 pictures; the best of `rounds` counts."""
-    from pipeline.build.plan import Options, make_plan
+    from pipeline.build.plan import BuildOptions, make_plan
 
     start = time.process_time()
-    plan = make_plan([(coco, split)], Options(keep_empty=True))
-    pictures = sum(len(task.pictures) for task in plan.tasks)
+    plan = make_plan([(coco, split)], BuildOptions(keep_empty=True))
+    pictures = sum(len(task.images) for task in plan.tasks)
     best = {"plan": (time.process_time() - start) * 1e3 / pictures}
     with tempfile.TemporaryDirectory(prefix="bench-shards-") as temporary:
         for number in range(rounds):
@@ -120,38 +120,39 @@ def measure_stages(coco: Path, split: str, *, rounds: int = 3) -> dict[str, floa
 
 
 def _stages(task: Any, path: Path) -> Iterator[tuple[str, float]]:
-    from pipeline.annotations.coco import picture_path
+    from pipeline.annotations.coco import image_path
     from pipeline.build import write_shard as writing
-    from pipeline.storage.images import check
-    from pipeline.storage.mindrecord_writer import Writer
+    from pipeline.storage.images import check_image
+    from pipeline.storage.mindrecord_writer import MindRecordWriter
     from pipeline.storage.records import SCHEMA
     from pipeline.storage.statistics import Statistics
 
     def timed(work: Callable[[], Any]) -> tuple[Any, float]:
         start = time.process_time()
         result = work()
-        return result, (time.process_time() - start) * 1e3 / len(task.pictures)
+        return result, (time.process_time() - start) * 1e3 / len(task.images)
 
-    tally = Statistics()
+    statistics = Statistics()
     files, milliseconds = timed(
         lambda: [
-            Path(picture_path(task.roots[source], picture.file_name)).read_bytes() for source, picture in task.pictures
+            Path(image_path(task.image_folders[source], picture.file_name)).read_bytes()
+            for source, picture in task.images
         ]
     )
     yield "read", milliseconds
-    yield "check", timed(lambda: [check(data) for data in files])[1]
+    yield "check", timed(lambda: [check_image(data) for data in files])[1]
     rows, milliseconds = timed(
         lambda: [
-            writing._record(task, source, picture, data, tally)
-            for (source, picture), data in zip(task.pictures, files, strict=True)
+            writing._make_record(task, source, picture, data, statistics)
+            for (source, picture), data in zip(task.images, files, strict=True)
         ]
     )
     yield "annotations and ignore regions", milliseconds
-    writer = Writer(path, SCHEMA, page=task.layout.page, header=task.layout.header)
-    step = writing._AT_ONCE
+    writer = MindRecordWriter(path, SCHEMA, page_size=task.layout.page_size, header_size=task.layout.header_size)
+    step = writing._BATCH_RECORDS
     yield "write", timed(lambda: [writer.write(rows[at : at + step]) for at in range(0, len(rows), step)])[1]
     yield "index", timed(writer.commit)[1]
-    yield "hash", timed(lambda: writing._measure(path, tally))[1]
+    yield "hash", timed(lambda: writing._describe_shard(path, statistics))[1]
 
 
 def measure_planning(records: int = 118_000, *, drawn: int = 3000) -> dict[str, Any]:

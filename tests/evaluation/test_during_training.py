@@ -19,7 +19,7 @@ from evaluation.scoring.detect import detect_people
 from evaluation.scoring.evaluation import score_detections
 from evaluation.scoring.metrics import AP_KEYS
 from pipeline.build.build_set import build
-from pipeline.build.plan import Options
+from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
 from tests.support import coco_folder, tiny
 from tests.support.oracle import Oracle, figure, picture, truth_of, two_people
@@ -55,7 +55,7 @@ def val(known, tmp_path_factory):
         colour, size, _ = known[entry["id"]]
         data = simplejpeg.encode_jpeg(picture(colour, size), quality=95, colorspace="BGR")
         (folder / "coco" / "val" / entry["file_name"]).write_bytes(data)
-    build([(folder / "coco", "val")], folder / "shards", Options(keep_empty=True), workers=1)
+    build([(folder / "coco", "val")], folder / "shards", BuildOptions(keep_empty=True), workers=1)
     return folder / "shards"
 
 

@@ -27,9 +27,9 @@ from evaluation.scoring.detect import detect_people
 from evaluation.scoring.evaluation import score_detections
 from evaluation.scoring.metrics import ALL, AP_KEYS, PROTOCOLS, WITH_PEOPLE
 from evaluation.scoring.truth import true_keypoints
-from pipeline.annotations.coco import Rules
+from pipeline.annotations.coco import PersonFilter
 from pipeline.build.build_set import build
-from pipeline.build.plan import Options
+from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
 from tests.support import coco_folder
 from tests.support.coco_folder import ROOT
@@ -163,7 +163,7 @@ def made(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("evaluate")
     coco = coco_folder.write(root / "coco", coco_folder.mixed(9), "val")
-    build([(coco, "val")], root / "shards", Options(Rules(), keep_empty=True), workers=1)
+    build([(coco, "val")], root / "shards", BuildOptions(PersonFilter(), keep_empty=True), workers=1)
     config = Config(
         model=ModelConfig(backbone="compact", feature_widths=(8, 8), stages=1, first_width=8, stage_width=8),
         evaluation=EvaluationConfig(

@@ -157,7 +157,7 @@ def damage_sets(seed: int, cases: int, folder: Path) -> Findings:
         kind = DAMAGES[case % len(DAMAGES)]
         copy = Path(shutil.copytree(sound, folder / "set"))
         named = kind(copy, other, np.random.default_rng((seed, case)))
-        noticed += _is_refused(copy, hashes=False)
+        noticed += _is_refused(copy, hash_all=False)
         before = _versions(copy)
         problem = _missed(copy, named) or _mend(coco, copy, expected)
         written = [name for name, version in _versions(copy).items() if before.get(name) != version]
@@ -178,10 +178,10 @@ def _versions(folder: Path) -> dict[str, tuple[int, int]]:
     return {name: (info.st_ino, info.st_mtime_ns) for name, info in found}
 
 
-def _is_refused(folder: Path, *, hashes: bool) -> bool:
+def _is_refused(folder: Path, *, hash_all: bool) -> bool:
     """Whether training does not begin, and says why in one line."""
     try:
-        Manifest.load(folder, hashes=hashes, newer=True)
+        Manifest.load(folder, hash_all=hash_all, hash_modified=True)
     except InputError as error:
         return "\n" not in str(error)
     return False
@@ -195,7 +195,7 @@ def _missed(folder: Path, named: Sequence[str]) -> str | None:
     missed = [name for name in named if f"{folder / name}: " not in result.output]
     if result.exit_code != 1 or missed:
         return f"verify ended with {result.exit_code} and did not name {', '.join(missed)}"
-    return None if _is_refused(folder, hashes=True) else "training --verify would begin"
+    return None if _is_refused(folder, hash_all=True) else "training --verify would begin"
 
 
 def _mend(coco: Path, folder: Path, expected: dict[str, str]) -> str | None:

@@ -15,8 +15,8 @@ import simplejpeg
 import yaml
 from click.testing import CliRunner
 
-from pipeline.annotations.coco import Rules, annotation_file, read_pictures
-from pipeline.storage.images import check, decode
+from pipeline.annotations.coco import PersonFilter, annotation_file, read_annotations
+from pipeline.storage.images import check_image, decode_image
 from pipeline.storage.manifest import FILE_NAME, Manifest
 from pipeline.system.log_filters import silence_opencv
 from tests.faults.findings import Findings
@@ -39,7 +39,7 @@ def annotations(seed: int, cases: int, folder: Path) -> Findings:
     content["annotations"][3]["segmentation"] = crowd
 
     def read() -> None:
-        for picture in read_pictures(path, Rules())[0]:
+        for picture in read_annotations(path, PersonFilter())[0]:
             picture.annotation()
 
     def build() -> str | None:
@@ -93,10 +93,10 @@ def pictures(seed: int, cases: int, folder: Path) -> Findings:
         if case >= len(originals):
             data = _bomb(data, chance) if chance.random() < 1 / 8 else damaged(data, chance)
         path.write_bytes(data)
-        trial.run(f"checked picture (case {case})", lambda: check(path.read_bytes()))
-        trial.run(f"strictly decoded picture (case {case})", lambda: decode(path.read_bytes(), strict=True))
+        trial.run(f"checked picture (case {case})", lambda: check_image(path.read_bytes()))
+        trial.run(f"strictly decoded picture (case {case})", lambda: decode_image(path.read_bytes(), strict=True))
         more = [build] if case % SAMPLED == 0 else []
-        trial.run(f"decoded picture (case {case})", lambda: decode(path.read_bytes()), *more)
+        trial.run(f"decoded picture (case {case})", lambda: decode_image(path.read_bytes()), *more)
     return trial.result()
 
 
@@ -179,7 +179,7 @@ def manifests(seed: int, cases: int, folder: Path) -> Findings:
             del content["fingerprint"]  # as a careful forger would
         (shards / FILE_NAME).write_bytes(json_variant(content, case, seed))
         more = [command] if case % SAMPLED == 0 else []
-        trial.run(f"manifest (case {case})", lambda: Manifest.load(shards, newer=True), *more)
+        trial.run(f"manifest (case {case})", lambda: Manifest.load(shards, hash_modified=True), *more)
     return trial.result()
 
 

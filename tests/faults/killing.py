@@ -96,7 +96,7 @@ def _after_kill(code: int | None, error: str, out: Path) -> str | None:
         code not in (0, 2, -signal.SIGKILL) or "pipeline" in error.rpartition("Traceback")[2]
     ):  # loky's own may stand there
         return f"ended with {code}: {error[-300:]}"
-    if (out / FILE_NAME).exists() and Manifest.read(out).verify(out, hashes=True):
+    if (out / FILE_NAME).exists() and Manifest.read(out).verify(out, hash_all=True):
         return "left a set that looks complete and is not"
     return None
 
@@ -176,7 +176,7 @@ def _refusal(coco: Path, out: Path) -> str | None:
     if result.exit_code != 2 or result.stderr.count("Error: ") != 1:
         return f"ended with {result.exit_code}: {result.output[-300:]}"
     try:
-        Manifest.load(out, hashes=True)
+        Manifest.load(out, hash_all=True)
     except InputError:
         return None
     return "left a set that looks complete"

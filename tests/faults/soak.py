@@ -94,7 +94,7 @@ def pack_pictures(seed: int, cases: int, folder: Path) -> Findings:
             meters.setdefault(process.pid, Meter(process.pid)).sample(done)
         time.sleep(0.2)
     error = build.communicate()[1]
-    if build.returncode or Manifest.load(folder / "set", hashes=True).records != cases:
+    if build.returncode or Manifest.load(folder / "set", hash_all=True).records != cases:
         findings.failures.append(f"ended with {build.returncode}: {error[-200:]}")
     busiest = sorted(meters.values(), key=lambda meter: -max(meter.megabytes, default=0))[:3]
     for number, meter in enumerate(busiest):
@@ -134,11 +134,11 @@ EPOCHS = 3
 def read_epochs(seed: int, cases: int, folder: Path) -> Findings:
     """Three epochs of augmented batches with targets in each of two ranks, so many samples in all."""
     from pipeline.build.build_set import build
-    from pipeline.build.plan import Options
+    from pipeline.build.plan import BuildOptions
 
     records = max(64, cases // EPOCHS)
     coco = _source(folder, seed, records)
-    build([(coco, "train")], folder / "set", Options(keep_empty=True), workers=1)
+    build([(coco, "train")], folder / "set", BuildOptions(keep_empty=True), workers=1)
     findings = Findings()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         ranks = [pool.submit(read_rank, folder / "set", seed, rank, 2) for rank in range(2)]

@@ -14,7 +14,7 @@ import psutil
 import yaml
 
 from pipeline.build.build_set import build
-from pipeline.build.plan import Options
+from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
 from pipeline.synthetic import generate
 from pipeline.system.log_filters import silence_mindspore
@@ -80,7 +80,7 @@ def _kill_and_resume(seed: int, cases: int, folder: Path, processes: int) -> Fin
 def _prepare(folder: Path) -> tuple[Path, Path]:
     """A set of shards and a recipe."""
     generate(folder / "coco", train=tiny.RECORDS, val=0, size=192, workers=1)
-    build([(folder / "coco", "train2017")], folder / "shards", Options(keep_empty=True), workers=1)
+    build([(folder / "coco", "train2017")], folder / "shards", BuildOptions(keep_empty=True), workers=1)
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({**tiny.RECIPE, "training": tiny.RECIPE["training"] | LEARNING}))
     return folder / "shards", recipe

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline import stats
-from pipeline.annotations.sources import NEW_IDS, named_splits
+from pipeline.annotations.sources import NEW_ID_OFFSET, splits_from_options
 from pipeline.build.build_set import build
-from pipeline.build.plan import Options
+from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
 from pipeline.shards import main
 from pipeline.storage.manifest import Manifest
@@ -70,10 +70,10 @@ def test_other_pictures_under_taken_ids_get_new_ones(tmp_path: Path) -> None:
     coco, own = _folder(tmp_path / "coco", "train", range(1, 5)), _folder(tmp_path / "own", "mine", range(3, 7), seed=1)
     again = _folder(tmp_path / "again", "mine", range(4, 6), seed=1)
     sources = [(coco, "train"), (own, "mine"), (again, "mine")]
-    build(sources, tmp_path / "set", Options(), workers=1)
+    build(sources, tmp_path / "set", BuildOptions(), workers=1)
     assert [(source, image_id) for source, image_id, _ in _kept(tmp_path / "set")] == [
         *((0, number) for number in range(1, 5)),
-        *((1, number) for number in (NEW_IDS + 3, NEW_IDS + 4, 5, 6)),
+        *((1, number) for number in (NEW_ID_OFFSET + 3, NEW_ID_OFFSET + 4, 5, 6)),
     ]
     for row in _rows(tmp_path / "set"):
         annotation, data = unpack(row)
@@ -89,12 +89,12 @@ def test_other_pictures_under_taken_ids_get_new_ones(tmp_path: Path) -> None:
 
 def test_ids_that_cannot_be_made_unique_are_refused(tmp_path: Path) -> None:
     coco = _folder(tmp_path / "coco", "train", range(1, 2))
-    _folder(tmp_path / "coco", "far", range(NEW_IDS * 2 + 1, NEW_IDS * 2 + 2))
+    _folder(tmp_path / "coco", "far", range(NEW_ID_OFFSET * 2 + 1, NEW_ID_OFFSET * 2 + 2))
     own = _folder(tmp_path / "own", "mine", range(1, 2), seed=1)
     with pytest.raises(
         InputError, match=r"mine/000000000001\.jpg: other pictures have its id 1 and also 2000000000001"
     ):
-        build([(coco, "train"), (coco, "far"), (own, "mine")], tmp_path / "set", Options(), workers=1)
+        build([(coco, "train"), (coco, "far"), (own, "mine")], tmp_path / "set", BuildOptions(), workers=1)
 
 
 def test_own_annotations_from_anywhere(tmp_path: Path) -> None:
@@ -119,14 +119,14 @@ def test_own_annotations_from_anywhere(tmp_path: Path) -> None:
 def test_bad_pictures_do_not_count_for_their_source(tmp_path: Path) -> None:
     first, second = _folder(tmp_path / "a", "train", range(1, 4)), _folder(tmp_path / "b", "train", range(4, 8))
     (second / "train" / f"{5:012d}.jpg").unlink()
-    build([(first, "train"), (second, "train")], tmp_path / "set", Options(skip_bad=True), workers=1)
+    build([(first, "train"), (second, "train")], tmp_path / "set", BuildOptions(skip_bad=True), workers=1)
     assert [(source.records, source.people) for source in Manifest.load(tmp_path / "set").sources] == [(3, 3), (3, 3)]
 
 
 def test_stats_show_the_sources(tmp_path: Path) -> None:
     newer = _folder(tmp_path / "2017", "train2017", range(1, 7))
     older = _folder(tmp_path / "2014", "train2014", range(4, 10))
-    build([(newer, "train2017"), (older, "train2014")], tmp_path / "set", Options(), workers=1)
+    build([(newer, "train2017"), (older, "train2014")], tmp_path / "set", BuildOptions(), workers=1)
     text = CliRunner().invoke(stats.main, [str(tmp_path / "set")]).output
     assert f"{6:>12}{6:>10}   {newer}/train2017, person_keypoints_train2017.json\n" in text
     assert f"{3:>12}{3:>10}   {older}/train2014, person_keypoints_train2014.json, 3 repeated left out\n" in text
@@ -139,15 +139,15 @@ def test_stats_show_the_sources(tmp_path: Path) -> None:
 
 def test_folders_and_splits_pair_up(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
-    assert named_splits([a], ["x", "y"], [], []) == [(a, "x", None), (a, "y", None)]
-    assert named_splits([a, b], ["x"], [], []) == [(a, "x", None), (b, "x", None)]
-    assert named_splits([a], ["x"], [tmp_path / "l.json"], [b]) == [
+    assert splits_from_options([a], ["x", "y"], [], []) == [(a, "x", None), (a, "y", None)]
+    assert splits_from_options([a, b], ["x"], [], []) == [(a, "x", None), (b, "x", None)]
+    assert splits_from_options([a], ["x"], [tmp_path / "l.json"], [b]) == [
         (a, "x", None),
         (tmp_path, "b", tmp_path / "l.json"),
     ]
     with pytest.raises(InputError, match="--coco is given 2 times and --split 3 times"):
-        named_splits([a, b], ["x", "y", "z"], [], [])
+        splits_from_options([a, b], ["x", "y", "z"], [], [])
     with pytest.raises(InputError, match="--annotations is given 1 times and --pictures 0 times"):
-        named_splits([], [], [a], [])
+        splits_from_options([], [], [a], [])
     with pytest.raises(InputError, match="no source: give --coco and --split"):
-        named_splits([], [], [], [])
+        splits_from_options([], [], [], [])

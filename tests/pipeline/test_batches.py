@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.build.build_set import build
-from pipeline.build.plan import Options
+from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
 from pipeline.loading.augment import AugmentConfig, fit
 from pipeline.loading.batches import create_batches
@@ -37,7 +37,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shards(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sets") / "train"
-    build([(source, "train")], out, Options(keep_empty=True, records_per_shard=9), workers=1)
+    build([(source, "train")], out, BuildOptions(keep_empty=True, records_per_shard=9), workers=1)
     assert len(Manifest.load(out).shards) > 1
     return out
 
@@ -172,7 +172,7 @@ def test_without_augmentation_the_whole_picture_is_fitted(shards: Path):
 
 
 def test_real_pictures(coco_mini: Path, tmp_path: Path):
-    build([(coco_mini, "train2017")], tmp_path / "set", Options(), workers=1)
+    build([(coco_mini, "train2017")], tmp_path / "set", BuildOptions(), workers=1)
     manifest = Manifest.load(tmp_path / "set")
     batches = make(tmp_path / "set", size=184, max_people=manifest.max_people)
     seen = ids(batches)

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.build import backends as backend
-from pipeline.build.plan import Options, make_plan
+from pipeline.build.plan import BuildOptions, make_plan
 from pipeline.build.write_shard import write_shard
 from pipeline.errors import InputError
 from pipeline.shards import main
@@ -133,11 +133,11 @@ def test_a_killed_worker_is_replaced(coco: Path, tmp_path: Path) -> None:
         out, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     assert "200 pictures" in out
-    assert Manifest.load(tmp_path / "set").verify(tmp_path / "set", hashes=True) == []
+    assert Manifest.load(tmp_path / "set").verify(tmp_path / "set", hash_all=True) == []
 
 
 def test_without_workers_or_scheduler_it_says_so(tmp_path: Path, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(backend, "CONNECT_TIMEOUT", 1)
     folders = ([coco / "train"], tmp_path / "set")
     nowhere = f"127.0.0.1:{_free_port()}"
     with (
@@ -168,7 +168,7 @@ def test_a_worker_that_cannot_import_the_project_says_so(tmp_path: Path, coco: P
 
 
 def test_a_worker_that_does_not_see_the_folders_says_so(tmp_path: Path, coco: Path) -> None:
-    (task, *_) = make_plan([(coco, "train")], Options(records_per_shard=4)).tasks
+    (task, *_) = make_plan([(coco, "train")], BuildOptions(records_per_shard=4)).tasks
     with pytest.raises(InputError, match=r"worker on .*/nowhere is not there: .* file system that all workers share"):
         write_shard(task, tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
@@ -179,10 +179,10 @@ def test_a_worker_that_does_not_see_the_folders_says_so(tmp_path: Path, coco: Pa
     finally:
         moved.rename(coco)
     token = tmp_path / "written by another machine"
-    assert "is another folder here" in backend.problem_here([coco / "train"], token)
+    assert "is another folder here" in backend.find_worker_problem([coco / "train"], token)
     token.touch()
-    assert backend.problem_here([coco / "train"], token) == ""
-    assert "nowhere is not there" in backend.problem_here([tmp_path / "nowhere"], token)
+    assert backend.find_worker_problem([coco / "train"], token) == ""
+    assert "nowhere is not there" in backend.find_worker_problem([tmp_path / "nowhere"], token)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from pipeline.annotations.coco import Rules, annotation_file, picture_path, read_coco, read_pictures
-from pipeline.annotations.ignore_region import GROWTH, decode_counts
+from pipeline.annotations.coco import PersonFilter, annotation_file, image_path, read_annotations, read_coco
+from pipeline.annotations.ignore_region import DILATION, decode_counts
 from pipeline.errors import InputError
 from pipeline.skeleton import INDEX
 from pipeline.storage.records import rle_to_mask
@@ -30,7 +30,7 @@ def _file(tmp_path: Path, content: Any) -> Path:
 
 def _message(tmp_path: Path, content: Any) -> str:
     with pytest.raises(InputError) as caught:
-        read_pictures(_file(tmp_path, content), Rules())
+        read_annotations(_file(tmp_path, content), PersonFilter())
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -53,10 +53,10 @@ def test_the_thresholds_are_the_references(tmp_path: Path) -> None:
         person(3, 1, labelled=17, area=1024),
     ]
     path = _file(tmp_path, {"images": [image(1)], "annotations": people, "categories": [CATEGORY]})
-    (picture,), _ = read_pictures(path, Rules())
-    assert [one.trains for one in picture.people] == [True, False, False]
-    (picture,), _ = read_pictures(path, Rules(min_keypoints=4, min_area=1000))
-    assert [one.trains for one in picture.people] == [True, True, True]
+    (picture,), _ = read_annotations(path, PersonFilter())
+    assert [one.trainable for one in picture.people] == [True, False, False]
+    (picture,), _ = read_annotations(path, PersonFilter(min_keypoints=4, min_area=1000))
+    assert [one.trainable for one in picture.people] == [True, True, True]
 
 
 def test_keypoints_keep_their_fractions_and_gain_a_neck(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_keypoints_keep_their_fractions_and_gain_a_neck(tmp_path: Path) -> None:
 def _region(tmp_path: Path, segmentation: Any, size: tuple[int, int] = (200, 300)) -> np.ndarray:
     crowd = {**person(1, 1, labelled=0, crowd=1), "segmentation": segmentation, "bbox": [100.0, 60.0, 40.0, 20.0]}
     content = {"images": [image(1, *size)], "annotations": [crowd], "categories": [CATEGORY]}
-    (picture,), _ = read_pictures(_file(tmp_path, content), Rules())
+    (picture,), _ = read_annotations(_file(tmp_path, content), PersonFilter())
     mask = picture.ignore_mask()
     assert mask is not None
     return mask
@@ -83,7 +83,7 @@ def test_all_forms_of_a_segmentation_give_the_same_region(tmp_path: Path) -> Non
     flat = np.concatenate(([0], drawn.ravel(order="F"), [0]))
     edges = [0, *np.flatnonzero(np.diff(flat)).tolist(), drawn.size]
     expected = np.zeros((200, 300), np.uint8)
-    expected[60 - GROWTH : 80 + GROWTH, 100 - GROWTH : 140 + GROWTH] = 1
+    expected[60 - DILATION : 80 + DILATION, 100 - DILATION : 140 + DILATION] = 1
     forms = [
         None,
         [],
@@ -101,21 +101,21 @@ def test_all_forms_of_a_segmentation_give_the_same_region(tmp_path: Path) -> Non
 def test_polygons_agree_with_pycocotools(coco_mini: Path) -> None:
     data = json.loads(annotation_file(coco_mini, "train2017").read_bytes())
     sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in data["images"]}
-    pictures, _ = read_pictures(annotation_file(coco_mini, "train2017"), Rules())
+    pictures, _ = read_annotations(annotation_file(coco_mini, "train2017"), PersonFilter())
     compared = 0
     for picture in pictures:
         mine = picture.ignore_mask()
         rows = [a for a in data["annotations"] if a["image_id"] == picture.image_id]
         union = np.zeros(sizes[picture.image_id], np.uint8)
         for row, one in zip(rows, picture.people, strict=True):
-            if not one.trains:
+            if not one.trainable:
                 shape = row["segmentation"]
                 rle = coco_mask.frPyObjects(shape, *union.shape)
                 union |= coco_mask.decode(coco_mask.merge(rle) if isinstance(rle, list) else rle)
         if mine is None:
             assert not union.any()
             continue
-        grown = cv2.dilate(union, np.ones((2 * GROWTH + 1, 2 * GROWTH + 1), np.uint8))
+        grown = cv2.dilate(union, np.ones((2 * DILATION + 1, 2 * DILATION + 1), np.uint8))
         # pycocotools loses parts that are thinner than a pixel, OpenCV draws them
         assert (mine <= cv2.dilate(grown, np.ones((7, 7), np.uint8))).all()
         assert (grown <= cv2.dilate(mine, np.ones((3, 3), np.uint8))).all()
@@ -215,7 +215,7 @@ def test_other_categories_are_passed_over(tmp_path: Path) -> None:
     content = mixed(1)
     content["categories"].append({"id": 2, "name": "dog"})
     content["annotations"].append({"id": 9, "image_id": 100, "category_id": 2})
-    (picture,), _ = read_pictures(_file(tmp_path, content), Rules())
+    (picture,), _ = read_annotations(_file(tmp_path, content), PersonFilter())
     assert len(picture.people) == 1
 
 
@@ -236,9 +236,9 @@ def test_links_cannot_leave_the_picture_folder(tmp_path: Path) -> None:
     (inside / "link.jpg").symlink_to(outside)
     (inside / "real.jpg").write_bytes(b"x")
     (inside / "near.jpg").symlink_to(inside / "real.jpg")
-    assert Path(picture_path(inside, "near.jpg")).read_bytes() == b"x"
+    assert Path(image_path(inside, "near.jpg")).read_bytes() == b"x"
     with pytest.raises(InputError, match="leads out"):
-        picture_path(inside, "link.jpg")
+        image_path(inside, "link.jpg")
 
 
 @settings(max_examples=100, deadline=None)
@@ -270,7 +270,7 @@ def test_any_value_anywhere_reads_or_is_one_clear_error(
     path = _file(tmp_path_factory.mktemp("fuzz"), content)
     message = None
     try:
-        pictures, _ = read_pictures(path, Rules())
+        pictures, _ = read_annotations(path, PersonFilter())
     except InputError as error:
         message = str(error)
     if message is None:

@@ -13,7 +13,7 @@ import pytest
 import simplejpeg
 
 from pipeline.errors import InputError
-from pipeline.storage.images import check, decode
+from pipeline.storage.images import check_image, decode_image
 from tests.support.coco_folder import jpeg
 
 SMOOTH = cv2.resize(np.random.default_rng(3).integers(0, 255, (6, 8, 3), dtype=np.uint8), (80, 60))
@@ -51,7 +51,7 @@ def _grey() -> bytes:
 
 
 def test_colour_comes_as_bgr() -> None:
-    image = decode(_colour())
+    image = decode_image(_colour())
     assert image.shape == (60, 80, 3)
     assert image.dtype == np.uint8
     assert np.abs(image.astype(int) - SMOOTH).mean() < 4
@@ -59,12 +59,12 @@ def test_colour_comes_as_bgr() -> None:
 
 def test_an_array_of_bytes_decodes_like_bytes() -> None:
     data = _colour()
-    np.testing.assert_array_equal(decode(np.frombuffer(data, np.uint8)), decode(data))
-    assert check(np.frombuffer(data, np.uint8)) == (60, 80)
+    np.testing.assert_array_equal(decode_image(np.frombuffer(data, np.uint8)), decode_image(data))
+    assert check_image(np.frombuffer(data, np.uint8)) == (60, 80)
 
 
 def test_grey_gets_three_equal_channels() -> None:
-    image = decode(_grey())
+    image = decode_image(_grey())
     assert image.shape == (60, 80, 3)
     assert (image[..., 0] == image[..., 1]).all()
     assert (image[..., 0] == image[..., 2]).all()
@@ -73,31 +73,31 @@ def test_grey_gets_three_equal_channels() -> None:
 def test_cmyk_comes_as_bgr() -> None:
     data = _cmyk()
     assert simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK")
-    assert np.abs(decode(data).astype(int) - SMOOTH).mean() < 8
-    assert check(data) == (60, 80)
+    assert np.abs(decode_image(data).astype(int) - SMOOTH).mean() < 8
+    assert check_image(data) == (60, 80)
 
 
 def test_png_whatever_its_name() -> None:
-    np.testing.assert_array_equal(decode(_png(SMOOTH)), SMOOTH)
-    assert check(_png(SMOOTH)) == (60, 80)
-    assert decode(_png(np.full((5, 7), 40000, np.uint16))).shape == (5, 7, 3)
+    np.testing.assert_array_equal(decode_image(_png(SMOOTH)), SMOOTH)
+    assert check_image(_png(SMOOTH)) == (60, 80)
+    assert decode_image(_png(np.full((5, 7), 40000, np.uint16))).shape == (5, 7, 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_not_applied(orientation: int) -> None:
     plain = _colour()
     turned = _with_orientation(plain, orientation)
-    np.testing.assert_array_equal(decode(turned), decode(plain))
-    assert check(turned) == (60, 80)
+    np.testing.assert_array_equal(decode_image(turned), decode_image(plain))
+    assert check_image(turned) == (60, 80)
     if orientation > 4:
         assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (80, 60, 3)
         cmyk = _with_orientation(_cmyk(), orientation)
-        assert decode(cmyk).shape == (60, 80, 3)
+        assert decode_image(cmyk).shape == (60, 80, 3)
 
 
 def test_one_pixel() -> None:
-    assert check(jpeg(1, 1)) == (1, 1)
-    assert decode(jpeg(1, 1)).shape == (1, 1, 3)
+    assert check_image(jpeg(1, 1)) == (1, 1)
+    assert decode_image(jpeg(1, 1)).shape == (1, 1, 3)
 
 
 @pytest.mark.parametrize("make", [_colour, _grey, _cmyk, lambda: _png(SMOOTH)], ids=["colour", "grey", "cmyk", "png"])
@@ -106,13 +106,13 @@ def test_truncation_is_found(make: object, keep: float) -> None:
     data = make()  # type: ignore[operator]
     cut = data[: int(len(data) * keep)]
     with pytest.raises(InputError):
-        check(cut)
+        check_image(cut)
     with pytest.raises(InputError):
-        decode(cut, strict=True)
+        decode_image(cut, strict=True)
 
 
 def test_training_goes_on_where_a_jpeg_lacks_its_end() -> None:
-    assert decode(_colour()[:-20]).shape == (60, 80, 3)
+    assert decode_image(_colour()[:-20]).shape == (60, 80, 3)
 
 
 def test_damage_that_libjpeg_sees_is_found_at_an_eighth_too() -> None:
@@ -122,7 +122,7 @@ def test_damage_that_libjpeg_sees_is_found_at_an_eighth_too() -> None:
         at = int(rng.integers(len(data)))
         damaged = bytes(data[:at]) + bytes([data[at] ^ (1 << int(rng.integers(8)))]) + bytes(data[at + 1 :])
         outcomes = []
-        for attempt in (check, lambda damaged: decode(damaged, strict=True)):
+        for attempt in (check_image, lambda damaged: decode_image(damaged, strict=True)):
             try:
                 attempt(damaged)
                 outcomes.append(False)
@@ -137,7 +137,7 @@ def test_any_flipped_bit_of_a_png_is_found() -> None:
     data, rng = _png(SMOOTH), np.random.default_rng(1)
     for at in rng.integers(0, len(data), 60).tolist():
         with pytest.raises(InputError):
-            check(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+            check_image(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
 
 
 def _bomb_jpeg() -> bytes:
@@ -154,14 +154,14 @@ def _bomb_png() -> bytes:
 
 @pytest.mark.parametrize("make", [_bomb_jpeg, _bomb_png])
 def test_bombs_are_refused_by_their_header(make: object) -> None:
-    for function in (check, decode):
+    for function in (check_image, decode_image):
         with pytest.raises(InputError, match="30000x30000 px, expected at most 100 million"):
             function(make())  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"GIF89a" + b"\0" * 99, b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM" * 40])
 def test_what_is_no_picture(data: bytes) -> None:
-    for function in (check, decode):
+    for function in (check_image, decode_image):
         with pytest.raises(InputError):
             function(data)
 
@@ -169,4 +169,4 @@ def test_what_is_no_picture(data: bytes) -> None:
 def test_real_pictures(coco_mini: Path) -> None:
     for path in sorted((coco_mini / "train2017").iterdir())[:5]:
         data = path.read_bytes()
-        assert decode(data, strict=True).shape[:2] == check(data)
+        assert decode_image(data, strict=True).shape[:2] == check_image(data)

@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.build.build_set import build
-from pipeline.build.plan import Options
+from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
-from pipeline.storage.manifest import Damage, Manifest, find_sets
+from pipeline.storage.manifest import FileProblem, Manifest, find_sets
 from pipeline.system.files import write_atomically
 from pipeline.verify import main
 from tests.support.coco_folder import mixed, write
@@ -29,7 +29,7 @@ from tests.support.coco_folder import mixed, write
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("original")
-    build([(write(folder / "coco", mixed(16)), "train")], folder / "set", Options(records_per_shard=4), workers=1)
+    build([(write(folder / "coco", mixed(16)), "train")], folder / "set", BuildOptions(records_per_shard=4), workers=1)
     return folder / "set"
 
 
@@ -78,7 +78,7 @@ def test_a_damaged_receipt_is_no_receipt(folder: Path, original: Path) -> None:
         assert damaged != sound
         path.write_text(damaged)
         (folder / "manifest.json").unlink()
-        build([(original.parent / "coco", "train")], folder, Options(records_per_shard=4), workers=1)
+        build([(original.parent / "coco", "train")], folder, BuildOptions(records_per_shard=4), workers=1)
         assert path.read_text() == sound
         assert (folder / "manifest.json").read_bytes() == (original / "manifest.json").read_bytes()
 
@@ -148,7 +148,7 @@ def test_a_hundred_flipped_bits_are_found(folder: Path) -> None:
         for expected in ([path.name], []):
             data[at] ^= bit
             path.write_bytes(data)
-            assert [damage.file for damage in manifest.verify(folder, hashes=True)] == expected
+            assert [damage.file for damage in manifest.verify(folder, hash_all=True)] == expected
 
 
 def _damage_at(path: Path, when: int) -> None:
@@ -160,22 +160,22 @@ def test_what_changed_after_the_manifest_is_hashed_before_use(folder: Path) -> N
     written = (folder / "manifest.json").stat().st_mtime_ns
     path = folder / "shard-00001.mindrecord"
     _damage_at(path, written)
-    Manifest.load(folder, newer=True)
+    Manifest.load(folder, hash_modified=True)
     with pytest.raises(InputError, match=r"shard-00001\.mindrecord: content changed"):
-        Manifest.load(folder, hashes=True)
+        Manifest.load(folder, hash_all=True)
     os.utime(path, ns=(written + 1, written + 1))
     Manifest.load(folder)
     with pytest.raises(InputError, match=r"shard-00001\.mindrecord: content changed"):
-        Manifest.load(folder, newer=True)
+        Manifest.load(folder, hash_modified=True)
     _flip(path)
-    Manifest.load(folder, newer=True)
+    Manifest.load(folder, hash_modified=True)
 
 
 def test_files_of_another_set_and_renamed_ones(folder: Path) -> None:
     (folder / "shard-00001.mindrecord").rename(folder / "shard-00007.mindrecord")
-    assert Manifest.read(folder).verify(folder, hashes=False) == [
-        Damage("shard-00001.mindrecord", "is missing"),
-        Damage("shard-00007.mindrecord", "is not in the manifest"),
+    assert Manifest.read(folder).verify(folder, hash_all=False) == [
+        FileProblem("shard-00001.mindrecord", "is missing"),
+        FileProblem("shard-00007.mindrecord", "is not in the manifest"),
     ]
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.storage.mindrecord_writer import Writer
+from pipeline.storage.mindrecord_writer import MindRecordWriter
 from pipeline.storage.records import SCHEMA
 from tests.support.coco_folder import ROOT
 
-LAYOUT = {"page": 1 << 20, "header": 1 << 16}
+LAYOUT = {"page_size": 1 << 20, "header_size": 1 << 16}
 
 
 def _record(number: int) -> dict[str, Any]:
@@ -32,10 +32,10 @@ def test_bytes_are_those_of_mindspores_own_writer(tmp_path: Path) -> None:
     for name in ("theirs", "ours"):
         (tmp_path / name).mkdir()
     theirs = FileWriter(str(tmp_path / "theirs" / "a.mindrecord"), shard_num=1)
-    theirs.set_page_size(LAYOUT["page"])
-    theirs.set_header_size(LAYOUT["header"])
+    theirs.set_page_size(LAYOUT["page_size"])
+    theirs.set_header_size(LAYOUT["header_size"])
     theirs.add_schema(SCHEMA, "OpenPose")
-    ours = Writer(tmp_path / "ours" / "a.mindrecord", SCHEMA, **LAYOUT)
+    ours = MindRecordWriter(tmp_path / "ours" / "a.mindrecord", SCHEMA, **LAYOUT)
     for cut in ((0, 8), (8, 16), (16, 21)):
         theirs.write_raw_data(_lines(*cut))
         ours.write(_lines(*cut))
@@ -49,11 +49,11 @@ def test_a_worker_loads_nothing_else_of_mindspore_and_can_do_so_later(tmp_path: 
     code = """
 import sys
 from pathlib import Path
-from pipeline.storage.mindrecord_writer import Writer
+from pipeline.storage.mindrecord_writer import MindRecordWriter
 from pipeline.storage.records import SCHEMA
 from tests.pipeline.test_mindrecord import LAYOUT, _lines
 path = Path(sys.argv[1]) / "a.mindrecord"
-writer = Writer(path, SCHEMA, **LAYOUT)
+writer = MindRecordWriter(path, SCHEMA, **LAYOUT)
 writer.write(_lines(0, 5))
 writer.commit()
 assert [name for name in sys.modules if name.startswith("mindspore")] == ["mindspore._c_mindrecord"]
@@ -69,10 +69,10 @@ print([int(row["image_id"]) - 2**40 for row in rows])
 
 def test_what_mindrecord_refuses_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.mindrecord"
-    writer = Writer(path, SCHEMA, **LAYOUT)
+    writer = MindRecordWriter(path, SCHEMA, **LAYOUT)
     writer.write(_lines(1, 2))
     writer.commit()
     with pytest.raises(RuntimeError, match=r"already|exist"):
-        Writer(path, SCHEMA, **LAYOUT)
+        MindRecordWriter(path, SCHEMA, **LAYOUT)
     with pytest.raises(RuntimeError):
-        Writer(tmp_path / "b.mindrecord", SCHEMA, page=17, header=1 << 16)
+        MindRecordWriter(tmp_path / "b.mindrecord", SCHEMA, page_size=17, header_size=1 << 16)

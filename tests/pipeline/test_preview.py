@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.build.build_set import build
-from pipeline.build.plan import Options
+from pipeline.build.plan import BuildOptions
 from pipeline.loading.targets import encode_maps
 from pipeline.preview import main
 from pipeline.skeleton import INDEX
@@ -21,7 +21,7 @@ from tests.support import coco_folder
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("preview")
     coco_folder.write(folder / "coco", coco_folder.mixed(6))
-    build([(folder / "coco", "train")], folder / "set", Options(keep_empty=True), workers=1)
+    build([(folder / "coco", "train")], folder / "set", BuildOptions(keep_empty=True), workers=1)
     return folder / "set"
 
 

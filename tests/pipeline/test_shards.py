@@ -20,7 +20,7 @@ from joblib import parallel_config
 
 from pipeline.annotations.coco import annotation_file
 from pipeline.build.build_set import build
-from pipeline.build.plan import Options, make_plan
+from pipeline.build.plan import BuildOptions, make_plan
 from pipeline.errors import InputError
 from pipeline.shards import main
 from pipeline.storage.manifest import Manifest
@@ -87,15 +87,15 @@ def test_records_are_the_pictures_and_annotations(folder: Path, reference: Path)
 
 
 def make_pictures(folder: Path) -> list[Any]:
-    plan = make_plan([(folder, "train")], Options(keep_empty=True))
-    return [pair for task in plan.tasks for pair in task.pictures]
+    plan = make_plan([(folder, "train")], BuildOptions(keep_empty=True))
+    return [pair for task in plan.tasks for pair in task.images]
 
 
 def test_the_manifest_says_what_was_written(folder: Path, reference: Path) -> None:
     manifest = Manifest.load(reference)
     assert (manifest.records, manifest.people, manifest.images_with_people, manifest.max_people) == (24, 24, 24, 1)
     assert [shard.records for shard in manifest.shards] == [4] * 6
-    assert manifest.verify(reference, hashes=True) == []
+    assert manifest.verify(reference, hash_all=True) == []
     source = manifest.sources[0]
     assert source.json_sha256 == hashlib.sha256(annotation_file(folder, "train").read_bytes()).hexdigest()
     assert {path.name for path in reference.iterdir()} == {"manifest.json"} | {
@@ -113,7 +113,7 @@ def test_bytes_do_not_depend_on_workers_place_or_time(folder: Path, reference: P
     assert _bytes(tmp_path / "three") == _bytes(reference)
     assert Manifest.load(tmp_path / "three").fingerprint == Manifest.load(reference).fingerprint
     with parallel_config(backend="threading", n_jobs=2):
-        build([(folder, "train")], tmp_path / "threads", Options(records_per_shard=4))
+        build([(folder, "train")], tmp_path / "threads", BuildOptions(records_per_shard=4))
     assert _bytes(tmp_path / "threads") == _bytes(reference)
 
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.build.build_set import build
-from pipeline.build.plan import Options
+from pipeline.build.plan import BuildOptions
 from pipeline.stats import main, scan
 from pipeline.storage.statistics import BOX_EDGES, Statistics
 from tests.support.coco_folder import mixed, write
@@ -31,8 +31,8 @@ def _run(*arguments: object) -> Result:
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stats")
     coco = write(folder / "coco", mixed(12))
-    build([(coco, "train")], folder / "shards" / "made" / "train", Options(), workers=1)
-    build([(coco, "train")], folder / "shards" / "made" / "val", Options(keep_empty=True), workers=1)
+    build([(coco, "train")], folder / "shards" / "made" / "train", BuildOptions(), workers=1)
+    build([(coco, "train")], folder / "shards" / "made" / "val", BuildOptions(keep_empty=True), workers=1)
     return folder / "shards"
 
 
@@ -62,11 +62,11 @@ def test_figures_are_those_of_the_annotations(sets: Path) -> None:
 
 
 def test_a_scan_of_real_records_agrees_with_the_manifest(coco_mini: Path, tmp_path: Path) -> None:
-    built = build([(coco_mini, "train2017")], tmp_path, Options(keep_empty=True), workers=1)
-    assert scan(tmp_path, built.manifest) == built.manifest.tally
-    assert built.manifest.tally.records == 80
-    assert built.manifest.tally.crowds == 5
-    assert built.manifest.tally.picture_bytes == sum(p.stat().st_size for p in (coco_mini / "train2017").iterdir())
+    built = build([(coco_mini, "train2017")], tmp_path, BuildOptions(keep_empty=True), workers=1)
+    assert scan(tmp_path, built.manifest) == built.manifest.statistics
+    assert built.manifest.statistics.records == 80
+    assert built.manifest.statistics.crowds == 5
+    assert built.manifest.statistics.picture_bytes == sum(p.stat().st_size for p in (coco_mini / "train2017").iterdir())
     assert _run(tmp_path, "--json").stdout == _run(tmp_path, "--json", "--scan").stdout
 
 

@@ -15,16 +15,16 @@ PICTURE_BYTES = 2 << 20
 _PEAKS = """
 import sys
 from pathlib import Path
-from pipeline.build.plan import Options, make_plan
+from pipeline.build.plan import BuildOptions, make_plan
 from pipeline.build.write_shard import write_shard
 from tests.benchmarks.shards import peak_mb
-tasks = make_plan([(Path(sys.argv[1]), "train")], Options(records_per_shard=16)).tasks
-whole = make_plan([(Path(sys.argv[1]), "train")], Options(records_per_shard=128)).tasks
+tasks = make_plan([(Path(sys.argv[1]), "train")], BuildOptions(records_per_shard=16)).tasks
+whole = make_plan([(Path(sys.argv[1]), "train")], BuildOptions(records_per_shard=128)).tasks
 for name, planned in (("first", tasks[:1]), ("all", tasks), ("large", whole)):
     out = Path(sys.argv[2]) / name
     out.mkdir()
     receipts = [write_shard(task, out) for task in planned]
-    print(sum(receipt.tally.picture_bytes for receipt in receipts) >> 20, round(peak_mb()))
+    print(sum(receipt.statistics.picture_bytes for receipt in receipts) >> 20, round(peak_mb()))
 """
 
 

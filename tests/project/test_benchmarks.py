@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipeline.storage.images import decode
+from pipeline.storage.images import decode_image
 from pipeline.synthetic import generate
 from tests.benchmarks.__main__ import main, ratios, shard_numbers
 from tests.benchmarks.online import STAGES, measure_online, measure_stages
@@ -95,11 +95,11 @@ def test_the_pipeline_is_measured_whole_and_in_stages(tiny_shards: Path):
 def test_drawn_pictures_get_as_heavy_as_photographs(tmp_path: Path):
     generate(tmp_path / "drawn", train=2, val=0, size=640, workers=1)
     pictures = tmp_path / "drawn" / "train2017"
-    before = {path: decode(path.read_bytes()) for path in pictures.iterdir()}
+    before = {path: decode_image(path.read_bytes()) for path in pictures.iterdir()}
     add_grain(pictures)
     for path, image in before.items():
         assert 100_000 < path.stat().st_size < 250_000
-        assert 2 < np.abs(decode(path.read_bytes()).astype(int) - image).mean() < 8
+        assert 2 < np.abs(decode_image(path.read_bytes()).astype(int) - image).mean() < 8
 
 
 def test_targets_are_measured_on_host_and_device():

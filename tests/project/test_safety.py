@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.build.build_set import build
-from pipeline.build.plan import Options
+from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
 from pipeline.system.files import write_atomically
 from tests.project.test_layering import SOURCES, imports, module_name
@@ -68,7 +68,7 @@ def test_a_folder_of_pictures_that_links_out_of_the_source_is_refused(tmp_path: 
         picture.rename(tmp_path / "outside" / picture.name)
     (coco / "train" / "deep").symlink_to(tmp_path / "outside")
     with pytest.raises(InputError, match="a link leads out of the picture folder"):
-        build([(coco, "train")], tmp_path / "set", Options(), workers=1)
+        build([(coco, "train")], tmp_path / "set", BuildOptions(), workers=1)
 
 
 def test_what_is_written_in_one_step_obeys_the_umask(tmp_path: Path) -> None:

@@ -194,10 +194,10 @@ def test_a_network_whose_statistics_are_spoilt_ends_the_run(tiny_shards, tmp_pat
 @pytest.fixture(scope="module")
 def coco_shards(coco_mini, tmp_path_factory):
     from pipeline.build.build_set import build
-    from pipeline.build.plan import Options
+    from pipeline.build.plan import BuildOptions
 
     out = tmp_path_factory.mktemp("real") / "train"
-    build([(coco_mini, "train2017")], out, Options(), workers=1)
+    build([(coco_mini, "train2017")], out, BuildOptions(), workers=1)
     return out
 
 
