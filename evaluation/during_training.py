@@ -103,7 +103,7 @@ class DuringTraining:
         sheet = None
         try:
             for canvas, indices in self._by_canvas(share):
-                predictor = Predictor(network, self.config, canvas=canvas)
+                predictor = Predictor(network, self.config, fixed_canvas=canvas)
                 with_people: list[int] = []
                 records = _until(stopped, self._records(indices, with_people))
                 detections = detect_people(predictor, records, _counter(progress, len(part["truth"]), len(share)))

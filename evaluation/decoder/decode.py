@@ -103,10 +103,10 @@ def decode(maps: Maps, config: DecodeConfig = DecodeConfig()) -> list[Person]:
     _check_finite(maps)
     heatmaps = _smoothed(maps.heatmaps[:NUM_KEYPOINTS], config.smooth)
     with np.errstate(over="ignore", invalid="ignore"):  # finite values near float32's end may overflow in products
-        return join_peaks(find_peaks(heatmaps, config.peak_threshold, config.max_peaks), maps, config)
+        return assemble_people(find_peaks(heatmaps, config.peak_threshold, config.max_peaks), maps, config)
 
 
-def join_peaks(peaks: Peaks, maps: Maps, config: DecodeConfig) -> list[Person]:
+def assemble_people(peaks: Peaks, maps: Maps, config: DecodeConfig) -> list[Person]:
     """The second half of `decode`: people of given candidate keypoints, joined by the maps' part affinity fields."""
     limbs = score_limbs(
         maps.pafs,

@@ -1,6 +1,7 @@
-"""What a network runs on: MindSpore from a checkpoint or a MindIR graph, or onnxruntime from an ONNX graph.
+"""Inference back ends: MindSpore for checkpoints and MindIR graphs, onnxruntime for ONNX graphs.
 
-Each gives the same function from pictures to maps. The file's kind decides; with ONNX, MindSpore is never imported.
+The back end is chosen by the type of the file. All back ends provide the same function from images to maps. With ONNX,
+MindSpore is never imported.
 """
 
 from __future__ import annotations
@@ -27,43 +28,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backend:
-    """A network that can run, and the recipe for it.
+    """A network that is ready for inference, with its recipe.
 
     Attributes:
-        network: pictures to maps.
-        config: the recipe, with its overrides.
-        source: the file it was read from.
-        canvas: (height, width) px of the only input that the network takes; None if it takes any whole blocks.
+        network: function from images to maps.
+        config: evaluation section of the recipe, overrides applied.
+        source: file from which the network was loaded.
+        fixed_canvas: (height, width) in px of the only canvas that the network accepts; None if it accepts all canvases
+            of `evaluation.inference.letterbox`.
     """
 
     network: InferenceFunction
     config: EvaluationConfig
     source: Path
-    canvas: Size | None = None
+    fixed_canvas: Size | None = None
 
 
 def load_backend(path: Path, device: str, overrides: Sequence[str] = ()) -> Backend:
-    """Make the network of a file ready to run; comes before anything else makes a tensor.
+    """Load a network for inference. Call this before any MindSpore tensor is created.
 
     Args:
-        path: a checkpoint; a run folder, of which the newest is taken; or a graph of `training.export`, .mindir or
-            .onnx.
-        device: auto (Ascend where it is found, else CPU), cpu or ascend.
-        overrides: `evaluation.field=value`, on the recipe that comes with the network.
+        path: a checkpoint; a run folder, whose newest checkpoint is used; or a .mindir or .onnx graph of
+            `training.export`.
+        device: "cpu", "ascend" or "auto" (Ascend if available, else CPU).
+        overrides: `evaluation.field=value`, changes to the recipe that is stored with the network.
 
     Raises:
-        InputError: no such file, a damaged one, an unknown or impossible override, no such device, or a library that
-            is not installed.
+        InputError: the file is missing or damaged, an override is unknown or out of range, the device is not available,
+            or a library is not installed.
     """
     if path.suffix == ".air":
-        raise InputError(f"{path}: AIR is for Ascend's own tools (ATC); evaluate the checkpoint, or a .mindir or .onnx")
-    if path.suffix in _GRAPHS and not path.is_dir():
+        raise InputError(
+            f"{path}: AIR graphs run only in Ascend's own tools (ATC); use the checkpoint, a .mindir or an .onnx graph"
+        )
+    if path.suffix in _GRAPH_LOADERS and not path.is_dir():
         return _load_graph(path, device, overrides)
     return _load_checkpoint(path, device, overrides)
 
 
 def _load_checkpoint(path: Path, device: str, overrides: Sequence[str]) -> Backend:
-    _need_mindspore(path)
+    _require_mindspore(path)
     from training.checkpoint.checkpoint import load_checkpoint
     from training.checkpoint.run_folder import find_checkpoint
     from training.config import override_evaluation
@@ -83,18 +87,19 @@ def _load_graph(path: Path, device: str, overrides: Sequence[str]) -> Backend:
     config = override_evaluation(Config(evaluation=exported.evaluation), overrides)
     if exported.batch not in (None, config.batch_size):
         raise InputError(
-            f"{path}: takes {exported.batch} pictures at a time, not evaluation.batch_size={config.batch_size}"
+            f"{path}: was exported for a batch of {exported.batch}, but evaluation.batch_size={config.batch_size}; "
+            f"use --set evaluation.batch_size={exported.batch} or export the graph again"
         )
     if exported.canvas and config.scales != (1.0,):
         raise InputError(
-            f"{path}: takes pictures of one size, so it cannot be asked for evaluation.scales={list(config.scales)}; "
-            "evaluate the checkpoint or a dynamic .mindir, or take --scales 1"
+            f"{path}: accepts one input size, so evaluation.scales={list(config.scales)} is not possible; "
+            "use the checkpoint, a dynamic .mindir, or --scales 1"
         )
-    return Backend(_GRAPHS[path.suffix](path, device, exported), config, path, exported.canvas)
+    return Backend(_GRAPH_LOADERS[path.suffix](path, device, exported), config, path, exported.canvas)
 
 
 def checkpoint_network(checkpoint: Checkpoint) -> InferenceFunction:
-    """The checkpoint's network on MindSpore's device; a new canvas or batch size compiles a graph, once."""
+    """Load the checkpoint's network. MindSpore compiles one graph for each canvas size and batch size."""
     from training.checkpoint.checkpoint import restore_for_inference
     from training.network.inference import inference_function
     from training.network.openpose import OpenPose
@@ -105,8 +110,8 @@ def checkpoint_network(checkpoint: Checkpoint) -> InferenceFunction:
 
 
 def mindir_network(path: Path, device: str, exported: GraphMetadata) -> InferenceFunction:
-    """A MindIR graph on MindSpore's device; InputError if MindSpore cannot read it."""
-    _need_mindspore(path)
+    """Load a MindIR graph with MindSpore. Raise InputError if MindSpore cannot read it."""
+    _require_mindspore(path)
     import mindspore as ms
 
     from training.distributed.world import make_debug_folder, start
@@ -125,21 +130,21 @@ def mindir_network(path: Path, device: str, exported: GraphMetadata) -> Inferenc
 
 
 def onnx_network(path: Path, device: str, exported: GraphMetadata) -> InferenceFunction:
-    """An ONNX graph through onnxruntime; InputError if that is not installed or cannot read it."""
+    """Load an ONNX graph with onnxruntime. Raise InputError if it is not installed or cannot read the file."""
     try:
         import onnxruntime
     except ImportError as error:
-        raise InputError(f"{path}: needs onnxruntime: pip install onnxruntime") from error
-    providers = {"cpu": ["CPUExecutionProvider"], "ascend": ["CANNExecutionProvider"]}
-    wanted = providers.get(device, ["CANNExecutionProvider", "CPUExecutionProvider"])
-    there = [provider for provider in wanted if provider in onnxruntime.get_available_providers()]
-    if not there:
-        raise InputError("--device ascend: this onnxruntime has no CANN provider; install onnxruntime-cann")
+        raise InputError(f"{path}: needs onnxruntime, which is not installed; run: pip install onnxruntime") from error
+    choices = {"cpu": ["CPUExecutionProvider"], "ascend": ["CANNExecutionProvider"]}
+    wanted = choices.get(device, ["CANNExecutionProvider", "CPUExecutionProvider"])
+    providers = [provider for provider in wanted if provider in onnxruntime.get_available_providers()]
+    if not providers:
+        raise InputError("--device ascend: the installed onnxruntime has no CANN provider; install onnxruntime-cann")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=there)
-    except Exception as error:  # onnxruntime's exceptions share no other base
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions have no common base class but Exception
         raise InputError(f"{path}: onnxruntime cannot read it: {_first_line(error)}") from error
     (image,) = session.get_inputs()
 
@@ -149,23 +154,23 @@ def onnx_network(path: Path, device: str, exported: GraphMetadata) -> InferenceF
     return run
 
 
-_GRAPHS: dict[str, Callable[[Path, str, GraphMetadata], InferenceFunction]] = {
+_GRAPH_LOADERS: dict[str, Callable[[Path, str, GraphMetadata], InferenceFunction]] = {
     ".mindir": mindir_network,
     ".onnx": onnx_network,
 }
-"""What reads a graph, by the ending of its name."""
+"""Functions that load a graph, by file name extension."""
 
 
 def _pafs_and_heatmaps(outputs: Sequence[Any], exported: GraphMetadata) -> tuple[Floats, Floats]:
     return outputs[exported.outputs.index("pafs")], outputs[exported.outputs.index("heatmaps")]
 
 
-def _need_mindspore(path: Path) -> None:
+def _require_mindspore(path: Path) -> None:
     silence_mindspore()
     try:
         import mindspore  # noqa: F401
     except ImportError as error:
-        raise InputError(f"{path}: needs MindSpore, which is not installed here; export it as ONNX") from error
+        raise InputError(f"{path}: needs MindSpore, which is not installed; install it or use an ONNX graph") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
-"""Flip averaging: the network sees each picture and its mirror image, and the mean of both answers counts.
+"""Flip averaging: average the maps of an image and of its mirror image.
 
-Long common in pose estimation (Newell, Yang and Deng, "Stacked Hourglass Networks", ECCV 2016); it costs a second pass.
+This is common in pose estimation (Newell, Yang and Deng, "Stacked Hourglass Networks", ECCV 2016). It takes a second
+forward pass.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from pipeline.skeleton import FLIP, FLIP_LIMBS, NUM_KEYPOINTS, NUM_LIMBS
 
 Floats = NDArray[np.float32]
 
-_HEATMAPS = np.append(FLIP, NUM_KEYPOINTS)
+_FLIPPED_CHANNELS = np.append(FLIP, NUM_KEYPOINTS)
+"""Heatmap channel order after a flip: left and right keypoints swapped, the background last."""
 
 
 def flip_heatmaps(heatmaps: Floats) -> Floats:
-    """The heatmaps (B, K + 1, h, w) of the mirrored pictures: left and right change sides and channels."""
-    return heatmaps[:, _HEATMAPS, :, ::-1]
+    """Mirror heatmaps (B, K + 1, h, w) horizontally and swap the channels of left and right keypoints."""
+    return heatmaps[:, _FLIPPED_CHANNELS, :, ::-1]
 
 
 def flip_pafs(pafs: Floats) -> Floats:
-    """The part affinity fields (B, 2L, h, w) of the mirrored pictures: as heatmaps, and x changes its sign."""
+    """Mirror part affinity fields (B, 2L, h, w) horizontally, swap left and right limbs, and negate x components."""
     batch, _, height, width = pafs.shape
     limbs = pafs.reshape(batch, NUM_LIMBS, 2, height, width)[:, FLIP_LIMBS, :, :, ::-1]
     mirrored: Floats = limbs * np.array([-1, 1], dtype=np.float32)[:, None, None]
@@ -30,11 +32,11 @@ def flip_pafs(pafs: Floats) -> Floats:
 
 
 def flip_averaged(network: InferenceFunction) -> InferenceFunction:
-    """A network that answers with the mean over a picture and its mirror image."""
+    """Return a function that averages the network's maps over each image and its mirror image."""
 
-    def answer(images: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+    def run(images: NDArray[np.uint8]) -> tuple[Floats, Floats]:
         pafs, heatmaps = network(images)
         mirrored_pafs, mirrored_heatmaps = network(np.ascontiguousarray(images[:, :, ::-1]))
         return (pafs + flip_pafs(mirrored_pafs)) / 2, (heatmaps + flip_heatmaps(mirrored_heatmaps)) / 2
 
-    return answer
+    return run

@@ -1,6 +1,6 @@
-"""From pictures to people: batches of canvases through a network, maps through the decoder, coordinates back.
+"""Inference on images: letterbox, batch, forward pass, decoding, and conversion of coordinates back to the image.
 
-A network is any function from images to maps, so a further back end is one more function in
+The network is any function from images to maps. To add a back end, add such a function to
 `evaluation.inference.backends`.
 """
 
@@ -19,9 +19,15 @@ from evaluation.decoder.decode import DecodeConfig, decode
 from evaluation.decoder.person import Person
 from evaluation.inference.backends import load_backend
 from evaluation.inference.flip import flip_averaged
-from evaluation.inference.letterbox import PADDING_GREY, Letterbox, apply_letterbox, choose_letterbox, people_to_image
+from evaluation.inference.letterbox import (
+    PADDING_GREY,
+    Letterbox,
+    apply_letterbox,
+    choose_letterbox,
+    people_to_image,
+)
 from evaluation.inference.multiscale import average_scales
-from evaluation.inference.threads import host_threads, map_ahead
+from evaluation.inference.threads import create_thread_pool, prefetch_map
 from pipeline.errors import InputError
 from pipeline.maps import InferenceFunction, Maps
 from pipeline.sample import Size
@@ -29,23 +35,23 @@ from pipeline.sample import Size
 if TYPE_CHECKING:
     from training.config import EvaluationConfig
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class _Placed(Generic[Item]):
-    """A picture on its canvases, one for each scale, and whatever the caller calls it by."""
+class _NetworkInput(Generic[Item]):
+    """The canvases of one image, one for each scale, with the caller's item."""
 
     item: Item
     letterboxes: tuple[Letterbox, ...]
-    canvases: tuple[Picture, ...]
+    canvases: tuple[Image, ...]
 
 
 @dataclass(frozen=True)
-class _Answer(Generic[Item]):
-    """What the network says to a picture at each scale, on whole canvases."""
+class _NetworkOutput(Generic[Item]):
+    """The maps of one image, one for each scale, on whole canvases, with the caller's item."""
 
     item: Item
     letterboxes: tuple[Letterbox, ...]
@@ -53,14 +59,15 @@ class _Answer(Generic[Item]):
 
 
 class Predictor:
-    """A network with the recipe's way of feeding it and of reading its maps.
+    """A network together with the recipe's preprocessing and decoding.
 
     Attributes:
-        network: pictures to maps.
-        config: the recipe.
-        source: what the network was read from.
-        canvas: (height, width) px of the only input that the network takes; None if it takes any.
-        canvases: the sizes that pictures were put on so far; each compiled a graph.
+        network: function from images to maps.
+        config: evaluation section of the recipe.
+        source: file from which the network was loaded.
+        fixed_canvas: (height, width) in px of the only canvas that the network accepts; None if it accepts any.
+        decode_config: settings of the decoder.
+        canvases: (height, width) in px of all canvases used so far; MindSpore compiles one graph for each.
     """
 
     def __init__(
@@ -68,102 +75,104 @@ class Predictor:
         network: InferenceFunction,
         config: EvaluationConfig,
         source: Path | None = None,
-        canvas: Size | None = None,
+        fixed_canvas: Size | None = None,
     ) -> None:
         self.network = flip_averaged(network) if config.flip else network
         self.source = source
         self.config = config
-        self.canvas = canvas
-        self.decoder = DecodeConfig(**config.decoder.model_dump())
+        self.fixed_canvas = fixed_canvas
+        self.decode_config = DecodeConfig(**config.decoder.model_dump())
         self.canvases: set[Size] = set()
 
     @classmethod
     def load(cls, path: Path, device: str = "auto", overrides: Sequence[str] = ()) -> Predictor:
-        """Make the network of a checkpoint or an exported graph ready; arguments and errors as `load_backend`'s."""
+        """Load a checkpoint or an exported graph. For arguments and errors see `load_backend`."""
         backend = load_backend(path, device, overrides)
-        return cls(backend.network, backend.config, backend.source, backend.canvas)
+        return cls(backend.network, backend.config, backend.source, backend.fixed_canvas)
 
-    def maps(self, images: Iterable[Picture]) -> list[Maps]:
-        """Each picture's maps, in the order given, on the part of the grid that the picture covers.
-
-        Args:
-            images: (H, W, 3) uint8 BGR each, of any sizes.
-        """
-        with host_threads() as pool:
-            answers = self._answers(pool, enumerate(images), lambda item: item[1])
-            found = {answer.item[0]: average_scales(answer.maps, answer.letterboxes)[0] for answer in answers}
-        return [found[i] for i in sorted(found)]
-
-    def people(self, images: Iterable[Picture]) -> list[list[Person]]:
-        """The people in each picture, in the order given, the surest first, in pixels of that picture.
+    def predict_maps(self, images: Iterable[Image]) -> list[Maps]:
+        """Return the maps of each image, in input order, cropped to the part of the grid that the image covers.
 
         Args:
-            images: (H, W, 3) uint8 BGR each, of any sizes.
+            images: (H, W, 3) uint8 BGR, of any sizes.
         """
-        found = {item[0]: people for item, people in self.stream(enumerate(images), lambda item: item[1])}
-        return [found[i] for i in sorted(found)]
+        with create_thread_pool() as pool:
+            outputs = self._run_network(pool, enumerate(images), lambda item: item[1])
+            maps = {output.item[0]: average_scales(output.maps, output.letterboxes)[0] for output in outputs}
+        return [maps[i] for i in sorted(maps)]
 
-    def stream(
-        self, items: Iterable[Item], load: Callable[[Item], Picture | None]
+    def predict_people(self, images: Iterable[Image]) -> list[list[Person]]:
+        """Return the people in each image, in input order, by descending score, in pixels of that image.
+
+        Args:
+            images: (H, W, 3) uint8 BGR, of any sizes.
+        """
+        detections = {item[0]: people for item, people in self.predict_stream(enumerate(images), lambda item: item[1])}
+        return [detections[i] for i in sorted(detections)]
+
+    def predict_stream(
+        self, items: Iterable[Item], load: Callable[[Item], Image | None]
     ) -> Iterator[tuple[Item, list[Person]]]:
-        """Find people in any number of pictures with bounded memory.
+        """Find the people in any number of images with bounded memory.
 
-        Held at a time are a few items, less than a batch of pictures a canvas, and the people of a few batches.
+        At any time, memory holds a few items, less than one batch of images for each canvas size, and the people of a
+        few batches.
 
         Args:
-            items: whatever stands for a picture; read in the calling thread.
-            load: gives an item's picture, (H, W, 3) uint8 BGR, or None to leave it out; called in other threads, with
-                each item once.
+            items: any objects that identify images; iterated in the calling thread.
+            load: function that returns the image of an item, (H, W, 3) uint8 BGR, or None to skip the item. It is
+                called once for each item, in worker threads.
 
         Yields:
-            Each item once, with its people in pixels of its picture. Pictures of one size come in the order given; the
-            order of others depends on their shapes.
+            Each item with its people in pixels of its image. Images of the same size keep the order of the input;
+            images of different sizes may change places.
 
         Raises:
-            InputError: the network's answer is not finite; and whatever `load` raises.
+            InputError: the network's output is not finite. Errors of `load` are passed on.
         """
-        with host_threads() as pool:
-            answers = self._answers(pool, items, load)
-            yield from map_ahead(pool, self._decode, answers, depth=2 * self.config.batch_size)
+        with create_thread_pool() as pool:
+            outputs = self._run_network(pool, items, load)
+            yield from prefetch_map(pool, self._decode, outputs, depth=2 * self.config.batch_size)
 
-    def _decode(self, answer: _Answer[Item]) -> tuple[Item, list[Person]]:
-        maps, letterbox = average_scales(answer.maps, answer.letterboxes)
-        return answer.item, read_people(maps, letterbox, self.decoder)
+    def _decode(self, output: _NetworkOutput[Item]) -> tuple[Item, list[Person]]:
+        maps, letterbox = average_scales(output.maps, output.letterboxes)
+        return output.item, decode_people(maps, letterbox, self.decode_config)
 
-    def _answers(
-        self, pool: Executor, items: Iterable[Item], load: Callable[[Item], Picture | None]
-    ) -> Iterator[_Answer[Item]]:
-        """Each item with its letterboxes and its maps, as batches of pictures that share all their canvases fill."""
+    def _run_network(
+        self, pool: Executor, items: Iterable[Item], load: Callable[[Item], Image | None]
+    ) -> Iterator[_NetworkOutput[Item]]:
+        """Load the images, group them by their canvases, and run each group as soon as it fills a batch."""
 
-        def prepare(item: Item) -> _Placed[Item] | None:
+        def prepare(item: Item) -> _NetworkInput[Item] | None:
             image = load(item)
             if image is None:
                 return None
             height, width = image.shape[:2]
             sizes = (self.config.size * scale for scale in self.config.scales)
-            letterboxes = tuple(choose_letterbox((height, width), size, self.canvas) for size in sizes)
-            return _Placed(item, letterboxes, tuple(apply_letterbox(image, letterbox) for letterbox in letterboxes))
+            letterboxes = tuple(choose_letterbox((height, width), size, self.fixed_canvas) for size in sizes)
+            return _NetworkInput(item, letterboxes, tuple(apply_letterbox(image, one) for one in letterboxes))
 
-        waiting: dict[tuple[Size, ...], list[_Placed[Item]]] = {}
-        for placed in map_ahead(pool, prepare, items, depth=2 * self.config.batch_size):
-            if placed is None:
+        incomplete: dict[tuple[Size, ...], list[_NetworkInput[Item]]] = {}
+        for prepared in prefetch_map(pool, prepare, items, depth=2 * self.config.batch_size):
+            if prepared is None:
                 continue
-            key = tuple(letterbox.canvas for letterbox in placed.letterboxes)
-            group = waiting.setdefault(key, [])
-            group.append(placed)
-            if len(group) == self.config.batch_size:
-                yield from self._run(waiting.pop(key))
-        for group in waiting.values():
-            yield from self._run(group)
+            key = tuple(letterbox.canvas for letterbox in prepared.letterboxes)
+            batch = incomplete.setdefault(key, [])
+            batch.append(prepared)
+            if len(batch) == self.config.batch_size:
+                yield from self._run_batch(incomplete.pop(key))
+        for batch in incomplete.values():
+            yield from self._run_batch(batch)
 
-    def _run(self, group: Sequence[_Placed[Item]]) -> Iterator[_Answer[Item]]:
-        """One batch through the network, scale by scale."""
-        scales = [self._ask([placed.canvases[i] for placed in group]) for i in range(len(group[0].letterboxes))]
-        for placed, *maps in zip(group, *scales, strict=True):
-            yield _Answer(placed.item, placed.letterboxes, tuple(maps))
+    def _run_batch(self, batch: Sequence[_NetworkInput[Item]]) -> Iterator[_NetworkOutput[Item]]:
+        """Run one batch through the network, one forward pass for each scale."""
+        scales = range(len(batch[0].letterboxes))
+        maps_by_scale = [self._forward([image.canvases[i] for image in batch]) for i in scales]
+        for image, *maps in zip(batch, *maps_by_scale, strict=True):
+            yield _NetworkOutput(image.item, image.letterboxes, tuple(maps))
 
-    def _ask(self, canvases: Sequence[Picture]) -> list[Maps]:
-        """The maps of canvases of one size; grey ones fill the batch up, for a graph is compiled for one batch size."""
+    def _forward(self, canvases: Sequence[Image]) -> list[Maps]:
+        """Return the maps of canvases of one size. A short batch is filled up, because graphs have a fixed batch size."""
         height, width, _ = canvases[0].shape
         self.canvases.add((height, width))
         batch = np.full((self.config.batch_size, height, width, 3), PADDING_GREY, dtype=np.uint8)
@@ -172,10 +181,10 @@ class Predictor:
         return [Maps(heatmaps[i], pafs[i]) for i in range(len(canvases))]
 
 
-def read_people(maps: Maps, letterbox: Letterbox, config: DecodeConfig) -> list[Person]:
-    """Decode a picture's maps and bring the people back to its pixels; InputError if the maps are not finite."""
+def decode_people(maps: Maps, letterbox: Letterbox, config: DecodeConfig) -> list[Person]:
+    """Decode the maps of an image into people in pixels of the image. Raise InputError if the maps are not finite."""
     try:
         people = decode(maps, config)
     except ValueError as error:
-        raise InputError(f"the network's answer is no use, take an earlier checkpoint: {error}") from error
+        raise InputError(f"the network's output is not finite; use an earlier checkpoint: {error}") from error
     return people_to_image(people, letterbox)

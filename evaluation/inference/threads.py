@@ -1,4 +1,4 @@
-"""Work of the host beside the network: in threads, in order, bounded ahead of what is taken."""
+"""Threads that load and decode images while the network runs: results keep their order, and prefetching is bounded."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Input = TypeVar("Input")
+Output = TypeVar("Output")
 
-_THREADS = 2
-"""That prepare pictures and decode maps while the network works; together they take a few ms a picture."""
+NUM_THREADS = 2
+"""Threads that prepare images and decode maps while the network runs; both together take a few ms an image."""
 
 
-def host_threads() -> ThreadPoolExecutor:
-    """The pool; OpenCV's own threads would compete with it, and are switched off."""
+def create_thread_pool() -> ThreadPoolExecutor:
+    """Create the thread pool, and disable OpenCV's own threads, which would compete with it."""
     import cv2
 
     cv2.setNumThreads(0)
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures")
+    return ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="pictures")
 
 
-def map_ahead(
-    pool: Executor, function: Callable[[Given], Made], given: Iterable[Given], depth: int
-) -> Generator[Made, None, None]:
-    """map() in the pool's threads, in order, at most `depth` results ahead of what is taken."""
-    running: deque[Future[Made]] = deque()
+def prefetch_map(
+    pool: Executor, function: Callable[[Input], Output], inputs: Iterable[Input], depth: int
+) -> Generator[Output, None, None]:
+    """Apply a function in the pool's threads, like `map()`: in order, at most `depth` results ahead of the consumer."""
+    running: deque[Future[Output]] = deque()
     try:
-        for one in given:
-            running.append(pool.submit(function, one))
+        for value in inputs:
+            running.append(pool.submit(function, value))
             if len(running) > depth:
                 yield running.popleft().result()
         while running:
@@ -41,10 +41,11 @@ def map_ahead(
             future.cancel()
 
 
-def read_ahead(items: Iterator[Made], depth: int) -> Iterator[Made]:
-    """The same items, read by a thread of their own, at most `depth` ahead of what is taken."""
+def prefetch(items: Iterator[Output], depth: int) -> Iterator[Output]:
+    """Iterate over the items in a separate thread, at most `depth` items ahead of the consumer."""
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-        found = map_ahead(pool, lambda _: list(itertools.islice(items, 1)), itertools.repeat(None), depth)
-        with contextlib.closing(found):
-            for item in itertools.takewhile(bool, found):
-                yield from item
+        # each result is a list of one item, or an empty list at the end, so that items may be false
+        chunks = prefetch_map(pool, lambda _: list(itertools.islice(items, 1)), itertools.repeat(None), depth)
+        with contextlib.closing(chunks):
+            for chunk in itertools.takewhile(bool, chunks):
+                yield from chunk

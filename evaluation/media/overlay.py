@@ -79,7 +79,7 @@ def draw_people(image: NDArray[np.uint8], people: Sequence[Person], *, opacity: 
     return np.asarray(cv2.addWeighted(canvas, opacity, image, 1 - opacity, 0), dtype=np.uint8)
 
 
-def draw_truth(
+def draw_comparison(
     image: NDArray[np.uint8], people: Sequence[Person], truth: NDArray[np.float32], *, gap: int = 6
 ) -> NDArray[np.uint8]:
     """The truth and what was found, side by side: truth left, found right.

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from evaluation.decoder.person import Person
 from evaluation.inference.predictor import Predictor
-from evaluation.inference.threads import host_threads, map_ahead, read_ahead
+from evaluation.inference.threads import create_thread_pool, prefetch, prefetch_map
 from evaluation.media.overlay import draw_people
 from evaluation.media.sources import PictureFile, Sources, Video, VideoReader, printable, read_picture
 from evaluation.media.writers import VIDEO_SUFFIX, CocoWriter, VideoWriter, write_openpose, write_picture
@@ -101,9 +101,9 @@ class Prediction:
             self._write_files(*found)
             return found
 
-        with progress, host_threads() as pool:
-            people_found = self.predictor.stream(self._until_stopped(pictures), load)
-            for picture, people in map_ahead(pool, write, people_found, _AHEAD):
+        with progress, create_thread_pool() as pool:
+            people_found = self.predictor.predict_stream(self._until_stopped(pictures), load)
+            for picture, people in prefetch_map(pool, write, people_found, _AHEAD):
                 self._list(picture.image_id, sizes.pop(picture.image_id), people, file_name=str(picture.path))
                 progress.update()
 
@@ -152,13 +152,13 @@ class Prediction:
                 write_openpose(self.openpose, video.frame_name(index), people)
             return index, people, draw_people(image, people) if overlay else image
 
-        frames = enumerate(read_ahead(self._until_stopped(reader), _AHEAD))
+        frames = enumerate(prefetch(self._until_stopped(reader), _AHEAD))
         path = self.overlays / f"{video.name}{VIDEO_SUFFIX}"
         progress = tqdm(total=reader.frames, unit="frame", desc=printable(video.title), disable=None)
         count = 0
-        with progress, host_threads() as pool, VideoWriter(path, reader.fps) as writer:
-            people_found = self.predictor.stream(frames, lambda item: item[1])
-            for index, people, drawn in map_ahead(pool, write, people_found, _AHEAD):
+        with progress, create_thread_pool() as pool, VideoWriter(path, reader.fps) as writer:
+            people_found = self.predictor.predict_stream(frames, lambda item: item[1])
+            for index, people, drawn in prefetch_map(pool, write, people_found, _AHEAD):
                 if overlay:
                     writer.write(drawn)
                 size = drawn.shape[0], drawn.shape[1]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.decoder.person import Person
-from evaluation.media.overlay import draw_truth
+from evaluation.media.overlay import draw_comparison
 from evaluation.scoring.truth import true_keypoints
 from pipeline.errors import InputError
 
@@ -67,7 +67,7 @@ def write_pictures(
         folder.mkdir(parents=True, exist_ok=True)
         for image_id, image in pictures.items():
             path = folder / f"found-{image_id:012d}.jpg"
-            drawn = draw_truth(image, people[image_id], true_keypoints(truth[image_id]))
+            drawn = draw_comparison(image, people[image_id], true_keypoints(truth[image_id]))
             _write_jpeg(path, drawn)
             written.append(path)
         for path in folder.iterdir():

@@ -43,14 +43,14 @@ def draw_map_figure(predictor: Predictor, records: Iterable[Record], target: Tar
     images = [load_picture(record) for record in shown]
     rows = [
         _row(record, image, found, predictor, target)
-        for record, image, found in zip(shown, images, predictor.maps(images), strict=True)
+        for record, image, found in zip(shown, images, predictor.predict_maps(images), strict=True)
     ]
     return np.concatenate(rows)
 
 
 def _row(record: Record, image: Picture, found: Maps, predictor: Predictor, target: TargetConfig) -> Picture:
     config = predictor.config
-    letterbox = choose_letterbox((record.height, record.width), config.size * config.scales[0], predictor.canvas)
+    letterbox = choose_letterbox((record.height, record.width), config.size * config.scales[0], predictor.fixed_canvas)
     keypoints = true_keypoints(record.truth)
     keypoints[..., :2] = letterbox.to_canvas(keypoints[..., :2])
     true = crop_maps(encode_maps(keypoints, letterbox.canvas, target), letterbox)

@@ -59,7 +59,7 @@ def detect_people(
     truth: Truth = {}
     people: dict[int, list[Person]] = {}
     start = time.monotonic()
-    for record, found in predictor.stream(_noted(records, truth), load_picture):
+    for record, found in predictor.predict_stream(_noted(records, truth), load_picture):
         people[record.image_id] = found
         on_picture()
     return Detections(

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.decoder.decode import DecodeConfig, decode, join_peaks
+from evaluation.decoder.decode import DecodeConfig, assemble_people, decode
 from evaluation.decoder.peaks import Peaks, find_peaks
 from evaluation.decoder.person import Person
 from evaluation.inference.letterbox import Letterbox, choose_letterbox, crop_maps
@@ -120,7 +120,7 @@ def _alone(case: Case, config: DecodeConfig) -> list[Person]:
 
 def _shared_fields(case: Case, config: DecodeConfig) -> list[Person]:
     found = [find_peaks(maps.heatmaps[:NUM_KEYPOINTS], config.peak_threshold, config.max_peaks) for maps in case.alone]
-    return join_peaks(_pooled(found), case.maps, _keeping_all(config)) if found else []
+    return assemble_people(_pooled(found), case.maps, _keeping_all(config)) if found else []
 
 
 def _shared_maps(case: Case, config: DecodeConfig) -> list[Person]:

@@ -78,13 +78,13 @@ def _compile(predictor: Predictor, pictures: PictureSet, number: int) -> float:
     """Ask the network once with every canvas that the pictures need; seconds more than it takes when asked again."""
     sizes = [predictor.config.size * scale for scale in predictor.config.scales]
     examples = {
-        tuple(choose_letterbox(picture, size, predictor.canvas).canvas for size in sizes): picture
+        tuple(choose_letterbox(picture, size, predictor.fixed_canvas).canvas for size in sizes): picture
         for picture in pictures.sizes()[:number]
     }
     grey = [np.full((*picture, 3), 128, dtype=np.uint8) for picture in examples.values()]
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        predictor.people(grey)
+        predictor.predict_people(grey)
         seconds.append(time.perf_counter() - start)
     return max(seconds[0] - seconds[1], 0.0)

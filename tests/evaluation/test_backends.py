@@ -95,9 +95,9 @@ def test_an_onnx_graph_names_its_outputs(graphs, name):
 def test_a_graph_gives_the_maps_of_its_checkpoint(name, graphs, checkpoint):
     graph, original = Predictor.load(graphs / name, "cpu"), Predictor.load(checkpoint, "cpu")
     assert graph.config == original.config
-    if graph.canvas:
-        original.canvas = graph.canvas
-    found, expected = graph.maps(pictures()), original.maps(pictures())
+    if graph.fixed_canvas:
+        original.fixed_canvas = graph.fixed_canvas
+    found, expected = graph.predict_maps(pictures()), original.predict_maps(pictures())
     assert graph.canvases == original.canvases
     assert (graph.canvases == {(128, 128)}) == (name != "any.mindir")
     for one, other in zip(found, expected, strict=True):
@@ -120,7 +120,7 @@ def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path
     state = [*OpenPose(RECIPE.model).get_parameters()]
     state += [ms.Parameter(tensor, name=f"ema.{name}") for name, tensor in average.items()]
     path = save_checkpoint(tmp_path / "run", state, RECIPE, Position(9, 1, "", 1), keep=1)
-    found, expected = (Predictor.load(each, "cpu").maps(pictures()[:1])[0] for each in (path, checkpoint))
+    found, expected = (Predictor.load(each, "cpu").predict_maps(pictures()[:1])[0] for each in (path, checkpoint))
     assert np.array_equal(found.heatmaps, expected.heatmaps)
     assert np.array_equal(found.pafs, expected.pafs)
     result = export(path, "onnx", "--height", 64, "--width", 64, "--out", tmp_path / "graph.onnx")
@@ -136,8 +136,8 @@ def test_several_scales_need_a_network_that_takes_them(graphs, checkpoint):
     for name in ("fixed.mindir", "fixed.onnx"):
         with pytest.raises(InputError, match=r"scales=\[0.5, 1.0, 1.5\].*--scales 1"):
             Predictor.load(graphs / name, "cpu", scales)
-    found = Predictor.load(graphs / "any.mindir", "cpu", scales).maps(pictures()[:3])
-    for one, other in zip(found, Predictor.load(checkpoint, "cpu", scales).maps(pictures()[:3]), strict=True):
+    found = Predictor.load(graphs / "any.mindir", "cpu", scales).predict_maps(pictures()[:3])
+    for one, other in zip(found, Predictor.load(checkpoint, "cpu", scales).predict_maps(pictures()[:3]), strict=True):
         assert np.abs(one.heatmaps - other.heatmaps).max() < 1e-4
 
 
@@ -155,8 +155,11 @@ def test_onnx_needs_no_mindspore_and_nothing_else_does_without(graphs, checkpoin
     cv2.imwrite(str(tmp_path / "noise.png"), pictures()[2])
     for source, said in (
         (graphs / "fixed.onnx", ""),
-        (graphs / "fixed.mindir", "Error: {}: needs MindSpore, which is not installed here; export it as ONNX\n"),
-        (checkpoint, "Error: {}: needs MindSpore, which is not installed here; export it as ONNX\n"),
+        (
+            graphs / "fixed.mindir",
+            "Error: {}: needs MindSpore, which is not installed; install it or use an ONNX graph\n",
+        ),
+        (checkpoint, "Error: {}: needs MindSpore, which is not installed; install it or use an ONNX graph\n"),
     ):
         command = [sys.executable, "-c", _WITHOUT_MINDSPORE, str(tmp_path / "noise.png")]
         command += ["--ckpt", str(source), "--out", str(tmp_path / "out")]
@@ -186,7 +189,7 @@ def test_mistakes_are_one_line_that_says_what_to_do(graphs, checkpoint, tmp_path
     metadata_path(graph).write_text(json.dumps(described | {"batch": "many"}))
     assert f"{metadata_path(graph)}: batch: " in load(graph)
     assert "ATC" in load(tmp_path / "x.air")
-    assert "takes 2 pictures at a time" in load(graphs / "fixed.onnx", "evaluation.batch_size=3")
+    assert "was exported for a batch of 2" in load(graphs / "fixed.onnx", "evaluation.batch_size=3")
     assert "takes evaluation" in load(graphs / "fixed.onnx", "model.stages=3")
     with pytest.raises(InputError, match="no CANN provider"):
         Predictor.load(graphs / "fixed.onnx", "ascend")

@@ -184,7 +184,7 @@ def test_an_answer_that_is_no_use_is_told_in_every_process(val, oracle, tmp_path
         return pafs, heatmaps if images.shape[1] > images.shape[2] else heatmaps * np.float32(np.nan)
 
     errors = together(DuringTraining(recipe(), val), broken, 2, tmp_path)
-    assert all(isinstance(error, InputError) and "the network's answer is no use" in str(error) for error in errors)
+    assert all(isinstance(error, InputError) and "the network's output is not finite" in str(error) for error in errors)
 
 
 def test_a_set_of_nobody_is_no_better_than_another(val, oracle, known, monkeypatch):

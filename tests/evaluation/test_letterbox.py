@@ -18,7 +18,7 @@ from evaluation.inference.letterbox import (
     crop_maps,
     people_to_image,
 )
-from evaluation.inference.predictor import read_people
+from evaluation.inference.predictor import decode_people
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
 from tests.support.oracle import figure
@@ -148,7 +148,7 @@ def test_what_is_seen_in_the_padding_is_nobody():
     assert letterbox.canvas == (128, 128)
     canvas = encode_maps(figure(64, 112, 30)[None], letterbox.canvas)
     assert crop_maps(canvas, letterbox).grid == (9, 16)
-    assert read_people(crop_maps(canvas, letterbox), letterbox, DecodeConfig()) == []
+    assert decode_people(crop_maps(canvas, letterbox), letterbox, DecodeConfig()) == []
 
 
 def test_keypoints_that_were_not_found_stay_nothing():
@@ -169,6 +169,6 @@ def test_people_come_back_in_pixels_of_the_picture(picture):
     letterbox = choose_letterbox(picture, 368)
     moved = true.copy()
     moved[..., :2] = letterbox.to_canvas(true[..., :2])
-    (person,) = read_people(crop_maps(encode_maps(moved, letterbox.canvas), letterbox), letterbox, DecodeConfig())
+    (person,) = decode_people(crop_maps(encode_maps(moved, letterbox.canvas), letterbox), letterbox, DecodeConfig())
     assert person.found.all()
     assert np.abs(person.keypoints[:, :2] - true[0, :, :2]).max() * letterbox.scale.max() < 0.5

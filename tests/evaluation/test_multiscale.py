@@ -25,7 +25,7 @@ def test_people_come_back_to_a_fraction_of_a_pixel(scales):
     }
     oracle = Oracle(known, SIZE, scales)
     predictor = Predictor(oracle, EvaluationConfig(size=SIZE, batch_size=2, scales=scales))
-    found = predictor.people([picture(colour, size) for colour, (size, _) in known.items()])
+    found = predictor.predict_people([picture(colour, size) for colour, (size, _) in known.items()])
     shifts = []
     for (person,), (size, true) in zip(found, known.values(), strict=True):
         assert person.found.all()
@@ -39,7 +39,9 @@ def test_canvases_are_those_of_every_scale_and_each_takes_whole_batches():
     known = {10 + 12 * i: (size, figure(50, 50, 60)[None][:0]) for i, size in enumerate(SHAPES)}
     oracle = Oracle(known, SIZE, (0.5, 1.0))
     predictor = Predictor(oracle, EvaluationConfig(size=SIZE, batch_size=3, scales=(0.5, 1.0)))
-    assert len(predictor.people([picture(colour, size) for colour, (size, _) in known.items()] * 2)) == 2 * len(SHAPES)
+    assert len(predictor.predict_people([picture(colour, size) for colour, (size, _) in known.items()] * 2)) == 2 * len(
+        SHAPES
+    )
     assert predictor.canvases == {
         choose_letterbox(size, SIZE * scale).canvas for size in SHAPES for scale in (0.5, 1.0)
     }

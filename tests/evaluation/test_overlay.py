@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.decoder.person import Person
-from evaluation.media.overlay import KEYPOINT_COLOURS, LIMB_COLOURS, draw_people, draw_truth
+from evaluation.media.overlay import KEYPOINT_COLOURS, LIMB_COLOURS, draw_comparison, draw_people
 from pipeline.skeleton import INDEX, KEYPOINTS, LIMBS, NUM_KEYPOINTS, mirrored_name
 
 
@@ -78,7 +78,7 @@ def test_coordinates_far_outside_tiny_pictures_and_read_only_ones_are_drawn_with
 
 def test_truth_stands_left_of_what_was_found() -> None:
     image = grey()
-    both = draw_truth(image, [], ARM.keypoints[None], gap=6)
+    both = draw_comparison(image, [], ARM.keypoints[None], gap=6)
     assert both.shape == (160, 2 * 240 + 6, 3)
     assert np.array_equal(both[:, :240], draw_people(image, [Person(ARM.keypoints, 1.0)]))
     assert (both[:, 240:246] == 255).all()

@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.decoder.decode import DecodeConfig
 from evaluation.inference.letterbox import apply_letterbox, choose_letterbox
-from evaluation.inference.predictor import Predictor, read_people
+from evaluation.inference.predictor import Predictor, decode_people
 from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
 from tests.support.oracle import Oracle, figure, picture
@@ -34,7 +34,7 @@ def known_pictures(sizes):
 def test_everybody_is_found_in_the_right_picture_at_the_right_place(batch_size):
     known = known_pictures(SIZES)
     predictor = Predictor(Oracle(known, 192), EvaluationConfig(size=192, batch_size=batch_size))
-    found = predictor.people([picture(colour, size) for colour, (size, _) in known.items()])
+    found = predictor.predict_people([picture(colour, size) for colour, (size, _) in known.items()])
     assert len(found) == len(known)
     for people, (size, true) in zip(found, known.values(), strict=True):
         assert len(people) == len(true)
@@ -47,7 +47,7 @@ def test_batches_have_one_size_a_canvas_and_are_filled_up():
     known = known_pictures(SIZES)
     oracle = Oracle(known, 192)
     predictor = Predictor(oracle, EvaluationConfig(size=192, batch_size=4))
-    predictor.people([picture(colour, size) for colour, (size, _) in known.items()] * 3)
+    predictor.predict_people([picture(colour, size) for colour, (size, _) in known.items()] * 3)
     assert {shape[0] for shape in oracle.batches} == {4}
     assert {shape[1:3] for shape in oracle.batches} == predictor.canvases
     per_canvas = {}
@@ -60,7 +60,7 @@ def test_batches_have_one_size_a_canvas_and_are_filled_up():
 def test_maps_cover_the_picture_and_keep_the_order():
     known = known_pictures(SIZES)
     predictor = Predictor(Oracle(known, 192), EvaluationConfig(size=192, batch_size=2))
-    maps = predictor.maps([picture(colour, size) for colour, (size, _) in known.items()])
+    maps = predictor.predict_maps([picture(colour, size) for colour, (size, _) in known.items()])
     for one, (size, true) in zip(maps, known.values(), strict=True):
         assert one.grid == tuple(-(-side // 8) for side in choose_letterbox(size, 192).scaled_size)
         assert (one.heatmaps[:-1].max() > 0.8) == (len(true) > 0)
@@ -68,8 +68,8 @@ def test_maps_cover_the_picture_and_keep_the_order():
 
 def test_no_pictures_give_no_people():
     predictor = Predictor(Oracle({}, 192), EvaluationConfig())
-    assert predictor.people([]) == []
-    assert predictor.maps([]) == []
+    assert predictor.predict_people([]) == []
+    assert predictor.predict_maps([]) == []
 
 
 def test_stream_holds_few_pictures_at_a_time():
@@ -83,7 +83,7 @@ def test_stream_holds_few_pictures_at_a_time():
             read += 1
             yield i
 
-    stream = predictor.stream(items(), lambda _: picture(50, (64, 64)))
+    stream = predictor.predict_stream(items(), lambda _: picture(50, (64, 64)))
     done = 0
     for _ in stream:
         done += 1
@@ -93,7 +93,7 @@ def test_stream_holds_few_pictures_at_a_time():
 
 def test_what_loads_to_nothing_is_left_out():
     predictor = Predictor(Oracle({50: ((64, 64), figure(32, 32, 50)[None])}, 64), EvaluationConfig(size=64))
-    found = list(predictor.stream(range(9), lambda item: None if item % 3 else picture(50, (64, 64))))
+    found = list(predictor.predict_stream(range(9), lambda item: None if item % 3 else picture(50, (64, 64))))
     assert [(item, len(people)) for item, people in found] == [(0, 1), (3, 1), (6, 1)]
 
 
@@ -104,7 +104,7 @@ def test_a_picture_that_cannot_be_loaded_is_reported():
         raise InputError(f"image {item}: damaged")
 
     with pytest.raises(InputError, match="image 3: damaged"):
-        list(predictor.stream([3], load))
+        list(predictor.predict_stream([3], load))
 
 
 def test_an_answer_that_is_not_finite_is_one_clear_error():
@@ -112,7 +112,7 @@ def test_an_answer_that_is_not_finite_is_one_clear_error():
     heatmaps[0, 2, 2] = np.nan
     maps = Maps(heatmaps, np.zeros((NUM_PAFS, 8, 8), np.float32))
     with pytest.raises(InputError, match=r"earlier checkpoint.*1 of"):
-        read_people(maps, choose_letterbox((64, 64), 64), DecodeConfig())
+        decode_people(maps, choose_letterbox((64, 64), 64), DecodeConfig())
 
 
 def test_the_recipe_sets_the_decoder():
@@ -120,7 +120,7 @@ def test_the_recipe_sets_the_decoder():
     people = figure(100, 100, 160)[None]
     people[0, 4, 2] = 0
     known = {50: ((200, 200), people)}
-    assert Predictor(Oracle(known, 192), config).people([picture(50, (200, 200))]) == [[]]
+    assert Predictor(Oracle(known, 192), config).predict_people([picture(50, (200, 200))]) == [[]]
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +147,8 @@ def test_batches_give_what_single_pictures_give(checkpoint):
     rng = np.random.default_rng(0)
     sizes = [(64, 80), (70, 64), (128, 150), (64, 64), (100, 90)]
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-    together = predictor.maps(images)
-    alone = [predictor.maps([image])[0] for image in images]
+    together = predictor.predict_maps(images)
+    alone = [predictor.predict_maps([image])[0] for image in images]
     for one, other in zip(together, alone, strict=True):
         assert np.abs(one.heatmaps - other.heatmaps).max() < 1e-5
         assert np.abs(one.pafs - other.pafs).max() < 1e-5
@@ -167,7 +167,7 @@ def test_batches_give_what_single_pictures_give(checkpoint):
 
 def test_overrides_change_how_people_are_found_and_nothing_else(checkpoint):
     predictor = Predictor.load(checkpoint, "cpu", ["evaluation.size=96", "evaluation.decoder.smooth=0.5"])
-    assert (predictor.config.size, predictor.config.batch_size, predictor.decoder.smooth) == (96, 2, 0.5)
+    assert (predictor.config.size, predictor.config.batch_size, predictor.decode_config.smooth) == (96, 2, 0.5)
     assert predictor.source == checkpoint / "checkpoints" / "step-0000007.ckpt"
     for override, said in (
         ("model.stages=2", "evaluation"),

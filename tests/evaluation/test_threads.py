@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from evaluation.inference.threads import map_ahead, read_ahead
+from evaluation.inference.threads import prefetch, prefetch_map
 
 
 def counting(numbers, taken):
@@ -20,7 +20,7 @@ def counting(numbers, taken):
 @pytest.mark.parametrize("ahead", [0, 3, 100])
 def test_items_are_read_in_order_and_not_far_ahead(ahead):
     taken = []
-    reader = read_ahead(counting(range(30), taken), ahead)
+    reader = prefetch(counting(range(30), taken), ahead)
     for number in range(30):
         assert next(reader) == number
         time.sleep(0.001)
@@ -30,13 +30,13 @@ def test_items_are_read_in_order_and_not_far_ahead(ahead):
 
 
 def test_items_may_be_false():
-    assert list(read_ahead(iter([0, None, "", False]), 2)) == [0, None, "", False]
-    assert list(read_ahead(iter([]), 2)) == []
+    assert list(prefetch(iter([0, None, "", False]), 2)) == [0, None, "", False]
+    assert list(prefetch(iter([]), 2)) == []
 
 
 def test_reading_ends_with_the_caller_and_fails_where_it_failed():
     taken = []
-    reader = read_ahead(counting(range(10**9), taken), 4)
+    reader = prefetch(counting(range(10**9), taken), 4)
     assert next(reader) == 0
     reader.close()
     assert len(taken) <= 10
@@ -46,7 +46,7 @@ def test_reading_ends_with_the_caller_and_fails_where_it_failed():
         yield 1
         raise OSError("gone")
 
-    reader = read_ahead(failing(), 4)
+    reader = prefetch(failing(), 4)
     assert next(reader) == 1
     with pytest.raises(OSError, match="gone"):
         next(reader)
@@ -59,4 +59,4 @@ def test_work_is_in_order_whoever_is_first():
             time.sleep(0.002 * (1 - number % 2))
             return number * number
 
-        assert list(map_ahead(pool, slow_if_even, range(40), 8)) == [number * number for number in range(40)]
+        assert list(prefetch_map(pool, slow_if_even, range(40), 8)) == [number * number for number in range(40)]
