@@ -23,8 +23,8 @@ from pipeline.loading.targets import TargetConfig
 from pipeline.maps import STRIDE
 from pipeline.skeleton import NUM_KEYPOINTS
 
-SMALLEST_SCALE = 0.1
-LARGEST_SCALE = 4.0
+MIN_SCALE = 0.1
+MAX_SCALE = 4.0
 """Limits of the factors in `evaluation.scales`."""
 
 
@@ -98,15 +98,15 @@ class ModelConfig(StrictModel):
         return value
 
     @property
-    def stage_order(self) -> tuple[tuple[MapKind, ...], ...]:
+    def stage_outputs(self) -> tuple[tuple[MapKind, ...], ...]:
         """What each stage gives, in the order of the stages."""
         if self.heatmap_stages is None:
             return (("pafs", "heatmaps"),) * self.stages
         return (("pafs",),) * self.stages + (("heatmaps",),) * self.heatmap_stages
 
-    def stages_of(self, kind: MapKind) -> int:
+    def num_stages(self, kind: MapKind) -> int:
         """Number of stages that give this kind of map."""
-        return sum(kind in gives for gives in self.stage_order)
+        return sum(kind in gives for gives in self.stage_outputs)
 
 
 class DataConfig(StrictModel):
@@ -243,8 +243,8 @@ class EvaluationConfig(StrictModel):
     @field_validator("scales")
     @classmethod
     def _distinct_factors(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if min(value) < SMALLEST_SCALE or max(value) > LARGEST_SCALE or len(set(value)) < len(value):
-            raise ValueError(f"expected different factors from {SMALLEST_SCALE} to {LARGEST_SCALE}")
+        if min(value) < MIN_SCALE or max(value) > MAX_SCALE or len(set(value)) < len(value):
+            raise ValueError(f"expected different factors from {MIN_SCALE} to {MAX_SCALE}")
         return value
 
 

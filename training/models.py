@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from training.config import ModelConfig
     from training.network.openpose import OpenPose
 
-SIZE = 368
+IMAGE_SIZE = 368
 """px; side of the picture that the table's numbers are for, as papers state them."""
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelSummary:
     """One line of the table.
 
     Attributes:
         recipes: those with this network.
         parameters: trainable numbers, in millions.
-        gflop: for one picture of SIZE x SIZE px, in 10^9 operations; a multiplication and an addition are two. Of
-            convolutions, without biases, normalisation and activations.
-        images_per_s: forward, one picture of SIZE x SIZE px at a time; None if it was not measured.
+        gflop: operations of the convolutions for one image of IMAGE_SIZE × IMAGE_SIZE px, in 10^9; a multiplication
+            and an addition count as two. Biases, normalisation and activations are not counted.
+        images_per_s: forward, one picture of IMAGE_SIZE × IMAGE_SIZE px at a time; None if it was not measured.
     """
 
     recipes: tuple[str, ...]
@@ -64,10 +64,10 @@ def create_network(name: str, *, checkpoint: Path | str | None = None) -> OpenPo
     model = load_config(recipe_path(name)).model
     if checkpoint is None:
         return OpenPose(model).set_train(False)
-    return _restored(name, model, Path(checkpoint))
+    return _load_network(name, model, Path(checkpoint))
 
 
-def _restored(name: str, model: ModelConfig, path: Path) -> OpenPose:
+def _load_network(name: str, model: ModelConfig, path: Path) -> OpenPose:
     from training.checkpoint.checkpoint import load_checkpoint, restore_for_inference
     from training.checkpoint.run_folder import find_checkpoint
     from training.network.openpose import OpenPose
@@ -95,7 +95,7 @@ def shipped_models() -> dict[ModelConfig, tuple[str, ...]]:
     return found
 
 
-def list_models(rounds: int) -> list[Model]:
+def summarize_models(rounds: int) -> list[ModelSummary]:
     """What each shipped network costs, the dearest first.
 
     Args:
@@ -105,23 +105,25 @@ def list_models(rounds: int) -> list[Model]:
 
     shipped = shipped_models()
     networks = [OpenPose(model) for model in shipped]
-    speeds = images_per_s(networks, rounds) if rounds else [None] * len(networks)
+    speeds = measure_images_per_s(networks, rounds) if rounds else [None] * len(networks)
     models = [
-        Model(recipes, count_parameters(network) / 1e6, 2 * multiply_adds(network, SIZE, SIZE) / 1e9, speed)
+        ModelSummary(
+            recipes, count_parameters(network) / 1e6, 2 * multiply_adds(network, IMAGE_SIZE, IMAGE_SIZE) / 1e9, speed
+        )
         for recipes, network, speed in zip(shipped.values(), networks, speeds, strict=True)
     ]
     return sorted(models, key=lambda model: -model.gflop)
 
 
-def images_per_s(networks: Sequence[OpenPose], rounds: int) -> list[float]:
-    """Pictures of SIZE x SIZE px that each network answers in a second, one at a time."""
+def measure_images_per_s(networks: Sequence[OpenPose], rounds: int) -> list[float]:
+    """Pictures of IMAGE_SIZE × IMAGE_SIZE px that each network answers in a second, one at a time."""
     import mindspore as ms
     import numpy as np
     from tqdm import tqdm
 
     from training.network.inference import FinalStage
 
-    image = ms.Tensor(np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), np.uint8))
+    image = ms.Tensor(np.random.default_rng(0).integers(0, 256, (1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))
     answers = [FinalStage(network).set_train(False) for network in networks]
     seconds: list[list[float]] = [[] for _ in answers]
     # the first round compiles the graphs
@@ -135,10 +137,10 @@ def images_per_s(networks: Sequence[OpenPose], rounds: int) -> list[float]:
     return [1 / min(times) for times in seconds]
 
 
-def format_models(models: Sequence[Model]) -> str:
+def format_table(models: Sequence[ModelSummary]) -> str:
     """The table in Markdown."""
     measured = any(model.images_per_s for model in models)
-    header = ["recipe", "parameters", f"GFLOP at {SIZE} px", *(["images/s"] if measured else [])]
+    header = ["recipe", "parameters", f"GFLOP at {IMAGE_SIZE} px", *(["images/s"] if measured else [])]
     lines = [header, ["---"] * len(header)]
     for model in models:
         speed = [f"{model.images_per_s:.2g}"] if model.images_per_s else []
@@ -148,7 +150,9 @@ def format_models(models: Sequence[Model]) -> str:
 
 
 @click.command()
-@click.option("--measure", is_flag=True, help=f"Time each network too, on single pictures of {SIZE}x{SIZE} px.")
+@click.option(
+    "--measure", is_flag=True, help=f"Time each network too, on single pictures of {IMAGE_SIZE}x{IMAGE_SIZE} px."
+)
 @click.option(
     "--rounds",
     type=click.IntRange(1, 1000),
@@ -170,8 +174,8 @@ def main(measure: bool, rounds: int, as_json: bool, device: str) -> None:
     from training.distributed.world import make_debug_folder, start
 
     start(device, debug_folder=make_debug_folder())
-    models = list_models(rounds if measure else 0)
-    click.echo(json.dumps([asdict(model) for model in models], indent=1) if as_json else format_models(models))
+    models = summarize_models(rounds if measure else 0)
+    click.echo(json.dumps([asdict(model) for model in models], indent=1) if as_json else format_table(models))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ device_option = click.option(
 )
 """Where the network runs, as `training.distributed.world.start` takes it."""
 
-_CLUSTER = (
+_CLUSTER_OPTIONS = (
     click.option("--nproc", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes on a machine."),
     click.option("--hosts", default="1", show_default=True, help="Machines: how many, or the names of all, 0 first."),
     click.option("--node-rank", type=int, help="Which of --hosts this is, from 0.  [names: found by address]"),
@@ -38,6 +38,6 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         return command(*args, cluster=resolve_cluster(nproc, hosts, node_rank, master, master_port), **others)
 
-    for option in reversed(_CLUSTER):
+    for option in reversed(_CLUSTER_OPTIONS):
         option(wrapper)
     return wrapper

@@ -60,7 +60,7 @@ def test_the_references_recipe():
 def test_part_affinity_fields_first_is_trained_as_the_reference():
     one, first = (load_config(ROOT / "configs" / f"{name}.yaml") for name in ("openpose", "openpose_paf_first"))
     assert (first.data, first.training, first.evaluation) == (one.data, one.training, one.evaluation)
-    assert first.model.stage_order == (("pafs",),) * 4 + (("heatmaps",),) * 2
+    assert first.model.stage_outputs == (("pafs",),) * 4 + (("heatmaps",),) * 2
 
 
 def test_recipes_in_old_checkpoints_still_mean_the_same():

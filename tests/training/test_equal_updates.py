@@ -19,7 +19,7 @@ from tests.training.test_step import GRADIENT, LR
 from training.checkpoint.checkpoint import load_checkpoint
 from training.checkpoint.run_folder import checkpoint_path
 from training.config import Config
-from training.optim.ema import PREFIX
+from training.optim.ema import AVERAGE_PREFIX
 
 EVERYTHING = {
     "ema_decay": 0.99,
@@ -88,9 +88,11 @@ def test_a_run_with_every_kind_of_state_goes_on_bit_for_bit(tiny_shards, tmp_pat
     assert_same(again, run)
     tensors = load_checkpoint(checkpoint_path(run, tiny.STEPS)).tensors
     assert tensors["loss_scale.value"].asnumpy() in (scales[-1] / 2, scales[-1], scales[-1] * 2)
-    averages = {name for name in tensors if name.startswith(PREFIX)}
-    assert {name.removeprefix(PREFIX) for name in averages} < tensors.keys()
-    assert any(np.any(tensors[name].asnumpy() != tensors[name.removeprefix(PREFIX)].asnumpy()) for name in averages)
+    averages = {name for name in tensors if name.startswith(AVERAGE_PREFIX)}
+    assert {name.removeprefix(AVERAGE_PREFIX) for name in averages} < tensors.keys()
+    assert any(
+        np.any(tensors[name].asnumpy() != tensors[name.removeprefix(AVERAGE_PREFIX)].asnumpy()) for name in averages
+    )
 
 
 def test_two_processes_of_half_batches_twice_over_learn_what_one_learns(tiny_recipe, tiny_shards, tiny_run, tmp_path):

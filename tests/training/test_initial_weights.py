@@ -17,7 +17,7 @@ from training.config import load_config, override_config
 from training.convert import main as convert
 from training.loop.plan import with_normalisation
 from training.network.openpose import OpenPose
-from training.optim.ema import PREFIX
+from training.optim.ema import AVERAGE_PREFIX
 from training.weights.initial_weights import InitialWeights, apply_initial_weights
 
 OTHER = ["model.mean=[1, 2, 3]", "model.std=[4, 5, 6]"]
@@ -46,12 +46,12 @@ def test_every_tensor_goes_to_its_place(tmp_path):
 
 def test_an_average_of_weights_is_preferred(tmp_path):
     parameters = list(OpenPose(tiny.recipe().model).get_parameters())
-    averages = [ms.Parameter(each + 1, name=PREFIX + each.name) for each in parameters]
+    averages = [ms.Parameter(each + 1, name=AVERAGE_PREFIX + each.name) for each in parameters]
     checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe(), [*parameters, *averages])
     network = OpenPose(tiny.recipe().model)
     apply_initial_weights(network.get_parameters(), checkpoint, tiny.recipe().model, ())
     for name, value in values(network).items():
-        np.testing.assert_array_equal(value, checkpoint.tensors[PREFIX + name].asnumpy())
+        np.testing.assert_array_equal(value, checkpoint.tensors[AVERAGE_PREFIX + name].asnumpy())
 
 
 def part_of(tmp_path, *beginnings):
@@ -159,7 +159,7 @@ def test_a_run_begins_with_the_weights_of_another_and_goes_on(tiny_shards, tmp_p
     assert first.config.model.mean == (1, 2, 3) == load_config(run / "config.yaml").model.mean
     for name, tensor in checkpoint.tensors.items():
         np.testing.assert_allclose(first.tensors[name].asnumpy(), tensor.asnumpy(), atol=1e-7)
-        np.testing.assert_allclose(first.tensors[PREFIX + name].asnumpy(), tensor.asnumpy(), atol=1e-7)
+        np.testing.assert_allclose(first.tensors[AVERAGE_PREFIX + name].asnumpy(), tensor.asnumpy(), atol=1e-7)
     checkpoint.path.unlink()
     assert start_from(checkpoint.path, tiny_shards, run, resume=True, **training | {"max_steps": 2}) == 0
     config = tiny.recipe(**training | {"max_steps": 3})

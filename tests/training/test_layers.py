@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.network.layers import Conv, Dense, Depthwise, Pool, Residual, build, separable
+from training.network.layers import Conv, Dense, Depthwise, Pool, Residual, build_layers, separable
 
 
 def noise(channels, size=12):
@@ -42,20 +42,20 @@ def seed():
 )
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_what_comes_out_has_the_stated_width(layers, width, size, batch_norm):
-    cell, stated = build(layers, 4, batch_norm)
+    cell, stated = build_layers(layers, 4, batch_norm)
     assert stated == width
     if layers:
         assert run(cell, noise(4)).shape == (2, width, size, size)
 
 
 def test_a_residual_adds_what_it_saw():
-    cell, _ = build([Residual((Conv(7), Conv(4)))], 4, False)
+    cell, _ = build_layers([Residual((Conv(7), Conv(4)))], 4, False)
     x = noise(4)
     assert run(cell, x) == pytest.approx(x + run(cell[0].layers, x), abs=1e-6)
 
 
 def test_a_dense_block_gives_every_answer_on_the_way():
-    cell, _ = build([Dense((Conv(3), Conv(5)))], 4, False)
+    cell, _ = build_layers([Dense((Conv(3), Conv(5)))], 4, False)
     x = noise(4)
     first = run(cell[0].layers[0], x)
     answer = run(cell, x)
@@ -64,7 +64,7 @@ def test_a_dense_block_gives_every_answer_on_the_way():
 
 
 def test_a_depthwise_layer_keeps_channels_apart():
-    cell, _ = build([Depthwise()], 6, False)
+    cell, _ = build_layers([Depthwise()], 6, False)
     x = noise(6)
     changed = x.copy()
     changed[:, 2] += 1
@@ -74,6 +74,6 @@ def test_a_depthwise_layer_keeps_channels_apart():
 
 @pytest.mark.parametrize("layer", [Conv(64), Depthwise(), Conv(64, kernel=1)])
 def test_layers_start_with_answers_as_large_as_what_they_see(layer):
-    cell, _ = build([layer] * 3, 64, False)
+    cell, _ = build_layers([layer] * 3, 64, False)
     power = np.mean(run(cell, np.abs(noise(64, 32))) ** 2) / np.mean(noise(64, 32) ** 2)
     assert 0.2 < power < 5

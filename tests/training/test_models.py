@@ -121,4 +121,4 @@ def test_the_table_as_json_with_times(recipes):
     assert small["gflop"] == 2 * multiply_adds(network, 368, 368) / 1e9
     assert wide["parameters"] > small["parameters"]
     assert small["images_per_s"] > 0.1
-    assert "images/s" in models.format_models([models.Model(**wide)])
+    assert "images/s" in models.format_table([models.ModelSummary(**wide)])

@@ -131,15 +131,15 @@ def test_light_has_the_papers_size():
 
 
 def test_multiply_adds_are_counted_by_hand():
-    from training.network.layers import Conv, Dense, Depthwise, Pool, Residual, build
+    from training.network.layers import Conv, Dense, Depthwise, Pool, Residual, build_layers
     from training.network.openpose import multiply_adds
 
     first = 3 * 4 * 9 * (16 * 24)
-    cell, _ = build([Conv(4)], 3, True)
+    cell, _ = build_layers([Conv(4)], 3, True)
     assert multiply_adds(cell, 16, 24) == first
-    cell, _ = build([Conv(4), Pool(), Depthwise(stride=2), Conv(6, kernel=1)], 3, False)
+    cell, _ = build_layers([Conv(4), Pool(), Depthwise(stride=2), Conv(6, kernel=1)], 3, False)
     assert multiply_adds(cell, 16, 24) == first + 4 * 9 * (4 * 6) + 4 * 6 * (4 * 6)
-    cell, _ = build([Conv(4, stride=2), Residual((Conv(4, kernel=5),)), Dense((Conv(2), Conv(3)))], 3, False)
+    cell, _ = build_layers([Conv(4, stride=2), Residual((Conv(4, kernel=5),)), Dense((Conv(2), Conv(3)))], 3, False)
     later = 4 * 4 * 25 + 4 * 2 * 9 + 2 * 3 * 9
     assert multiply_adds(cell, 16, 24) == first // 4 + later * (8 * 12)
 
@@ -170,7 +170,7 @@ def answer(request):
     images = np.stack([np.zeros((48, 80, 3)), np.random.default_rng(0).integers(0, 256, (48, 80, 3))]).astype(np.uint8)
     pafs, heatmaps = network(ms.Tensor(images))
     counts = (3, 2) if request.param is PAF_FIRST else (3, 3)
-    assert (request.param.stages_of("pafs"), request.param.stages_of("heatmaps")) == counts
+    assert (request.param.num_stages("pafs"), request.param.num_stages("heatmaps")) == counts
     return counts, [paf.asnumpy() for paf in pafs], [heatmap.asnumpy() for heatmap in heatmaps]
 
 
@@ -200,8 +200,8 @@ def test_stages_see_the_newest_maps_and_the_features():
     from training.network.openpose import plan_stages
 
     both = ("pafs", "heatmaps")
-    assert [(plan.sees, plan.gives) for plan in plan_stages(SMALL)] == [((), both), (both, both), (both, both)]
-    assert [(plan.sees, plan.gives) for plan in plan_stages(PAF_FIRST)] == [
+    assert [(plan.inputs, plan.outputs) for plan in plan_stages(SMALL)] == [((), both), (both, both), (both, both)]
+    assert [(plan.inputs, plan.outputs) for plan in plan_stages(PAF_FIRST)] == [
         ((), ("pafs",)),
         (("pafs",), ("pafs",)),
         (("pafs",), ("pafs",)),
@@ -229,11 +229,11 @@ def test_a_wide_kernel_sees_as_far_however_it_is_made(how, kernel):
     import mindspore as ms
 
     from tests.training.test_layers import run
-    from training.network.layers import build
-    from training.network.openpose import wide_kernel
+    from training.network.layers import build_layers
+    from training.network.openpose import wide_convolution
 
     ms.set_seed(0)
-    cell, _ = build(wide_kernel(16, kernel, 1, how), 4, False)
+    cell, _ = build_layers(wide_convolution(16, kernel, 1, how), 4, False)
     x = np.random.default_rng(0).normal(size=(1, 4, 15, 15)).astype(np.float32)
     changed = x.copy()
     changed[0, :, 7, 7] += 10

@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import InputError
 from training.config import Config, TrainingConfig, override_config
 from training.loop.plan import Plan, changes, plan_run, update_samples
-from training.optim.schedule import ema_decay, group_rates, learning_rate
+from training.optim.schedule import ema_decay, group_learning_rates, learning_rate
 
 
 def test_steps_fall_at_their_boundaries():
@@ -40,8 +40,8 @@ def test_cosine_of_a_run_that_is_all_warm_up():
 
 def test_parts_learn_at_their_own_rates_and_the_backbone_waits():
     config = TrainingConfig(lr=1.0, backbone_lr_factor=0.25, feature_lr_factor=0.5, freeze_backbone_steps=3)
-    assert group_rates(2, 10, config) == (0.0, 0.5, 1.0)
-    assert group_rates(3, 10, config) == (0.25, 0.5, 1.0)
+    assert group_learning_rates(2, 10, config) == (0.0, 0.5, 1.0)
+    assert group_learning_rates(3, 10, config) == (0.25, 0.5, 1.0)
 
 
 def test_the_average_forgets_its_first_weights_and_then_keeps_its_decay():

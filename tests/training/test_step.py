@@ -10,9 +10,15 @@ from mindspore import nn, ops
 from training.config import TrainingConfig
 from training.optim.ema import WeightAverage
 from training.optim.loss_scale import LossScale
-from training.optim.optimizer import GROUPS, build_optimizer, set_rates
+from training.optim.optimizer import PARAMETER_GROUPS, build_optimizer, set_learning_rates
 from training.optim.precision import choose_precision
-from training.optim.step import Accumulate, Gradients, TrainStep, Update, UpdateFromSums
+from training.optim.step import (
+    AccumulateGradients,
+    ApplyAccumulatedGradients,
+    ApplyGradients,
+    ComputeGradients,
+    TrainStep,
+)
 
 LR = 0.5
 
@@ -55,14 +61,14 @@ class Trial:
         self.scale = LossScale(choose_precision(config, "CPU"))
         self.average = WeightAverage(self.network) if config.ema_decay else None
         weights = self.optimizer.parameters
-        gradients = Gradients(Product(self.network), weights, self.scale, low_precision=False)
-        update = Update(self.optimizer, self.scale, self.average, config, processes)
+        gradients = ComputeGradients(Product(self.network), weights, self.scale, low_precision=False)
+        update = ApplyGradients(self.optimizer, self.scale, self.average, config, processes)
         self.accumulate = config.accumulate
         if config.accumulate == 1:
             self.train = TrainStep(gradients, update).set_train()
         else:
-            self.gather = Accumulate(gradients, weights, terms=len(GROUPS)).set_train()
-            self.update = UpdateFromSums(self.gather, update)
+            self.gather = AccumulateGradients(gradients, weights, terms=len(PARAMETER_GROUPS)).set_train()
+            self.update = ApplyAccumulatedGradients(self.gather, update)
 
     def step(self, *gradients, stop=0.0, decay=0.0):
         """Loss, norm, whether it was finite, loss scale and the request to stop of an update."""
@@ -81,7 +87,9 @@ class Trial:
         """Weight and bias of each part, or their averages."""
         source = self.average.averages if prefix else self.network.get_parameters()
         named = {parameter.name: float(parameter.asnumpy().sum()) for parameter in source}
-        return np.array([named[f"{prefix}{part}.conv.{kind}"] for part in GROUPS for kind in ("weight", "bias")])
+        return np.array(
+            [named[f"{prefix}{part}.conv.{kind}"] for part in PARAMETER_GROUPS for kind in ("weight", "bias")]
+        )
 
 
 GRADIENT = np.array([3.0, 0, 0, 4.0, 0, 0])
@@ -120,9 +128,9 @@ def test_the_request_to_stop_comes_back(scaled):
 
 def test_each_part_has_its_rate_and_a_frozen_one_stays(scaled):
     before = scaled.values()
-    set_rates(scaled.optimizer, (0.0, 0.25, 2.0))
+    set_learning_rates(scaled.optimizer, (0.0, 0.25, 2.0))
     scaled.step(np.ones(6))
-    set_rates(scaled.optimizer, (LR, LR, LR))
+    set_learning_rates(scaled.optimizer, (LR, LR, LR))
     assert scaled.values() - before == pytest.approx(-np.array([0, 0, 0.25, 0.25, 2, 2]))
 
 
@@ -158,11 +166,11 @@ def test_adams_first_step_is_the_rate_whatever_the_scale():
 def test_moments_go_on_while_a_part_is_frozen():
     """So its first update, late in the run, is no larger than its rate."""
     trial = Trial(optimizer="adam", momentum=0.9)
-    set_rates(trial.optimizer, (0.0, LR, LR))
+    set_learning_rates(trial.optimizer, (0.0, LR, LR))
     for _ in range(20):
         trial.step(np.ones(6))
     assert trial.values()[:2].tolist() == [1, 1]
-    set_rates(trial.optimizer, (LR, LR, LR))
+    set_learning_rates(trial.optimizer, (LR, LR, LR))
     trial.step(np.ones(6))
     assert trial.values()[:2] == pytest.approx([1 - LR, 1 - LR], abs=1e-3)
 

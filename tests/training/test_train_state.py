@@ -19,7 +19,7 @@ from training.checkpoint.checkpoint import (
 from training.distributed.world import World
 from training.loop.state import TrainState
 from training.network.openpose import OpenPose
-from training.optim.ema import PREFIX
+from training.optim.ema import AVERAGE_PREFIX
 
 AVERAGED = {"ema_decay": 0.9}
 SCALED = {"loss_scale_mode": "dynamic", "loss_scale": 64}
@@ -46,7 +46,7 @@ def test_everything_with_state_is_kept_and_comes_back(tmp_path):
     learner = begin(**everything)
     names = set(values(learner.parameters()))
     weights = set(values(learner.network.get_parameters()))
-    assert {f"{PREFIX}{name}" for name in weights} | {"loss_scale.value", "loss_scale.good_updates"} < names
+    assert {f"{AVERAGE_PREFIX}{name}" for name in weights} | {"loss_scale.value", "loss_scale.good_updates"} < names
     assert {f"moment1.{name}" for name in weights} < names
     assert not any(name.startswith("sum.") for name in names)
     checkpoint = saved(tmp_path, learner, **everything)
@@ -62,14 +62,14 @@ def test_an_average_and_a_scale_may_begin_and_end_with_a_resume(tmp_path):
     learner.restore(bare)
     weights = values(learner.network.get_parameters())
     for name, value in values(learner.inference_weights().values()).items():
-        np.testing.assert_array_equal(value, weights[name.removeprefix(PREFIX)], err_msg=name)
+        np.testing.assert_array_equal(value, weights[name.removeprefix(AVERAGE_PREFIX)], err_msg=name)
     assert learner.scale.value.asnumpy() == 64
     begin().restore(saved(tmp_path / "full", learner, **AVERAGED, **SCALED))
 
 
 def test_half_an_average_is_none(tmp_path):
     checkpoint = saved(tmp_path, begin(**AVERAGED))
-    lost = f"{PREFIX}stages.1.pafs.head.bias"
+    lost = f"{AVERAGE_PREFIX}stages.1.pafs.head.bias"
     del checkpoint.tensors[lost]
     with pytest.raises(InputError, match=f"has no {lost}"):
         begin(**AVERAGED).restore(checkpoint)
@@ -82,7 +82,7 @@ def test_the_average_answers_where_there_is_one(tmp_path):
         checkpoint = saved(tmp_path / name, learner, **training)
         restore_for_inference(network, checkpoint)
         expected = values(learner.inference_weights().values())
-        assert all(key.startswith(PREFIX) == (name == "average") for key in expected)
+        assert all(key.startswith(AVERAGE_PREFIX) == (name == "average") for key in expected)
         for parameter in network.get_parameters():
-            key = parameter.name if name == "weights" else f"{PREFIX}{parameter.name}"
+            key = parameter.name if name == "weights" else f"{AVERAGE_PREFIX}{parameter.name}"
             np.testing.assert_array_equal(parameter.asnumpy(), expected[key])

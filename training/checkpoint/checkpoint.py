@@ -18,7 +18,7 @@ from pipeline.system.files import set_default_permissions
 from training.checkpoint.reader import read_tensors
 from training.checkpoint.run_folder import best_path, checkpoint_path, checkpoints
 from training.config import Config, parse_config
-from training.optim.ema import PREFIX
+from training.optim.ema import AVERAGE_PREFIX
 
 FORMAT = 1
 _STATE = "openpose"
@@ -88,7 +88,7 @@ class Checkpoint:
     @property
     def averaged(self) -> bool:
         """Whether it holds the average of weights that its network should answer with."""
-        return any(name.startswith(PREFIX) for name in self.tensors)
+        return any(name.startswith(AVERAGE_PREFIX) for name in self.tensors)
 
 
 def save_checkpoint(
@@ -227,7 +227,7 @@ def restore_for_inference(network: nn.Cell, checkpoint: Checkpoint) -> None:
 
 def inference_tensors(checkpoint: Checkpoint) -> dict[str, ms.Parameter]:
     """The weights that a checkpoint's network should answer with: their average if it has one, else all its tensors."""
-    prefix = PREFIX if checkpoint.averaged else ""
+    prefix = AVERAGE_PREFIX if checkpoint.averaged else ""
     return {name.removeprefix(prefix): each for name, each in checkpoint.tensors.items() if name.startswith(prefix)}
 
 

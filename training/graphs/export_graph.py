@@ -141,7 +141,7 @@ def output_names(model: ModelConfig, *, all_stages: bool) -> tuple[str, ...]:
     names: list[str] = []
     kinds: tuple[MapKind, ...] = ("pafs", "heatmaps")
     for kind in kinds:
-        earlier = range(1, model.stages_of(kind)) if all_stages else ()
+        earlier = range(1, model.num_stages(kind)) if all_stages else ()
         names.extend(f"{kind}_{i}" for i in earlier)
         names.append(kind)
     return tuple(names)

@@ -15,12 +15,19 @@ from training.config import Config
 from training.distributed.world import World
 from training.loss.loss import term_names
 from training.network.openpose import OpenPose
-from training.optim.ema import PREFIX, WeightAverage
+from training.optim.ema import AVERAGE_PREFIX, WeightAverage
 from training.optim.loss_scale import LossScale
-from training.optim.optimizer import build_optimizer, set_rates
-from training.optim.precision import choose_precision, lower
-from training.optim.schedule import ema_decay, group_rates
-from training.optim.step import Accumulate, Gradients, TrainStep, Update, UpdateFromSums, build_loss
+from training.optim.optimizer import build_optimizer, set_learning_rates
+from training.optim.precision import apply_mixed_precision, choose_precision
+from training.optim.schedule import ema_decay, group_learning_rates
+from training.optim.step import (
+    AccumulateGradients,
+    ApplyAccumulatedGradients,
+    ApplyGradients,
+    ComputeGradients,
+    TrainStep,
+    build_loss,
+)
 from training.weights.initial_weights import apply_initial_weights
 
 HOST_INPUTS = ("image", "mask", "heatmaps", "pafs")
@@ -68,20 +75,20 @@ class TrainState:
         self.precision = choose_precision(config.training, world.device)
         ms.set_seed(config.training.seed)
         self.network = OpenPose(config.model)
-        self.term_names = term_names(config.model.stages_of("pafs"), config.model.stages_of("heatmaps"))
+        self.term_names = term_names(config.model.num_stages("pafs"), config.model.num_stages("heatmaps"))
         self.optimizer = build_optimizer(self.network, config.training)
         self.average = WeightAverage(self.network) if config.training.ema_decay else None
         self.scale = LossScale(self.precision)
-        loss = build_loss(lower(self.network, self.precision), config, self.on_device)
+        loss = build_loss(apply_mixed_precision(self.network, self.precision), config, self.on_device)
         low = self.precision.dtype is not None
-        gradients = Gradients(loss, self.optimizer.parameters, self.scale, low_precision=low)
-        update = Update(self.optimizer, self.scale, self.average, config.training, world.size)
+        gradients = ComputeGradients(loss, self.optimizer.parameters, self.scale, low_precision=low)
+        update = ApplyGradients(self.optimizer, self.scale, self.average, config.training, world.size)
         self._gathered = 0
         if config.training.accumulate == 1:
             self._train = TrainStep(gradients, update).set_train()
         else:
-            self._gather = Accumulate(gradients, self.optimizer.parameters, len(self.term_names)).set_train()
-            self._update = UpdateFromSums(self._gather, update)
+            self._gather = AccumulateGradients(gradients, self.optimizer.parameters, len(self.term_names)).set_train()
+            self._update = ApplyAccumulatedGradients(self._gather, update)
 
     def parameters(self) -> Iterable[ms.Parameter]:
         """Everything that a checkpoint keeps: weights, optimizer, average of weights, dynamic loss scale."""
@@ -96,7 +103,7 @@ class TrainState:
         """
         tensors = {parameter.name: parameter for parameter in self.scale.get_parameters()} | checkpoint.tensors
         if not checkpoint.averaged:
-            tensors |= {f"{PREFIX}{name}": tensor for name, tensor in checkpoint.tensors.items()}
+            tensors |= {f"{AVERAGE_PREFIX}{name}": tensor for name, tensor in checkpoint.tensors.items()}
         restore_parameters(self.parameters(), tensors, checkpoint.path)
 
     def load_weights(self, weights: Checkpoint, allow_missing: Sequence[str]) -> list[str]:
@@ -110,7 +117,7 @@ class TrainState:
     def inference_weights(self) -> dict[str, ms.Parameter]:
         """The weights to evaluate, by the names that the network gives them: their average, if there is one."""
         parameters = self.average.averages if self.average else self.network.get_parameters()
-        return {parameter.name.removeprefix(PREFIX): parameter for parameter in parameters}
+        return {parameter.name.removeprefix(AVERAGE_PREFIX): parameter for parameter in parameters}
 
     def can_answer(self) -> bool:
         """Whether what this process counts on the way is finite.
@@ -121,7 +128,7 @@ class TrainState:
 
     def rates(self, done: int) -> tuple[float, float, float]:
         """Learning rates of the parts of the network in the update after `done` updates."""
-        return group_rates(done, self.total, self.training)
+        return group_learning_rates(done, self.total, self.training)
 
     def step(self, batch: Batch, done: int, stop: bool) -> Outcome | None:
         """Learn from one batch, after `done` updates.
@@ -141,7 +148,7 @@ class TrainState:
             self._gather(*inputs)
             return None
         self._gathered = 0
-        set_rates(self.optimizer, self.rates(done))
+        set_learning_rates(self.optimizer, self.rates(done))
         facts = [ms.Tensor(np.float32(fact)) for fact in (stop, ema_decay(done, self.training))]
         if self.training.accumulate == 1:
             answer = self._train(*facts, *inputs)

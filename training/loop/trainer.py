@@ -29,7 +29,7 @@ from training.loop.run_info import record_session
 from training.loop.state import Outcome, TrainState
 from training.loop.validation import Evaluator, Validation
 from training.network.openpose import count_parameters
-from training.optim.optimizer import GROUPS
+from training.optim.optimizer import PARAMETER_GROUPS
 from training.weights.initial_weights import InitialWeights
 
 DIVERGED = 3
@@ -136,7 +136,7 @@ class Run:
             return End.STOPPED
         image_ids: list[NDArray[np.int64]] = []
         for epoch, batch in reporter.stopwatch.waiting(self.batches()):
-            rates = dict(zip(GROUPS, self.learner.rates(self.done), strict=True))
+            rates = dict(zip(PARAMETER_GROUPS, self.learner.rates(self.done), strict=True))
             image_ids.append(batch["image_id"])
             outcome = self.step(batch, signals.number > 0)
             if outcome is None:

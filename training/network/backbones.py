@@ -14,7 +14,7 @@ from math import prod
 from mindspore import nn
 
 from pipeline.maps import STRIDE
-from training.network.layers import Conv, Layers, Pool, build, separable
+from training.network.layers import Conv, Layers, Pool, build_layers, separable
 
 BACKBONES: dict[str, Layers] = {
     "vgg19": (
@@ -52,7 +52,7 @@ def build_backbone(name: str, scale: float, batch_norm: bool) -> tuple[nn.Sequen
     """
     layers = BACKBONES[name]
     assert prod(layer.stride for layer in layers) == STRIDE, name
-    return build(_scaled(layers, scale), 3, batch_norm)
+    return build_layers(_scaled(layers, scale), 3, batch_norm)
 
 
 def _scaled(layers: Layers, scale: float) -> Layers:

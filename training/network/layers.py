@@ -1,6 +1,6 @@
 """Layers said as data, and the cells that are made of them.
 
-A backbone, the features after it and every stage are lists of these; `build` makes a cell of a list.
+A backbone, the features after it and every stage are lists of these; `build_layers` makes a cell of a list.
 Shape letters: B batch, H W the grid that a layer sees.
 """
 
@@ -117,7 +117,7 @@ class DenseBlock(nn.Cell):
         return ops.cat(answers, axis=1)
 
 
-def build(layers: Layers, inputs: int, batch_norm: bool) -> tuple[nn.SequentialCell, int]:
+def build_layers(layers: Layers, inputs: int, batch_norm: bool) -> tuple[nn.SequentialCell, int]:
     """A cell of a list of layers.
 
     Args:
@@ -146,9 +146,9 @@ def _build_layer(layer: Layer, inputs: int, batch_norm: bool) -> tuple[nn.Cell, 
         case Pool():
             return nn.MaxPool2d(kernel_size=layer.stride, stride=layer.stride), inputs
         case Residual():
-            cell, width = build(layer.layers, inputs, batch_norm)
+            cell, width = build_layers(layer.layers, inputs, batch_norm)
             assert width == inputs, "a sum of unequal widths"
             return ResidualBlock(cell), width
         case Dense():
-            cell, _ = build(layer.layers, inputs, batch_norm)
+            cell, _ = build_layers(layer.layers, inputs, batch_norm)
             return DenseBlock(cell), sum(conv.width for conv in layer.layers)

@@ -22,13 +22,13 @@ from mindspore.common.initializer import Normal
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS
 from training.config import MapKind, ModelConfig
 from training.network.backbones import build_backbone
-from training.network.layers import Conv, Dense, Layer, Layers, Residual, build, separable
+from training.network.layers import Conv, Dense, Layer, Layers, Residual, build_layers, separable
 
-HEAD_SIGMA = 0.01
+HEAD_STD = 0.01
 BACKGROUND_BIAS = 0.9
 """Nearly every cell is background: starting there lets the heads learn at once."""
 
-CHANNELS: dict[MapKind, int] = {"pafs": NUM_PAFS, "heatmaps": NUM_HEATMAPS}
+MAP_CHANNELS: dict[MapKind, int] = {"pafs": NUM_PAFS, "heatmaps": NUM_HEATMAPS}
 """Of each kind of map, in the order in which stages see them."""
 
 
@@ -37,9 +37,9 @@ class Branch(nn.Cell):
 
     def __init__(self, inputs: int, layers: Layers, kind: MapKind, batch_norm: bool) -> None:
         super().__init__()
-        self.body, width = build(layers, inputs, batch_norm)
+        self.body, width = build_layers(layers, inputs, batch_norm)
         self.head = nn.Conv2d(
-            width, CHANNELS[kind], 1, has_bias=True, weight_init=Normal(HEAD_SIGMA), bias_init="zeros"
+            width, MAP_CHANNELS[kind], 1, has_bias=True, weight_init=Normal(HEAD_STD), bias_init="zeros"
         )
         if kind == "heatmaps":
             self.head.bias[-1] = BACKGROUND_BIAS
@@ -53,14 +53,14 @@ class StagePlan:
     """One stage, said as data.
 
     Attributes:
-        sees: kinds of maps that it sees beside the features: the newest of each.
-        gives: kinds of maps that it answers with.
+        inputs: kinds of maps that it sees beside the features: the newest of each.
+        outputs: kinds of maps that it answers with.
         trunk: layers that its branches share.
         branch: layers of each branch alone, before its output.
     """
 
-    sees: tuple[MapKind, ...]
-    gives: tuple[MapKind, ...]
+    inputs: tuple[MapKind, ...]
+    outputs: tuple[MapKind, ...]
     trunk: Layers
     branch: Layers
 
@@ -74,21 +74,21 @@ class Stage(nn.Cell):
 
     def __init__(self, features: int, plan: StagePlan, batch_norm: bool) -> None:
         super().__init__()
-        width = features + sum(CHANNELS[kind] for kind in plan.sees)
+        width = features + sum(MAP_CHANNELS[kind] for kind in plan.inputs)
         self.trunk: nn.Cell = nn.Identity()
         if plan.trunk:
-            self.trunk, width = build(plan.trunk, width, batch_norm)
-        self.gives_pafs = "pafs" in plan.gives
-        self.gives_heatmaps = "heatmaps" in plan.gives
-        if self.gives_pafs:
+            self.trunk, width = build_layers(plan.trunk, width, batch_norm)
+        self.has_pafs = "pafs" in plan.outputs
+        self.has_heatmaps = "heatmaps" in plan.outputs
+        if self.has_pafs:
             self.pafs = Branch(width, plan.branch, "pafs", batch_norm)
-        if self.gives_heatmaps:
+        if self.has_heatmaps:
             self.heatmaps = Branch(width, plan.branch, "heatmaps", batch_norm)
 
     def construct(self, x: ms.Tensor) -> tuple[tuple[ms.Tensor, ...], tuple[ms.Tensor, ...]]:
         x = self.trunk(x)
-        pafs = (self.pafs(x),) if self.gives_pafs else ()
-        heatmaps = (self.heatmaps(x),) if self.gives_heatmaps else ()
+        pafs = (self.pafs(x),) if self.has_pafs else ()
+        heatmaps = (self.heatmaps(x),) if self.has_heatmaps else ()
         return pafs, heatmaps
 
 
@@ -97,7 +97,7 @@ class OpenPose(nn.Cell):
 
     The input is (B, H, W, 3) uint8 BGR; normalisation happens on the device. Returns two tuples of S float32 tensors:
     part affinity fields (B, 2L, h, w) and heatmaps (B, K + 1, h, w); the last of each is the answer. How many stages
-    give each kind says `ModelConfig.stages_of`.
+    give each kind says `ModelConfig.num_stages`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -105,7 +105,7 @@ class OpenPose(nn.Cell):
         self.mean = ms.Tensor(config.mean, ms.float32)
         self.std = ms.Tensor(config.std, ms.float32)
         self.backbone, width = build_backbone(config.backbone, config.backbone_scale, config.batch_norm)
-        self.features, width = build(feature_layers(config), width, config.batch_norm)
+        self.features, width = build_layers(feature_layers(config), width, config.batch_norm)
         self.stages = nn.CellList([Stage(width, plan, config.batch_norm) for plan in plan_stages(config)])
 
     def construct(self, image: ms.Tensor) -> tuple[tuple[ms.Tensor, ...], tuple[ms.Tensor, ...]]:
@@ -134,27 +134,31 @@ def feature_layers(config: ModelConfig) -> Layers:
 def plan_stages(config: ModelConfig) -> Iterator[StagePlan]:
     """The stages in their order; one that is the first to give a kind of map has layers of its own."""
     known: set[MapKind] = set()
-    for gives in config.stage_order:
-        hidden, last = (later_stage if known.issuperset(gives) else first_stage)(config)
-        sees = tuple(kind for kind in CHANNELS if kind in known)
-        shared = config.branches == "shared"
-        yield StagePlan(sees, gives, trunk=hidden if shared else (), branch=(last,) if shared else (*hidden, last))
-        known.update(gives)
+    for outputs in config.stage_outputs:
+        hidden, last = later_stage_layers(config) if known.issuperset(outputs) else first_stage_layers(config)
+        inputs = tuple(kind for kind in MAP_CHANNELS if kind in known)
+        if config.branches == "shared":
+            yield StagePlan(inputs, outputs, trunk=hidden, branch=(last,))
+        else:
+            yield StagePlan(inputs, outputs, trunk=(), branch=(*hidden, last))
+        known.update(outputs)
 
 
-def first_stage(config: ModelConfig) -> tuple[Layers, Conv]:
+def first_stage_layers(config: ModelConfig) -> tuple[Layers, Conv]:
     """Hidden layers of a stage that is the first of its kind, and the one before its output."""
-    kernel = wide_kernel(config.first_inner_width or config.stage_width, config.first_kernel, 1, config.wide_kernels)
+    kernel = wide_convolution(
+        config.first_inner_width or config.stage_width, config.first_kernel, 1, config.wide_kernels
+    )
     return kernel * config.first_depth, Conv(config.first_width, kernel=1)
 
 
-def later_stage(config: ModelConfig) -> tuple[Layers, Conv]:
+def later_stage_layers(config: ModelConfig) -> tuple[Layers, Conv]:
     """Hidden layers of a stage that refines, and the one before its output."""
-    kernel = wide_kernel(config.stage_width, config.stage_kernel, config.stage_dilation, config.wide_kernels)
-    return kernel * config.stage_depth, Conv(config.last_width or config.stage_width, kernel=1)
+    layers = wide_convolution(config.stage_width, config.stage_kernel, config.stage_dilation, config.wide_kernels)
+    return layers * config.stage_depth, Conv(config.last_width or config.stage_width, kernel=1)
 
 
-def wide_kernel(width: int, kernel: int, dilation: int, how: str) -> tuple[Layer, ...]:
+def wide_convolution(width: int, kernel: int, dilation: int, how: str) -> tuple[Layer, ...]:
     """A convolution that sees `kernel` cells, or what stands for it and sees as far; see `ModelConfig.wide_kernels`."""
     if kernel == 3 or how == "whole":
         return (Conv(width, kernel, dilation=dilation),)

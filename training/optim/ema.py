@@ -9,7 +9,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import nn, ops
 
-PREFIX = "ema."
+AVERAGE_PREFIX = "ema."
 """Before the name of a weight: the name of its average, in checkpoints too."""
 
 
@@ -25,7 +25,7 @@ class WeightAverage(nn.Cell):
     def __init__(self, network: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.values = ms.ParameterTuple(network.get_parameters())
-        self.averages = self.values.clone(PREFIX.rstrip("."))
+        self.averages = self.values.clone(AVERAGE_PREFIX.rstrip("."))
         for average in self.averages:
             average.requires_grad = False
 

@@ -9,8 +9,8 @@ from mindspore import nn, ops
 
 from training.config import TrainingConfig
 
-GROUPS = ("backbone", "features", "stages")
-"""Parts of the network that learn at their own rates, in the order of `schedule.group_rates`."""
+PARAMETER_GROUPS = ("backbone", "features", "stages")
+"""Parts of the network that learn at their own rates, in the order of `schedule.group_learning_rates`."""
 
 
 def build_optimizer(network: nn.Cell, config: TrainingConfig) -> nn.Optimizer:
@@ -20,7 +20,7 @@ def build_optimizer(network: nn.Cell, config: TrainingConfig) -> nn.Optimizer:
     the whole run, so that moments which began at 0 later would make its first updates three times too large.
     """
     groups: list[dict[str, Any]] = []
-    for name in GROUPS:
+    for name in PARAMETER_GROUPS:
         parameters = getattr(network, name).trainable_params()
         decayed = [p for p in parameters if p.name.endswith(".conv.weight") or p.name.endswith(".head.weight")]
         others = [p for p in parameters if not any(p is q for q in decayed)]
@@ -32,12 +32,12 @@ def build_optimizer(network: nn.Cell, config: TrainingConfig) -> nn.Optimizer:
     return nn.Momentum(groups, learning_rate=config.lr, momentum=config.momentum)
 
 
-def set_rates(optimizer: nn.Optimizer, rates: tuple[float, float, float]) -> None:
+def set_learning_rates(optimizer: nn.Optimizer, rates: tuple[float, float, float]) -> None:
     """Give each part of the network its learning rate for the next update.
 
     By ops.assign: once a graph has run, Parameter.set_data changes what Python sees and not what the graph reads.
     """
-    by_part = dict(zip(GROUPS, rates, strict=True))
+    by_part = dict(zip(PARAMETER_GROUPS, rates, strict=True))
     seen: set[int] = set()
     for parameter, rate in zip(optimizer.parameters, optimizer.learning_rate, strict=True):
         if id(rate) not in seen:

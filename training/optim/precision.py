@@ -62,6 +62,6 @@ def choose_precision(config: TrainingConfig, device: str) -> Precision:
     )
 
 
-def lower(network: nn.Cell, precision: Precision) -> nn.Cell:
+def apply_mixed_precision(network: nn.Cell, precision: Precision) -> nn.Cell:
     """The network as training runs it: what it is given and gives, its weights and normalisation stay float32."""
     return network if precision.dtype is None else ms.amp.auto_mixed_precision(network, "O2", precision.dtype)

@@ -26,7 +26,7 @@ def learning_rate(step: int, total: int, config: TrainingConfig) -> float:
     return config.lr * config.lr_decay ** sum(step >= boundary for boundary in config.lr_steps)
 
 
-def group_rates(step: int, total: int, config: TrainingConfig) -> tuple[float, float, float]:
+def group_learning_rates(step: int, total: int, config: TrainingConfig) -> tuple[float, float, float]:
     """Learning rates of (backbone, features, stages) at a step; a frozen backbone has rate 0."""
     rate = learning_rate(step, total, config)
     frozen = step < config.freeze_backbone_steps

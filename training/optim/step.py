@@ -1,4 +1,7 @@
-"""One update as one graph: loss, gradients, all-reduce, clipping, optimizer; or, of several batches, as two graphs."""
+"""The training step: loss, gradients, all-reduce, clipping and optimizer in one graph.
+
+With gradient accumulation the step is two graphs: one for each batch, one for the update.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,25 @@ from training.optim.loss_scale import LossScale
 
 
 def build_loss(network: nn.Cell, config: Config, targets_on_device: bool) -> nn.Cell:
-    """The network with its loss, for batches with targets or, if they are drawn on the device, with keypoints."""
+    """Return a cell that computes the loss terms of a batch.
+
+    The batch holds targets, or keypoints if `targets_on_device`; see `LossFromMaps` and `LossFromKeypoints`.
+    """
     if not targets_on_device:
         return LossFromMaps(network)
     size = (config.data.size, config.data.size)
     return LossFromKeypoints(network, RenderTargets(size, config.data.target))
 
 
-class Gradients(nn.Cell):
-    """A batch to the gradients of its scaled loss, of this process alone.
+class ComputeGradients(nn.Cell):
+    """Gradients of the scaled loss of one batch, on this process alone.
 
-    Takes what the loss takes. Returns (T + 1,) float32, the loss's terms and whether the device noticed an overflow, 0
-    or 1; and the gradients, one float32 tensor a weight.
+    Takes the inputs of the loss. Returns (T + 1,) float32, the T loss terms followed by 1 if the device reported an
+    overflow, else 0; and a tuple with the gradient of each weight, float32.
     """
 
     def __init__(self, loss: nn.Cell, weights: ms.ParameterTuple, scale: LossScale, *, low_precision: bool) -> None:
-        """With `low_precision`, the device is asked for overflows: an Ascend 910 saturates instead of giving inf."""
+        """With `low_precision`, query the device for overflows: an Ascend 910 saturates instead of returning inf."""
         super().__init__(auto_prefix=False)
         self.loss = loss
         self.scale = scale
@@ -47,17 +53,22 @@ class Gradients(nn.Cell):
         return ops.cat((terms, overflow)), gradients
 
 
-class Update(nn.Cell):
-    """Gradients to new weights.
+class ApplyGradients(nn.Cell):
+    """Update the weights from gradients.
 
-    The gradients are averaged over batches and processes, scaled down, and clipped to a global norm. Where loss or
-    gradients are not finite on any process, nothing changes on all of them but a dynamic loss scale. (The running
-    statistics of batch normalisation are no part of an update: a batch moves them on its way forward.)
+    The gradients are averaged over batches and processes, divided by the loss scale, and clipped to a global norm. If
+    the loss or the gradients are not finite on any process, no process updates anything but a dynamic loss scale. The
+    running statistics of batch normalisation are not part of the update: the forward pass of each batch changes them.
 
-    Takes `stop`, a float32 scalar that is above 0 where this process was asked to stop; `decay` of the average of
-    weights, a float32 scalar; and the sums over batches of what `Gradients` gives. Returns float32, the same on every
-    process: the loss's terms (T,), averaged; scalars: the global norm of the gradients before clipping, whether the
-    weights were updated, the loss scale of this update, and the sum of `stop`, so that all processes stop together.
+    Inputs of `construct`:
+        stop: float32 scalar, above 0 if this process was asked to stop.
+        decay: float32 scalar, decay of the exponential moving average of the weights.
+        sums: (T + 1,) sum over batches of the first output of `ComputeGradients`.
+        gradients: sum over batches of the gradient of each weight.
+
+    Returns, float32 and the same on every process: the mean loss terms (T,), and the scalars global norm of the
+    gradients before clipping, 1 if the weights were updated else 0, loss scale of this update, and sum of `stop` over
+    the processes, so that all of them stop at the same step.
     """
 
     def __init__(
@@ -84,10 +95,10 @@ class Update(nn.Cell):
     ) -> tuple[ms.Tensor, ...]:
         if self.processes > 1:
             gradients = self.reduce_gradients(gradients)
-            shared = self.reduce(ops.cat((sums, ops.reshape(stop, (1,)))))
-            sums, stop = shared[:-1], shared[-1]
+            reduced = self.reduce(ops.cat((sums, ops.reshape(stop, (1,)))))
+            sums, stop = reduced[:-1], reduced[-1]
         terms = sums[:-1] / (self.processes * self.batches)
-        scale = self.scale() * 1.0  # a copy: what follows may change it
+        scale = self.scale() * 1.0  # a copy, because `adjust` below may change the scale in place
         norm = global_norm(gradients) / (scale * self.batches)
         factor = 1.0 / (scale * self.batches)
         if self.clip_norm is not None:
@@ -96,7 +107,7 @@ class Update(nn.Cell):
         if finite:
             updates = ()
             for gradient in gradients:
-                updates += (gradient * factor,)  # type: ignore[assignment]  # a graph knows no list of tensors
+                updates += (gradient * factor,)  # type: ignore[assignment]  # graph mode has no list of tensors
             terms = ops.depend(terms, self.optimizer(updates))
             if self.average is not None:
                 terms = ops.depend(terms, self.average(decay))
@@ -105,57 +116,64 @@ class Update(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """An update from one batch. Takes `stop` and `decay` as `Update` does, then the batch; gives what that gives."""
+    """One update from one batch.
 
-    def __init__(self, gradients: Gradients, update: Update) -> None:
-        super().__init__(auto_prefix=False)
-        self.gradients = gradients
-        self.update = update
-
-    def construct(self, stop: ms.Tensor, decay: ms.Tensor, *batch: ms.Tensor) -> tuple[ms.Tensor, ...]:
-        sums, gradients = self.gradients(*batch)
-        return self.update(stop, decay, sums, gradients)
-
-
-class Accumulate(nn.Cell):
-    """Adds what `Gradients` gives of a batch to sums, of which `UpdateFromSums` makes an update.
-
-    Takes what the loss takes. The sums are 0 between updates, so no checkpoint keeps them.
+    Takes `stop` and `decay` as `ApplyGradients` does, then the batch. Returns the outputs of `ApplyGradients`.
     """
 
-    def __init__(self, gradients: Gradients, weights: ms.ParameterTuple, terms: int) -> None:
+    def __init__(self, compute_gradients: ComputeGradients, apply_gradients: ApplyGradients) -> None:
         super().__init__(auto_prefix=False)
-        self.gradients = gradients
+        self.compute_gradients = compute_gradients
+        self.apply_gradients = apply_gradients
+
+    def construct(self, stop: ms.Tensor, decay: ms.Tensor, *batch: ms.Tensor) -> tuple[ms.Tensor, ...]:
+        sums, gradients = self.compute_gradients(*batch)
+        return self.apply_gradients(stop, decay, sums, gradients)
+
+
+class AccumulateGradients(nn.Cell):
+    """Add the loss terms and gradients of one batch to sums, which `ApplyAccumulatedGradients` uses and resets.
+
+    Takes the inputs of the loss. The sums are 0 between updates, so checkpoints do not store them.
+    """
+
+    def __init__(self, compute_gradients: ComputeGradients, weights: ms.ParameterTuple, terms: int) -> None:
+        """`terms` is the number of loss terms T."""
+        super().__init__(auto_prefix=False)
+        self.compute_gradients = compute_gradients
         self.sums = ms.Parameter(ops.zeros((terms + 1,), ms.float32), name="sum.terms", requires_grad=False)
         self.gradient_sums = weights.clone("sum", init="zeros")
 
     def construct(self, *batch: ms.Tensor) -> ms.Tensor:
-        sums, gradients = self.gradients(*batch)
-        for total, gradient in zip(self.gradient_sums, gradients):  # noqa: B905  # a graph knows no strict
+        sums, gradients = self.compute_gradients(*batch)
+        for total, gradient in zip(self.gradient_sums, gradients):  # noqa: B905  # graph mode has no strict
             ops.assign_add(total, gradient)
         ops.assign_add(self.sums, sums)
         return sums
 
 
-class UpdateFromSums(nn.Cell):
-    """An update from all batches since the last. Takes `stop` and `decay` and gives what that gives."""
+class ApplyAccumulatedGradients(nn.Cell):
+    """One update from all batches since the previous update.
 
-    def __init__(self, accumulate: Accumulate, update: Update) -> None:
+    Takes `stop` and `decay` as `ApplyGradients` does, and returns the outputs of `ApplyGradients`.
+    """
+
+    def __init__(self, accumulated: AccumulateGradients, apply_gradients: ApplyGradients) -> None:
         super().__init__(auto_prefix=False)
-        self.sums = accumulate.sums
-        self.gradient_sums = accumulate.gradient_sums
-        self.update = update
+        self.sums = accumulated.sums
+        self.gradient_sums = accumulated.gradient_sums
+        self.apply_gradients = apply_gradients
 
     def construct(self, stop: ms.Tensor, decay: ms.Tensor) -> tuple[ms.Tensor, ...]:
-        outcome = self.update(stop, decay, self.sums, self.gradient_sums)
+        outputs = self.apply_gradients(stop, decay, self.sums, self.gradient_sums)
         for total in self.gradient_sums:
             ops.assign(total, ops.zeros_like(total))
         ops.assign(self.sums, ops.zeros_like(self.sums))
-        return outcome
+        return outputs
 
 
 def global_norm(tensors: tuple[ms.Tensor, ...]) -> ms.Tensor:
-    """The L2 norm of all numbers in all tensors, a float32 scalar."""
+    """Return the L2 norm of all elements of all tensors, a float32 scalar."""
     squares = ms.Tensor(0.0, ms.float32)
     for tensor in tensors:
         squares = squares + ops.sum(tensor.astype(ms.float32) * tensor.astype(ms.float32))
