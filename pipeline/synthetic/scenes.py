@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.synthetic.geometry.figures import Figure
 from pipeline.synthetic.geometry.layout import lay_out
 from pipeline.synthetic.rendering.background import light, paint_backdrop
-from pipeline.synthetic.rendering.labels import label
+from pipeline.synthetic.rendering.annotations import label
 from pipeline.synthetic.rendering.painting import FigurePainter, paint_thing, sample_wardrobe
 
 Image = NDArray[np.uint8]

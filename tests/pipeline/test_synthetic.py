@@ -26,7 +26,7 @@ from pipeline.synthetic.geometry.heads import UNLABELLED, VISIBLE
 from pipeline.synthetic.geometry.layout import lay_out
 from pipeline.synthetic.geometry.objects import box
 from pipeline.synthetic.geometry.poses import Pose, sample_build, sample_pose
-from pipeline.synthetic.rendering.labels import draw_owners, label, label_person, outline
+from pipeline.synthetic.rendering.annotations import draw_owners, label, label_person, outline
 from pipeline.synthetic.scenes import draw_scene, scene_size
 
 TRAIN, VAL = 150, 6
