@@ -1,8 +1,8 @@
-"""The embedded default dataset: procedural pictures of articulated people in the exact layout and json of COCO.
+"""Procedurally generated default dataset: images of articulated people in COCO's folder layout and JSON format.
 
     python -m pipeline.synthetic --out data/demo --train 3000 --val 200
 
-Also a scale test: any number of pictures of any size, or their annotations alone.
+It also serves for scale tests: it generates any number of images of any size, or only their annotations.
 """
 
 from pipeline.synthetic.dataset import generate

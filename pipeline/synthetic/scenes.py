@@ -1,4 +1,4 @@
-"""Scenes: one picture with its COCO annotations, from one random generator."""
+"""Scenes: one image with its COCO annotations, sampled from one random number generator."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.synthetic.geometry.figures import Figure
-from pipeline.synthetic.geometry.layout import lay_out
-from pipeline.synthetic.rendering.background import light, paint_backdrop
-from pipeline.synthetic.rendering.annotations import label
-from pipeline.synthetic.rendering.painting import FigurePainter, paint_thing, sample_wardrobe
+from pipeline.synthetic.geometry.layout import sample_layout
+from pipeline.synthetic.rendering.annotations import annotate
+from pipeline.synthetic.rendering.background import apply_lighting, render_background
+from pipeline.synthetic.rendering.renderer import FigureRenderer, render_object, sample_appearance
 
 Image = NDArray[np.uint8]
 
-_SHAPES = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.75), (2 / 3, 1.0))  # height and width, relative to the longer side
+_ASPECT_RATIOS = ((1.0, 1.0), (0.75, 1.0), (1.0, 0.75), (2 / 3, 1.0))  # height and width, relative to the longer side
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and who is in it.
+    """An image and its annotations.
 
     Attributes:
-        height, width: px.
-        image: (H, W, 3) uint8 BGR; None where only annotations were wanted.
-        annotations: COCO person annotations without `id`, `image_id` and `category_id`, the nearest last.
+        height, width: image size in px.
+        image: (H, W, 3) uint8 BGR, or None if only annotations were requested.
+        annotations: COCO person annotations without `id`, `image_id` and `category_id`, from far to near.
     """
 
     height: int
@@ -35,31 +35,29 @@ class Scene:
     annotations: list[dict[str, Any]]
 
 
-def scene_size(rng: np.random.Generator, size: int) -> tuple[int, int]:
-    """Draw (height, width) in px of a picture whose longer side is `size`: square, 4:3, 3:4 or 3:2."""
-    tall, wide = _SHAPES[int(rng.integers(len(_SHAPES)))]
+def sample_scene_size(rng: np.random.Generator, size: int) -> tuple[int, int]:
+    """Sample the (height, width) in px of an image whose longer side is `size`."""
+    tall, wide = _ASPECT_RATIOS[int(rng.integers(len(_ASPECT_RATIOS)))]
     return round(size * tall), round(size * wide)
 
 
-def draw_scene(rng: np.random.Generator, height: int, width: int, *, picture: bool = True) -> Scene:
-    """Draw a scene of 0 to 6 people, sometimes with a crowd or a few people too small to train on.
-
-    The annotations are the same with and without the picture.
+def render_scene(rng: np.random.Generator, height: int, width: int, *, with_image: bool = True) -> Scene:
+    """Sample and render a scene of 0 to 6 people, sometimes with a crowd or a few people too small to train on.
 
     Args:
-        rng: the scene is a function of its state alone.
-        height: px.
-        width: px.
-        picture: paint it, too; without, only the annotations are made, several times as fast.
+        rng: random number generator; the scene depends only on its state.
+        height: image height in px.
+        width: image width in px.
+        with_image: False returns only the annotations, several times as fast; they are the same as with the image.
     """
-    actors = lay_out(rng, height, width)
-    annotations = label(actors, height, width)
-    if not picture:
+    elements = sample_layout(rng, height, width)
+    annotations = annotate(elements, height, width)
+    if not with_image:
         return Scene(height, width, None, annotations)
-    image = paint_backdrop(rng, height, width)
-    for actor in actors:
-        if isinstance(actor, Figure):
-            FigurePainter(image, actor, sample_wardrobe(rng)).paint()
+    image = render_background(rng, height, width)
+    for element in elements:
+        if isinstance(element, Figure):
+            FigureRenderer(image, element, sample_appearance(rng)).render()
         else:
-            paint_thing(image, actor)
-    return Scene(height, width, light(image, rng), annotations)
+            render_object(image, element)
+    return Scene(height, width, apply_lighting(image, rng), annotations)

@@ -1,4 +1,4 @@
-"""The synthetic dataset: valid COCO, the same bytes from the same seed, honest visibility, people on their masks."""
+"""Synthetic dataset: valid COCO, the same bytes for the same seed, correct visibility, people inside their masks."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from pipeline.skeleton import COCO_KEYPOINTS
 from pipeline.synthetic import dataset, generate
 from pipeline.synthetic.__main__ import main
 from pipeline.synthetic.geometry import poses
-from pipeline.synthetic.geometry.figures import Figure, Shape, build_figure, sample_shape
+from pipeline.synthetic.geometry.figures import BodyShape, Figure, build_figure, sample_body_shape
 from pipeline.synthetic.geometry.heads import UNLABELLED, VISIBLE
-from pipeline.synthetic.geometry.layout import lay_out
+from pipeline.synthetic.geometry.layout import sample_layout
 from pipeline.synthetic.geometry.objects import box
-from pipeline.synthetic.geometry.poses import Pose, sample_build, sample_pose
-from pipeline.synthetic.rendering.annotations import draw_owners, label, label_person, outline
-from pipeline.synthetic.scenes import draw_scene, scene_size
+from pipeline.synthetic.geometry.poses import Pose, sample_pose, sample_proportions
+from pipeline.synthetic.rendering.annotations import annotate, annotate_person, mask_to_polygons, render_part_map
+from pipeline.synthetic.scenes import render_scene, sample_scene_size
 
 TRAIN, VAL = 150, 6
 INDEX = {name: i for i, name in enumerate(COCO_KEYPOINTS)}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("synthetic") / "demo"
     assert generate(out, train=TRAIN, val=VAL, size=192, seed=3, workers=1)
     return out
 
 
 @pytest.fixture(scope="module")
-def coco(made: Path) -> COCO:
-    return COCO(made / "annotations" / "person_keypoints_train2017.json")
+def coco(dataset_folder: Path) -> COCO:
+    return COCO(dataset_folder / "annotations" / "person_keypoints_train2017.json")
 
 
-def digests(folder: Path) -> dict[str, str]:
+def file_hashes(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -60,48 +60,50 @@ def standing(yaw: float) -> Pose:
 
 
 def figure(yaw: float, seed: int = 0) -> Figure:
-    shape = Shape(sample_build(np.random.default_rng(seed)), loose=1.0, skirt=0.0, long_hair=False, hairline=0)
-    return build_figure(standing(yaw), shape, 200.0).moved(128.0, 130.0)
+    shape = BodyShape(
+        sample_proportions(np.random.default_rng(seed)), thickness=1.0, skirt=0.0, long_hair=False, hairline=0
+    )
+    return build_figure(standing(yaw), shape, 200.0).translated(128.0, 130.0)
 
 
-def labelled(yaw: float) -> dict[str, list[float]]:
+def keypoints_of(yaw: float) -> dict[str, list[float]]:
     person = figure(yaw)
-    annotation = label_person(person, 1, draw_owners([person], 256, 256))
+    annotation = annotate_person(person, 1, render_part_map([person], 256, 256))
     assert annotation is not None
     return dict(zip(COCO_KEYPOINTS, np.reshape(annotation["keypoints"], (17, 3)).tolist(), strict=True))
 
 
-def test_the_number_of_workers_does_not_change_a_byte(made: Path, tmp_path: Path) -> None:
+def test_the_number_of_workers_does_not_change_a_byte(dataset_folder: Path, tmp_path: Path) -> None:
     generate(tmp_path / "two", train=TRAIN, val=VAL, size=192, seed=3, workers=2)
-    assert digests(tmp_path / "two") == digests(made)
+    assert file_hashes(tmp_path / "two") == file_hashes(dataset_folder)
 
 
-def test_a_picture_depends_on_seed_split_and_index_alone(made: Path, tmp_path: Path) -> None:
+def test_a_picture_depends_on_seed_split_and_index_alone(dataset_folder: Path, tmp_path: Path) -> None:
     generate(tmp_path / "fewer", train=3, val=0, size=192, seed=3, workers=1)
     generate(tmp_path / "other", train=3, val=0, size=192, seed=4, workers=1)
     names = [f"{i:012d}.jpg" for i in (1, 2, 3)]
     for name in names:
         data = (tmp_path / "fewer" / "train2017" / name).read_bytes()
-        assert data == (made / "train2017" / name).read_bytes()
+        assert data == (dataset_folder / "train2017" / name).read_bytes()
         assert data != (tmp_path / "other" / "train2017" / name).read_bytes()
-    train = {hash_ for file, hash_ in digests(made).items() if file.startswith("train2017")}
-    val = {hash_ for file, hash_ in digests(made).items() if file.startswith("val2017")}
+    train = {hash_ for file, hash_ in file_hashes(dataset_folder).items() if file.startswith("train2017")}
+    val = {hash_ for file, hash_ in file_hashes(dataset_folder).items() if file.startswith("val2017")}
     assert len(train) == TRAIN
     assert len(val) == VAL
     assert not train & val
 
 
-def test_annotations_are_the_same_without_pictures(made: Path, tmp_path: Path) -> None:
+def test_annotations_are_the_same_without_pictures(dataset_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "plain"
     generate(out, train=TRAIN, val=VAL, size=192, seed=3, workers=1, pictures=False)
     for name in dataset.SPLITS:
         path = Path("annotations") / f"person_keypoints_{name}.json"
-        assert (out / path).read_bytes() == (made / path).read_bytes()
+        assert (out / path).read_bytes() == (dataset_folder / path).read_bytes()
         assert list((out / name).iterdir()) == []
 
 
-def test_layout_is_cocos(made: Path, coco: COCO) -> None:
-    with (made / "annotations" / "person_keypoints_val2017.json").open() as file:
+def test_files_have_cocos_layout(dataset_folder: Path, coco: COCO) -> None:
+    with (dataset_folder / "annotations" / "person_keypoints_val2017.json").open() as file:
         val = json.load(file)
     assert set(val) == {"info", "licenses", "images", "annotations", "categories"}
     assert len(val["images"]) == VAL
@@ -119,10 +121,10 @@ def test_layout_is_cocos(made: Path, coco: COCO) -> None:
     assert not set(coco.imgs) & {image["id"] for image in val["images"]}
 
 
-def test_pictures_have_the_sizes_of_their_images(made: Path, coco: COCO) -> None:
+def test_images_have_the_annotated_sizes(dataset_folder: Path, coco: COCO) -> None:
     for image in coco.imgs.values():
         assert image["file_name"] == f"{image['id']:012d}.jpg"
-        picture = cv2.imread(str(made / "train2017" / image["file_name"]))
+        picture = cv2.imread(str(dataset_folder / "train2017" / image["file_name"]))
         assert picture.shape == (image["height"], image["width"], 3)
     shapes = {(image["height"], image["width"]) for image in coco.imgs.values()}
     assert shapes == {(192, 192), (144, 192), (192, 144), (128, 192)}
@@ -137,7 +139,7 @@ def test_masks_boxes_and_areas_agree(coco: COCO) -> None:
         assert annotation["bbox"] == [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
 
 
-def test_keypoints_lie_in_the_picture_and_are_counted(coco: COCO) -> None:
+def test_keypoints_are_inside_the_image_and_counted(coco: COCO) -> None:
     for annotation in coco.anns.values():
         image = coco.imgs[annotation["image_id"]]
         x, y, v = np.reshape(annotation["keypoints"], (17, 3)).T
@@ -151,14 +153,14 @@ def test_keypoints_lie_in_the_picture_and_are_counted(coco: COCO) -> None:
         assert not y[v == 0].any()
 
 
-def test_visible_keypoints_lie_on_their_persons_mask(coco: COCO) -> None:
+def test_visible_keypoints_are_inside_the_persons_mask(coco: COCO) -> None:
     for annotation in people(coco):
         near = cv2.dilate(coco.annToMask(annotation), np.ones((5, 5), np.uint8))
         for x, y, v in np.reshape(annotation["keypoints"], (17, 3)).tolist():
             assert v != 2 or near[round(y), round(x)], (annotation["id"], x, y)
 
 
-def test_everything_that_coco_has_occurs(coco: COCO) -> None:
+def test_all_cases_of_coco_occur(coco: COCO) -> None:
     found = Counter(annotation["image_id"] for annotation in people(coco))
     numbers = {found.get(image, 0) for image in coco.imgs}
     assert {0, 1, 2, 3, 4, 5, 6} <= numbers
@@ -177,11 +179,11 @@ def test_everything_that_coco_has_occurs(coco: COCO) -> None:
     assert max(areas) > 4000
 
 
-def test_some_people_show_too_little_to_train_on() -> None:
+def test_some_people_have_too_few_keypoints_to_train_on() -> None:
     found = [
         annotation["num_keypoints"]
         for seed in range(300)
-        for annotation in draw_scene(np.random.default_rng(seed), 256, 256, picture=False).annotations
+        for annotation in render_scene(np.random.default_rng(seed), 256, 256, with_image=False).annotations
     ]
     assert sum(0 < number < 5 for number in found) >= 2
     assert sum(number >= 5 for number in found) > 0.7 * len(found)
@@ -195,10 +197,12 @@ def test_small_people_have_no_keypoints_as_in_coco(coco: COCO) -> None:
 
 
 def test_left_and_right_follow_the_facing_direction() -> None:
-    front, back = labelled(0.0), labelled(math.pi)
+    front, back = keypoints_of(0.0), keypoints_of(math.pi)
     for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle"):
         left, right = f"left_{joint}", f"right_{joint}"
-        assert front[left][0] > front[right][0] + 5, "facing us, a person's left is on the picture's right"
+        assert front[left][0] > front[right][0] + 5, (
+            "the left side of a person who faces the camera is on the right of the image"
+        )
         assert back[left][0] < back[right][0] - 5
         assert front[left][2] == front[right][2] == VISIBLE
     assert front["left_eye"][0] > front["nose"][0] > front["right_eye"][0]
@@ -208,23 +212,23 @@ def test_left_and_right_follow_the_facing_direction() -> None:
 
 
 def test_profiles_hide_the_far_side() -> None:
-    to_the_right = labelled(math.pi / 2)  # the left side is away from us
+    to_the_right = keypoints_of(math.pi / 2)  # the left side is turned away from the camera
     assert to_the_right["nose"][0] > to_the_right["right_ear"][0] + 5
     assert to_the_right["right_ear"][2] == VISIBLE
     assert to_the_right["left_ear"][2] == UNLABELLED
     assert to_the_right["right_shoulder"][2] == VISIBLE
     assert to_the_right["left_shoulder"][2] == 1
     assert to_the_right["left_hip"][2] == 1
-    to_the_left = labelled(-math.pi / 2)
+    to_the_left = keypoints_of(-math.pi / 2)
     assert to_the_left["nose"][0] < to_the_left["left_ear"][0] - 5
     assert to_the_left["right_shoulder"][2] == 1
 
 
-def test_what_stands_in_front_hides_keypoints_and_cuts_the_mask() -> None:
+def test_an_object_in_front_hides_keypoints_and_reduces_the_mask() -> None:
     person = figure(0.0)
     hip = person.sides[:, poses.HIP].mean(axis=0)
     obstacle = box(np.random.default_rng(0), float(hip[0]), 256.0, 120.0)
-    free, hidden = label([obstacle, person], 256, 256)[0], label([person, obstacle], 256, 256)[0]
+    free, hidden = annotate([obstacle, person], 256, 256)[0], annotate([person, obstacle], 256, 256)[0]
     assert hidden["area"] < free["area"]
     v_free, v_hidden = free["keypoints"][2::3], hidden["keypoints"][2::3]
     ankles = [INDEX["left_ankle"], INDEX["right_ankle"]]
@@ -234,60 +238,60 @@ def test_what_stands_in_front_hides_keypoints_and_cuts_the_mask() -> None:
     assert hidden["num_keypoints"] == free["num_keypoints"]
 
 
-def test_keypoints_out_of_the_picture_are_not_labelled() -> None:
-    person = figure(0.0).moved(0.0, 90.0)
-    (annotation,) = label([person], 256, 256)
+def test_keypoints_outside_the_image_are_not_labelled() -> None:
+    person = figure(0.0).translated(0.0, 90.0)
+    (annotation,) = annotate([person], 256, 256)
     keypoints = np.reshape(annotation["keypoints"], (17, 3))
     assert keypoints[INDEX["left_ankle"]].tolist() == [0, 0, 0]
     assert keypoints[INDEX["nose"]][2] == VISIBLE
     assert annotation["bbox"][1] + annotation["bbox"][3] <= 256
-    assert label([person.moved(0.0, 400.0)], 256, 256) == []
+    assert annotate([person.translated(0.0, 400.0)], 256, 256) == []
 
 
-def test_a_person_whom_another_covers_is_not_annotated() -> None:
+def test_a_fully_covered_person_is_not_annotated() -> None:
     person = figure(0.0)
-    assert len(label([person, person], 256, 256)) == 1
+    assert len(annotate([person, person], 256, 256)) == 1
 
 
-def test_outlines_give_the_mask_back() -> None:
-    owners = draw_owners([figure(0.4)], 256, 256)
-    mask = (owners > 0).astype(np.uint8)
-    back = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outline(mask, 0, 0), 256, 256)))
+def test_polygons_reproduce_the_mask() -> None:
+    part_map = render_part_map([figure(0.4)], 256, 256)
+    mask = (part_map > 0).astype(np.uint8)
+    back = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(mask_to_polygons(mask, 0, 0), 256, 256)))
     union = np.count_nonzero(mask | back)
     assert np.count_nonzero(mask & back) > 0.95 * union
 
 
-def test_joints_of_the_skeleton_keep_the_lengths_of_the_bones() -> None:
+def test_limb_lengths_do_not_depend_on_the_pose() -> None:
     rng = np.random.default_rng(5)
     for _ in range(50):
-        pose, build = sample_pose(rng), sample_build(rng)
-        skeleton = poses.pose_skeleton(pose, build)
+        pose, proportions = sample_pose(rng), sample_proportions(rng)
+        skeleton = poses.pose_skeleton(pose, proportions)
         thigh = np.linalg.norm(skeleton.sides[:, poses.KNEE] - skeleton.sides[:, poses.HIP], axis=1)
         forearm = np.linalg.norm(skeleton.sides[:, poses.WRIST] - skeleton.sides[:, poses.ELBOW], axis=1)
-        np.testing.assert_allclose(thigh, 0.240 * build.limbs)
-        np.testing.assert_allclose(forearm, 0.150 * build.limbs)
+        np.testing.assert_allclose(thigh, 0.240 * proportions.limbs)
+        np.testing.assert_allclose(forearm, 0.150 * proportions.limbs)
         for axes in (skeleton.torso, skeleton.head_axes):
             np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-9)
 
 
 def test_moving_a_figure_moves_all_of_it() -> None:
     rng = np.random.default_rng(1)
-    person = build_figure(sample_pose(rng), sample_shape(rng), 100.0)
-    moved = person.moved(3.0, 4.0).moved(7.0, -1.0)
+    person = build_figure(sample_pose(rng), sample_body_shape(rng), 100.0)
+    translated = person.translated(3.0, 4.0).translated(7.0, -1.0)
     for name in ("points", "keypoints", "sides", "rings", "axes"):
-        np.testing.assert_allclose(getattr(moved, name), np.add(getattr(person, name), (10.0, 3.0)))
-    np.testing.assert_allclose(moved.landmark("mouth"), np.add(person.landmark("mouth"), (10.0, 3.0)))
+        np.testing.assert_allclose(getattr(translated, name), np.add(getattr(person, name), (10.0, 3.0)))
+    np.testing.assert_allclose(translated.landmark("mouth"), np.add(person.landmark("mouth"), (10.0, 3.0)))
 
 
-def test_people_are_painted_where_their_labels_are() -> None:
-    """The strongest edges of the pictures follow the outlines of the people."""
+def test_people_are_rendered_at_their_annotations() -> None:
+    """The outlines of the people have more image edges than the same outlines shifted by 25 px."""
     ratios = []
     for seed in range(8):
-        actors = lay_out(np.random.default_rng(seed), 200, 200)
-        scene = draw_scene(np.random.default_rng(seed), 200, 200)
+        elements = sample_layout(np.random.default_rng(seed), 200, 200)
+        scene = render_scene(np.random.default_rng(seed), 200, 200)
         assert scene.image is not None
-        owners = (draw_owners(actors, 200, 200) > 0).astype(np.uint8)
-        outlines = cv2.morphologyEx(owners, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+        part_map = (render_part_map(elements, 200, 200) > 0).astype(np.uint8)
+        outlines = cv2.morphologyEx(part_map, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
         edges = cv2.Canny(scene.image, 80, 200) > 0
         if outlines.any():
             shifted = np.roll(outlines, 25, axis=1)
@@ -296,9 +300,9 @@ def test_people_are_painted_where_their_labels_are() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 500), (500, 40), (33, 33), (1200, 900)])
-def test_any_size_can_be_drawn(height: int, width: int) -> None:
+def test_any_size_can_be_rendered(height: int, width: int) -> None:
     for seed in range(4):
-        scene = draw_scene(np.random.default_rng(seed), height, width)
+        scene = render_scene(np.random.default_rng(seed), height, width)
         assert scene.image is not None
         assert scene.image.shape == (height, width, 3)
         assert scene.image.dtype == np.uint8
@@ -306,24 +310,24 @@ def test_any_size_can_be_drawn(height: int, width: int) -> None:
 
 def test_the_longer_side_is_the_size() -> None:
     rng = np.random.default_rng(0)
-    assert {max(scene_size(rng, 256)) for _ in range(20)} == {256}
+    assert {max(sample_scene_size(rng, 256)) for _ in range(20)} == {256}
 
 
-def test_a_complete_dataset_is_not_made_again(tmp_path: Path) -> None:
+def test_a_complete_dataset_is_not_generated_again(tmp_path: Path) -> None:
     out = tmp_path / "d"
     assert generate(out, train=2, val=1, size=64, seed=0, workers=1)
-    before = digests(out)
+    before = file_hashes(out)
     assert not generate(out, train=2, val=1, size=64, seed=0, workers=1)
     (out / "train2017" / f"{1:012d}.jpg").unlink()
     assert generate(out, train=2, val=1, size=64, seed=0, workers=1), "a picture was missing"
-    assert digests(out) == before
+    assert file_hashes(out) == before
     assert generate(out, train=1, val=1, size=64, seed=0, workers=1), "other arguments"
     assert len(list((out / "train2017").iterdir())) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["d"], "no temporary folder is left"
 
 
 def test_a_failed_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "_QUALITY", "best")  # the JPEG encoder refuses this
+    monkeypatch.setattr(dataset, "_JPEG_QUALITY", "best")  # the JPEG encoder refuses this
     with pytest.raises(TypeError):
         generate(tmp_path / "d", train=1, val=0, size=64, seed=0, workers=1)
     assert list(tmp_path.iterdir()) == []
@@ -333,7 +337,7 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
     precious = tmp_path / "mine" / "thesis.txt"
     precious.parent.mkdir()
     precious.write_text("years of work")
-    with pytest.raises(InputError, match=r"mine: not made by pipeline\.synthetic"):
+    with pytest.raises(InputError, match=r"mine: not written by pipeline\.synthetic"):
         generate(precious.parent, train=1, val=1, size=64, seed=0, workers=1)
     with pytest.raises(InputError, match="is a file"):
         generate(precious, train=1, val=1, size=64, seed=0, workers=1)
@@ -365,4 +369,4 @@ def test_command_line(tmp_path: Path) -> None:
     refused = run(main, ["--out", str(tmp_path / "foreign")])
     assert refused.exit_code == 2
     assert refused.output.startswith("Error: ")
-    assert "not made by pipeline.synthetic" in refused.output
+    assert "not written by pipeline.synthetic" in refused.output

@@ -1,40 +1,40 @@
-"""Layout: who and what is in a picture, where, and in which depth order."""
+"""Layout: the people and objects of an image, their positions and their depth order."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from pipeline.synthetic.geometry import objects as things
-from pipeline.synthetic.geometry.figures import Figure, build_figure, sample_shape
-from pipeline.synthetic.geometry.objects import Thing
+from pipeline.synthetic.geometry.figures import Figure, build_figure, sample_body_shape
+from pipeline.synthetic.geometry.objects import SceneObject
 from pipeline.synthetic.geometry.poses import ANKLE, HIP, Floats, sample_pose
 
-Actor = Figure | Thing
+SceneElement = Figure | SceneObject
 
-_PEOPLE = (0.05, 0.60, 0.21, 0.07, 0.035, 0.02, 0.015)  # how often a picture has 0, 1, … 6 people
-_MEDIAN_HEIGHT = (0.0, 0.88, 0.74, 0.62, 0.54, 0.48, 0.45)  # of a person, relative to the picture, by their number
-_TRIES = 8
+_PEOPLE_COUNT_PROBABILITIES = (0.05, 0.60, 0.21, 0.07, 0.035, 0.02, 0.015)  # of 0, 1, … 6 people
+_MEDIAN_HEIGHT = (0.0, 0.88, 0.74, 0.62, 0.54, 0.48, 0.45)  # relative to the image size, by number of people
+_PLACEMENT_TRIES = 8
 
 Box = tuple[float, float, float, float]
 
 
-def _count(u: float) -> int:
-    u *= sum(_PEOPLE)
-    for number, share in enumerate(_PEOPLE):
+def _people_count(u: float) -> int:
+    u *= sum(_PEOPLE_COUNT_PROBABILITIES)
+    for number, share in enumerate(_PEOPLE_COUNT_PROBABILITIES):
         u -= share
         if u < 0:
             return number
-    return len(_PEOPLE) - 1
+    return len(_PEOPLE_COUNT_PROBABILITIES) - 1
 
 
-def _bounds(points: Floats) -> Box:
+def _bounding_box(points: Floats) -> Box:
     x0, y0 = points.min(axis=0).tolist()
     x1, y1 = points.max(axis=0).tolist()
     return x0, y0, x1, y1
 
 
-def _covered(a: Box, b: Box) -> float:
-    """Shared part of two boxes, relative to the smaller one."""
+def _overlap(a: Box, b: Box) -> float:
+    """Return the area of the intersection of two boxes, relative to the smaller box."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
@@ -42,8 +42,11 @@ def _covered(a: Box, b: Box) -> float:
     return width * height / max(1.0, min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])))
 
 
-def _offset(box: Box, height: int, width: int, u: list[float]) -> tuple[float, float]:
-    """Where to move a figure, from four uniform numbers: usually inside the picture, sometimes partly or mostly out."""
+def _sample_offset(box: Box, height: int, width: int, u: list[float]) -> tuple[float, float]:
+    """Return the (dx, dy) that places a box inside the image, or sometimes partly or mostly outside.
+
+    `u` holds four uniform random numbers.
+    """
     x0, y0, x1, y1 = box
     room_x, room_y = width - (x1 - x0) - 4, height - (y1 - y0) - 4
     if u[0] < 0.95 and room_x > 0:
@@ -63,26 +66,26 @@ def _offset(box: Box, height: int, width: int, u: list[float]) -> tuple[float, f
     return dx, dy
 
 
-def _place(figure: Figure, taken: list[Box], height: int, width: int, rng: np.random.Generator) -> Figure:
-    own = _bounds(figure.points)
-    u = rng.random((_TRIES, 4)).tolist()
+def _place(figure: Figure, occupied: list[Box], height: int, width: int, rng: np.random.Generator) -> Figure:
+    own = _bounding_box(figure.points)
+    u = rng.random((_PLACEMENT_TRIES, 4)).tolist()
     tolerated = 0.05 if rng.random() < 0.9 else 0.45
     best, best_cover = (0.0, 0.0), 9.0
     for draw in u:
-        dx, dy = _offset(own, height, width, draw)
+        dx, dy = _sample_offset(own, height, width, draw)
         box = (own[0] + dx, own[1] + dy, own[2] + dx, own[3] + dy)
-        cover = max((_covered(box, other) for other in taken), default=0.0)
+        cover = max((_overlap(box, other) for other in occupied), default=0.0)
         if cover < best_cover:
             best, best_cover = (dx, dy), cover
         if cover <= tolerated:
             break
-    taken.append((own[0] + best[0], own[1] + best[1], own[2] + best[0], own[3] + best[1]))
-    return figure.moved(*best)
+    occupied.append((own[0] + best[0], own[1] + best[1], own[2] + best[0], own[3] + best[1]))
+    return figure.translated(*best)
 
 
-def _figures(rng: np.random.Generator, height: int, width: int) -> list[Figure]:
+def _sample_figures(rng: np.random.Generator, height: int, width: int) -> list[Figure]:
     u = rng.random(3).tolist()
-    number = _count(u[0])
+    number = _people_count(u[0])
     reference = (height * width) ** 0.5
     heights = [
         reference * min(1.10, max(0.25, _MEDIAN_HEIGHT[number] * float(np.exp(rng.normal(0.0, 0.22)))))
@@ -91,55 +94,56 @@ def _figures(rng: np.random.Generator, height: int, width: int) -> list[Figure]:
     if u[1] < 0.10:
         heights += (reference * (0.10 + 0.09 * rng.random(1 + (u[2] < 0.3)))).tolist()
     heights.sort(reverse=True)
-    taken: list[Box] = []
+    occupied: list[Box] = []
     figures = [
-        _place(build_figure(sample_pose(rng), sample_shape(rng), scale), taken, height, width, rng) for scale in heights
+        _place(build_figure(sample_pose(rng), sample_body_shape(rng), scale), occupied, height, width, rng)
+        for scale in heights
     ]
     return figures[::-1]
 
 
-def _seat(figure: Figure, rng: np.random.Generator) -> Thing:
+def _sample_seat(figure: Figure, rng: np.random.Generator) -> SceneObject:
     hip = figure.sides[:, HIP].mean(axis=0)
     ground = float(figure.sides[:, ANKLE, 1].max())
     low = float(hip[1]) + 0.05 * figure.scale
     return things.stool(rng, float(hip[0]), low, max(ground - low, 0.15 * figure.scale))
 
 
-def _obstacle(figure: Figure | None, rng: np.random.Generator, height: int, width: int) -> Thing:
-    """A thing in front of a figure's lower or outer part, or anywhere."""
+def _sample_obstacle(figure: Figure | None, rng: np.random.Generator, height: int, width: int) -> SceneObject:
+    """Sample an object in front of the lower or outer part of a figure, or anywhere if there is no figure."""
     u = rng.random(5).tolist()
-    make = things.THINGS[int(u[0] * len(things.THINGS))]
+    make = things.OBJECT_FACTORIES[int(u[0] * len(things.OBJECT_FACTORIES))]
     size = (height * width) ** 0.5 * (0.16 + 0.20 * u[1])
     if figure is None:
         return make(rng, width * u[2], height * (0.75 + 0.3 * u[3]), size)
-    x0, y0, x1, y1 = _bounds(figure.points)
+    x0, y0, x1, y1 = _bounding_box(figure.points)
     size = min(size, 0.45 * figure.scale)
     x = x0 + (x1 - x0) * (1.3 * u[2] - 0.15)
     y = y1 + 0.25 * size * u[3] if u[4] < 0.75 else y0 + (y1 - y0) * (0.5 + 0.5 * u[3])
     return make(rng, x, y, size)
 
 
-def lay_out(rng: np.random.Generator, height: int, width: int) -> list[Actor]:
-    """Draw the people and things of a picture, from the farthest to the nearest.
+def sample_layout(rng: np.random.Generator, height: int, width: int) -> list[SceneElement]:
+    """Sample the people and objects of an image, ordered from far to near.
 
     Args:
-        rng: where chance comes from.
-        height: px of the picture.
-        width: px of the picture.
+        rng: random number generator.
+        height: image height in px.
+        width: image width in px.
     """
-    figures = _figures(rng, height, width)
-    actors: list[Actor] = []
+    figures = _sample_figures(rng, height, width)
+    elements: list[SceneElement] = []
     u = rng.random(5).tolist()
     if u[0] < 0.07:
         tall = height * (0.10 + 0.08 * u[1])
         across = width * (0.3 + 0.6 * u[2])
-        actors.append(things.crowd(rng, width * u[3], height * (0.30 + 0.40 * u[4]), across, tall))
+        elements.append(things.crowd(rng, width * u[3], height * (0.30 + 0.40 * u[4]), across, tall))
     for figure in figures:
         if figure.pose.kind == "sitting" and rng.random() < 0.85:
-            actors.append(_seat(figure, rng))
-        actors.append(figure)
+            elements.append(_sample_seat(figure, rng))
+        elements.append(figure)
         if rng.random() < 0.10:
-            actors.append(_obstacle(figure, rng, height, width))
+            elements.append(_sample_obstacle(figure, rng, height, width))
     if rng.random() < (0.10 if figures else 0.6):
-        actors.append(_obstacle(None, rng, height, width))
-    return actors
+        elements.append(_sample_obstacle(None, rng, height, width))
+    return elements

@@ -1,8 +1,8 @@
-"""Poses of the synthetic people: joint angles, body proportions and the three-dimensional joints that follow.
+"""Poses of the synthetic people: joint angles, body proportions and three-dimensional joint positions.
 
-Body frame: X to the person's own left, Y down, Z to the person's front; the unit is the standing height, the origin
-is the middle between the hips. Segment lengths follow the usual anthropometric fractions of the standing height
-(Drillis and Contini, 1966), with the head enlarged a little so that faces can be read in small pictures.
+Body frame: X to the person's own left, Y down, Z to the person's front. The unit is the standing height, and the
+origin is midway between the hips. Segment lengths are the anthropometric fractions of the standing height by Drillis
+and Contini (1966); the head is a little larger, so that faces are recognisable in small images.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 SHOULDER, ELBOW, WRIST, HAND_TIP, HIP, KNEE, ANKLE, HEEL, TOE = range(9)
-"""Second index of `Skeleton.sides`."""
+"""Indices into the second axis of `Skeleton.sides`."""
 
 LEFT, RIGHT = 0, 1
-"""First index of `Skeleton.sides`."""
+"""Indices into the first axis of `Skeleton.sides`."""
 
 POSE_KINDS: tuple[tuple[str, float], ...] = (
     ("standing", 0.42),
@@ -30,28 +30,29 @@ POSE_KINDS: tuple[tuple[str, float], ...] = (
     ("crouching", 0.03),
     ("striding", 0.07),
 )
-"""What people do and how often, relative to the sum."""
+"""(name, weight) of each kind of pose."""
 
-_SIDE = np.array([1.0, -1.0])  # sign of X on the left and on the right
-_SEGMENTS = np.array([[0.175], [0.150], [0.240], [0.235]])  # upper arm, forearm, thigh, shank
-_HAND = 0.075
-_UPSIDE = np.array([1.0, -1.0, 1.0])  # left, up, front to left, down, front
-TORSO = 0.30
+_SIDE_SIGN = np.array([1.0, -1.0])  # sign of X on the left and on the right
+_SEGMENT_LENGTHS = np.array([[0.175], [0.150], [0.240], [0.235]])  # upper arm, forearm, thigh, shank
+_HAND_LENGTH = 0.075
+_UP_TO_DOWN = np.array([1.0, -1.0, 1.0])  # converts the axes (left, up, front) to (left, down, front)
+TORSO_LENGTH = 0.30
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Angles in radians.
+    """Joint angles and viewing direction, in radians.
 
     Attributes:
         kind: one of POSE_KINDS.
-        yaw: 0 faces the camera, pi/2 faces the right edge of the picture, pi turns the back.
-        pitch: how far the camera looks down.
-        roll: turn in the picture plane.
-        bend, lean: of the torso, forwards and to the person's left.
+        yaw: 0 faces the camera, pi/2 the right edge of the image, pi away from the camera.
+        pitch: downward tilt of the camera.
+        roll: rotation in the image plane.
+        bend: forward bend of the torso.
+        lean: lean of the torso to the person's left.
         head: (3,) yaw, pitch (down is positive) and roll of the head relative to the torso.
-        limbs: (2 sides, 4 segments, 2) swing forwards from hanging down, and spread away from the body, of upper arm,
-            forearm, thigh and shank.
+        limbs: (2 sides, 4 segments, 2) angles of upper arm, forearm, thigh and shank: swing (forwards from hanging
+            down) and spread (away from the body).
     """
 
     kind: str
@@ -65,8 +66,13 @@ class Pose:
 
 
 @dataclass(frozen=True)
-class Build:
-    """Proportions, as fractions of the standing height; `girth` and `head` scale the usual values."""
+class Proportions:
+    """Body proportions.
+
+    Attributes:
+        shoulders, hips: half widths as fractions of the standing height.
+        girth, head, limbs: factors of the usual girth, head size and limb length.
+    """
 
     shoulders: float
     hips: float
@@ -80,11 +86,11 @@ class Skeleton:
     """Joints in the body frame.
 
     Attributes:
-        sides: (2, 9, 3) left and right SHOULDER … TOE.
-        torso: (3, 3) columns: the torso's left, up and front.
+        sides: (2, 9, 3) positions of the left and right joints SHOULDER … TOE.
+        torso: (3, 3) columns: unit vectors to the torso's left, up and front.
         neck: (3,) base of the neck.
         head: (3,) centre of the head.
-        head_axes: (3, 3) columns: the head's left, down and front.
+        head_axes: (3, 3) columns: unit vectors to the head's left, down and front.
     """
 
     sides: Floats
@@ -94,10 +100,10 @@ class Skeleton:
     head_axes: Floats
 
 
-def sample_build(rng: np.random.Generator) -> Build:
-    """Draw proportions."""
+def sample_proportions(rng: np.random.Generator) -> Proportions:
+    """Sample body proportions."""
     u = rng.random(5).tolist()
-    return Build(
+    return Proportions(
         shoulders=0.098 + 0.026 * u[0],
         hips=0.052 + 0.014 * u[1],
         girth=0.88 + 0.38 * u[2],
@@ -106,16 +112,17 @@ def sample_build(rng: np.random.Generator) -> Build:
     )
 
 
-def _pick(u: float, table: tuple[tuple[str, float], ...]) -> str:
-    left = u * sum(weight for _, weight in table)
-    for name, weight in table:
-        left -= weight
-        if left < 0:
+def _choose_kind(u: float) -> str:
+    """Return the kind of pose for a uniform random number, by the weights in POSE_KINDS."""
+    remaining = u * sum(weight for _, weight in POSE_KINDS)
+    for name, weight in POSE_KINDS:
+        remaining -= weight
+        if remaining < 0:
             return name
-    return table[-1][0]
+    return POSE_KINDS[-1][0]
 
 
-def _yaw(rng: np.random.Generator) -> float:
+def _sample_yaw(rng: np.random.Generator) -> float:
     u, v = rng.random(2).tolist()
     if u < 0.76:
         return float(rng.normal(0.0, 0.35))
@@ -124,10 +131,18 @@ def _yaw(rng: np.random.Generator) -> float:
     return float(2 * math.pi * v)
 
 
-def _leg(
+def _leg_angles(
     kind: str, ahead: float, both: list[float], own: list[float], sway: float
 ) -> tuple[float, float, float, float]:
-    """Swing and spread of a thigh, then of its shank; `ahead` is 1 or -1 in a stride."""
+    """Return swing and spread of a thigh, then of its shank.
+
+    Args:
+        kind: one of POSE_KINDS.
+        ahead: 1 for the forward leg of a stride, -1 for the other.
+        both: four uniform random numbers shared by both legs.
+        own: four uniform random numbers of this leg.
+        sway: normal random number of this leg.
+    """
     a, b, c, d = own
     swing, flex, spread = 0.06 * sway, 0.12 * a, 0.02 + 0.12 * b
     if kind == "walking":
@@ -147,20 +162,27 @@ def _leg(
     elif kind == "bending":
         swing += 0.35 * both[0] - 0.05
         flex += 0.5 * both[1]
-    # a knee only bends backwards
+    # `flex` is not negative: a knee bends only backwards
     return swing, spread, swing - flex, spread * (0.2 + 0.6 * d)
 
 
-def _leg_angles(kind: str, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
-    """Both legs, as `_leg` gives them."""
+def _sample_leg_angles(kind: str, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
+    """Sample the angles of both legs, as `_leg_angles` returns them."""
     left, right, both = rng.random((3, 4)).tolist()
     sway = rng.normal(0.0, 1.0, 2).tolist()
     ahead = 1.0 if both[3] < 0.5 else -1.0
-    return [_leg(kind, ahead, both, left, sway[0]), _leg(kind, -ahead, both, right, sway[1])]
+    return [_leg_angles(kind, ahead, both, left, sway[0]), _leg_angles(kind, -ahead, both, right, sway[1])]
 
 
-def _arm(kind: str, thigh: float, u: list[float], choice: float) -> tuple[float, float, float, float]:
-    """Swing and spread of an upper arm, then of its forearm: one of several gestures, or the swing of a step."""
+def _arm_angles(kind: str, thigh: float, u: list[float], choice: float) -> tuple[float, float, float, float]:
+    """Return swing and spread of an upper arm, then of its forearm.
+
+    Args:
+        kind: one of POSE_KINDS.
+        thigh: swing of the thigh of the same side.
+        u: five uniform random numbers.
+        choice: uniform random number that selects the gesture.
+    """
     a, b, c, d, _ = u
     if kind in ("walking", "running") and choice < 0.7:
         swing = -0.8 * thigh + 0.1 * (a - 0.5)
@@ -182,21 +204,21 @@ def _arm(kind: str, thigh: float, u: list[float], choice: float) -> tuple[float,
     return arm
 
 
-def _limb_angles(kind: str, rng: np.random.Generator) -> Floats:
-    legs = _leg_angles(kind, rng)
+def _sample_limb_angles(kind: str, rng: np.random.Generator) -> Floats:
+    legs = _sample_leg_angles(kind, rng)
     u = rng.random((2, 5)).tolist()
-    alike = rng.random() < 0.55
+    same_gesture = rng.random() < 0.55
     rows = []
     for side in (LEFT, RIGHT):
-        choice = u[LEFT if alike else side][4]
-        rows.append(_arm(kind, legs[side][0], u[side], choice) + legs[side])
+        choice = u[LEFT if same_gesture else side][4]
+        rows.append(_arm_angles(kind, legs[side][0], u[side], choice) + legs[side])
     return np.array(rows).reshape(2, 4, 2)
 
 
 def sample_pose(rng: np.random.Generator) -> Pose:
-    """Draw what a person does and from where we look."""
-    kind = _pick(float(rng.random()), POSE_KINDS)
-    limbs = _limb_angles(kind, rng)
+    """Sample a pose and a viewing direction."""
+    kind = _choose_kind(float(rng.random()))
+    limbs = _sample_limb_angles(kind, rng)
     n = rng.normal(0.0, 1.0, 7).tolist()
     u = rng.random(2).tolist()
     bend = {"bending": 0.6 + 0.8 * u[0], "crouching": 0.2 + 0.5 * u[0], "running": 0.15 + 0.25 * u[0]}.get(
@@ -204,7 +226,7 @@ def sample_pose(rng: np.random.Generator) -> Pose:
     )
     return Pose(
         kind=kind,
-        yaw=_yaw(rng),
+        yaw=_sample_yaw(rng),
         pitch=0.08 + 0.10 * n[1],
         roll=0.06 * n[2] if u[1] < 0.97 else 0.30 * n[2],
         bend=bend,
@@ -215,35 +237,35 @@ def sample_pose(rng: np.random.Generator) -> Pose:
 
 
 def _directions(angles: Floats) -> Floats:
-    """Unit vectors (..., 3) of segments from (..., 2) swing and spread; the first axis is the side."""
+    """Convert (2, ..., 2) swing and spread to (2, ..., 3) unit vectors; the first axis is the side of the body."""
     sin, cos = np.sin(angles), np.cos(angles)
     out = np.empty((*angles.shape[:-1], 3))
-    out[..., 0] = sin[..., 1] * _SIDE[:, None]
+    out[..., 0] = sin[..., 1] * _SIDE_SIGN[:, None]
     out[..., 1] = cos[..., 0] * cos[..., 1]
     out[..., 2] = sin[..., 0] * cos[..., 1]
     return out
 
 
-def turn(yaw: float, pitch: float) -> Floats:
-    """(3, 3) matrix that turns body coordinates into camera coordinates: right, down, towards the camera."""
+def rotation_matrix(yaw: float, pitch: float) -> Floats:
+    """Return the (3, 3) rotation from the body frame to camera coordinates: right, down, towards the camera."""
     c, s, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
     return np.array([[c, 0.0, s], [-s * sp, cp, c * sp], [-s * cp, -sp, c * cp]])
 
 
-def _roll(angle: float) -> Floats:
+def _roll_matrix(angle: float) -> Floats:
     c, s = math.cos(angle), math.sin(angle)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
-def camera(pose: Pose) -> Floats:
-    """(3, 3) body frame to picture: right, down, towards the camera."""
-    view: Floats = _roll(pose.roll) @ turn(pose.yaw, pose.pitch)
+def camera_matrix(pose: Pose) -> Floats:
+    """Return the (3, 3) rotation from the body frame to camera coordinates, including the roll of the pose."""
+    view: Floats = _roll_matrix(pose.roll) @ rotation_matrix(pose.yaw, pose.pitch)
     return view
 
 
 def _head_axes(pose: Pose, torso: Floats) -> Floats:
     yaw, nod, roll = pose.head
-    # Euler angles: the head tilts, then nods (positive is down), then turns
+    # Euler angles in the order roll, pitch (positive is down), yaw
     cy, sy, cn, sn = math.cos(yaw), math.sin(yaw), math.cos(nod), math.sin(nod)
     cr, sr = math.cos(roll), math.sin(roll)
     turned = np.array(
@@ -253,32 +275,32 @@ def _head_axes(pose: Pose, torso: Floats) -> Floats:
             [-sy * cr - cy * sn * sr, sy * sr - cy * sn * cr, cy * cn],
         ]
     )
-    axes: Floats = (torso * _UPSIDE) @ turned
+    axes: Floats = (torso * _UP_TO_DOWN) @ turned
     return axes
 
 
-def pose_skeleton(pose: Pose, build: Build) -> Skeleton:
-    """Joints of a body in a pose, in the body frame."""
+def pose_skeleton(pose: Pose, proportions: Proportions) -> Skeleton:
+    """Compute the joints of a body in the body frame."""
     cb, sb, cl, sl = math.cos(pose.bend), math.sin(pose.bend), math.cos(pose.lean), math.sin(pose.lean)
     torso = np.array([[cl, sl, 0.0], [sl * cb, -cl * cb, sb], [-sl * sb, cl * sb, cb]])
-    neck = torso[:, 1] * TORSO
+    neck = torso[:, 1] * TORSO_LENGTH
     sides = np.empty((2, 9, 3))
-    sides[:, SHOULDER] = neck - 0.018 * torso[:, 1] + (_SIDE * build.shoulders)[:, None] * torso[:, 0]
+    sides[:, SHOULDER] = neck - 0.018 * torso[:, 1] + (_SIDE_SIGN * proportions.shoulders)[:, None] * torso[:, 0]
     sides[:, HIP] = 0.0
-    sides[:, HIP, 0] = _SIDE * build.hips
+    sides[:, HIP, 0] = _SIDE_SIGN * proportions.hips
     unit = _directions(pose.limbs)
-    segments = unit * (_SEGMENTS * build.limbs)
+    segments = unit * (_SEGMENT_LENGTHS * proportions.limbs)
     np.add(sides[:, SHOULDER], segments[:, 0], out=sides[:, ELBOW])
     np.add(sides[:, ELBOW], segments[:, 1], out=sides[:, WRIST])
-    np.add(sides[:, WRIST], _HAND * unit[:, 1], out=sides[:, HAND_TIP])
+    np.add(sides[:, WRIST], _HAND_LENGTH * unit[:, 1], out=sides[:, HAND_TIP])
     np.add(sides[:, HIP], segments[:, 2], out=sides[:, KNEE])
     np.add(sides[:, KNEE], segments[:, 3], out=sides[:, ANKLE])
-    # the foot stands at a right angle to the shank, its toes forwards and a little outwards
+    # the foot is at a right angle to the shank and points forwards and a little outwards
     down, ahead = unit[:, 3], np.empty((2, 3))
-    ahead[:, 0], ahead[:, 1], ahead[:, 2] = 0.25 * _SIDE, -down[:, 2], down[:, 1]
+    ahead[:, 0], ahead[:, 1], ahead[:, 2] = 0.25 * _SIDE_SIGN, -down[:, 2], down[:, 1]
     ahead /= np.sqrt((ahead * ahead).sum(axis=1, keepdims=True))
     sides[:, HEEL] = sides[:, ANKLE] + 0.026 * down - 0.018 * ahead
     sides[:, TOE] = sides[:, ANKLE] + 0.030 * down + 0.095 * ahead
     axes = _head_axes(pose, torso)
-    head = neck + 0.020 * torso[:, 1] - 0.068 * build.head * axes[:, 1] + 0.012 * torso[:, 2]
+    head = neck + 0.020 * torso[:, 1] - 0.068 * proportions.head * axes[:, 1] + 0.012 * torso[:, 2]
     return Skeleton(sides=sides, torso=torso, neck=neck, head=head, head_axes=axes)

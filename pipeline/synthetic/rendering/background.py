@@ -1,4 +1,4 @@
-"""Backdrop and light: what is behind the people, and how the whole picture is lit and recorded."""
+"""Background behind the people, and lighting and camera noise over the whole image."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.synthetic.geometry.objects import THINGS, random_colour, shade
-from pipeline.synthetic.geometry.polygons import SHIFT, capsules, fixed_point
-from pipeline.synthetic.rendering.painting import paint_thing
+from pipeline.synthetic.geometry.objects import OBJECT_FACTORIES, sample_colour, shade
+from pipeline.synthetic.geometry.polygons import SUBPIXEL_BITS, capsules, to_fixed_point
+from pipeline.synthetic.rendering.renderer import render_object
 
 Image = NDArray[np.uint8]
 
-_TILE = 1024
+_NOISE_SIZE = 1024
 
 
 @functools.lru_cache(maxsize=1)
 def _noise() -> NDArray[np.int16]:
-    """(1024, 1024, 3) normal noise of standard deviation 16, cut from to save drawing it for every picture."""
+    """Return (1024, 1024, 3) normal noise of standard deviation 16. Images use crops of it, which saves time."""
     rng = np.random.default_rng(20240229)
-    noise: NDArray[np.int16] = np.rint(rng.normal(0.0, 16.0, (_TILE, _TILE, 3))).astype(np.int16)
+    noise: NDArray[np.int16] = np.rint(rng.normal(0.0, 16.0, (_NOISE_SIZE, _NOISE_SIZE, 3))).astype(np.int16)
     return noise
 
 
-def _cut(rng: np.random.Generator, height: int, width: int) -> NDArray[np.int16]:
+def _crop_noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.int16]:
     tile = _noise()
     while tile.shape[0] < height or tile.shape[1] < width:
         tile = np.tile(tile, (2, 2, 1))
@@ -34,28 +34,28 @@ def _cut(rng: np.random.Generator, height: int, width: int) -> NDArray[np.int16]
     return tile[y : y + height, x : x + width]
 
 
-def _base(rng: np.random.Generator, height: int, width: int) -> Image:
-    """A gradient, or clouds of colour, or a wall with floor."""
+def _base_layer(rng: np.random.Generator, height: int, width: int) -> Image:
+    """Sample a smooth background, sometimes with a floor."""
     cells = 2 if rng.random() < 0.5 else int(rng.integers(3, 10))
-    first = np.array(random_colour(rng))
+    colour = np.array(sample_colour(rng))
     grey, tint = (float(v) for v in rng.random(2))
-    blots = rng.normal(0.0, 1.0, (cells, cells, 4))
-    # brightness varies more than colour, as in rooms and streets
-    grid = first + (6 + 18 * grey) * blots[..., :1] + (4 + 12 * tint**2) * blots[..., 1:]
+    variation = rng.normal(0.0, 1.0, (cells, cells, 4))
+    # brightness varies more than colour, as in photographs
+    grid = colour + (6 + 18 * grey) * variation[..., :1] + (4 + 12 * tint**2) * variation[..., 1:]
     grid = np.clip(grid, 0, 255).astype(np.uint8)
     image: Image = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.6:
         top = int(height * (0.45 + 0.4 * float(rng.random())))
-        floor = np.array(random_colour(rng)) * np.linspace(0.7, 1.1, height - top)[:, None]
+        floor = np.array(sample_colour(rng)) * np.linspace(0.7, 1.1, height - top)[:, None]
         image[top:] = np.minimum(floor, 255)[:, None]
     return image
 
 
-def _texture(image: Image, rng: np.random.Generator) -> None:
-    """Tiles or boards: lines over a part of the picture."""
+def _draw_grid_lines(image: Image, rng: np.random.Generator) -> None:
+    """Draw lines over a part of the image, like tiles or boards."""
     height, width = image.shape[:2]
     step = int(rng.integers(8, 40))
-    colour = random_colour(rng)
+    colour = sample_colour(rng)
     y0, y1 = sorted((rng.random(2) * height).astype(int).tolist())
     for x in range(int(rng.integers(step)), width, step):
         cv2.line(image, (x, y0), (x, y1), colour, 1)
@@ -64,12 +64,12 @@ def _texture(image: Image, rng: np.random.Generator) -> None:
             cv2.line(image, (0, y), (width, y), colour, 1)
 
 
-def _clutter(image: Image, rng: np.random.Generator) -> None:
-    """Rectangles, discs and strokes of every size, and sticks that could be mistaken for limbs."""
+def _draw_clutter(image: Image, rng: np.random.Generator) -> None:
+    """Draw rectangles, ellipses and lines of all sizes, and sticks that look similar to limbs."""
     height, width = image.shape[:2]
     size = (height * width) ** 0.5
     for kind, x, y, a, b in rng.random((int(rng.integers(2, 9)), 5)).tolist():
-        colour = random_colour(rng)
+        colour = sample_colour(rng)
         cx, cy, w, h = int(x * width), int(y * height), int(size * 0.35 * a) + 2, int(size * 0.35 * b) + 2
         if kind < 0.4:
             cv2.rectangle(image, (cx, cy), (cx + w, cy + h), colour, -1)
@@ -80,47 +80,49 @@ def _clutter(image: Image, rng: np.random.Generator) -> None:
         elif kind < 0.75:
             cv2.line(image, (cx, cy), (cx + 2 * w - h, cy + h), colour, 1 + int(4 * b), cv2.LINE_AA)
         else:
-            _stick(
+            _draw_stick(
                 image, colour, np.array([[cx, cy], [cx + (a - 0.5) * 0.5 * size, cy + (b - 0.3) * 0.5 * size]]), size
             )
 
 
-def _stick(image: Image, colour: tuple[float, float, float], ends: NDArray[np.float64], size: float) -> None:
+def _draw_stick(image: Image, colour: tuple[float, float, float], ends: NDArray[np.float64], size: float) -> None:
     radius = size * (0.01 + 0.015 * (colour[0] / 255))
     outer, inner = capsules(np.stack([ends, ends]), np.array([[radius, 0.7 * radius], [0.7 * radius, 0.4 * radius]]))
     for polygon, tone in ((outer, shade(colour, 0.66)), (inner, colour)):
-        cv2.fillConvexPoly(image, fixed_point(polygon), tone, cv2.LINE_AA, SHIFT)
+        cv2.fillConvexPoly(image, to_fixed_point(polygon), tone, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def paint_backdrop(rng: np.random.Generator, height: int, width: int) -> Image:
-    """Draw what is behind the people.
+def render_background(rng: np.random.Generator, height: int, width: int) -> Image:
+    """Sample and render a background.
 
     Args:
-        rng: where chance comes from.
-        height: px.
-        width: px.
+        rng: random number generator.
+        height: image height in px.
+        width: image width in px.
 
     Returns:
         (height, width, 3) uint8 BGR.
     """
-    image = _base(rng, height, width)
+    image = _base_layer(rng, height, width)
     if rng.random() < 0.25:
-        _texture(image, rng)
-    _clutter(image, rng)
+        _draw_grid_lines(image, rng)
+    _draw_clutter(image, rng)
     for _ in range(int(rng.integers(0, 3))):
         x, y, s, k = rng.random(4).tolist()
         size = (0.15 + 0.3 * s) * (height * width) ** 0.5
-        paint_thing(image, THINGS[int(k * len(THINGS))](rng, x * width, (0.4 + 0.6 * y) * height, size))
+        render_object(
+            image, OBJECT_FACTORIES[int(k * len(OBJECT_FACTORIES))](rng, x * width, (0.4 + 0.6 * y) * height, size)
+        )
     if rng.random() < 0.35:
         image = cv2.GaussianBlur(image, (0, 0), 0.8 + 1.6 * float(rng.random()))
     strength = float(rng.random())
     if strength > 0.3:
-        image = np.clip(image + _cut(rng, height, width) * np.float32(0.6 * strength), 0, 255).astype(np.uint8)
+        image = np.clip(image + _crop_noise(rng, height, width) * np.float32(0.6 * strength), 0, 255).astype(np.uint8)
     return image
 
 
-def light(image: Image, rng: np.random.Generator) -> Image:
-    """Uneven light, tint, contrast, blur and sensor noise over a whole (H, W, 3) uint8 picture; returns a new one."""
+def apply_lighting(image: Image, rng: np.random.Generator) -> Image:
+    """Return a copy of a (H, W, 3) uint8 image with uneven light, tint, brightness, blur and sensor noise."""
     height, width = image.shape[:2]
     u = rng.random(5).tolist()
     corners = 1.0 + (rng.random((2, 2, 1)) - 0.5) * 0.3
@@ -128,7 +130,7 @@ def light(image: Image, rng: np.random.Generator) -> Image:
     lit = image.astype(np.float32)
     lit *= cv2.resize(gain.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     lit += np.float32(24 * (u[1] - 0.5))
-    lit += _cut(rng, height, width) * np.float32(0.05 + 0.2 * u[2] ** 2)
+    lit += _crop_noise(rng, height, width) * np.float32(0.05 + 0.2 * u[2] ** 2)
     out: Image = np.clip(lit, 0, 255).astype(np.uint8)
     if u[3] < 0.25:
         out = cv2.GaussianBlur(out, (0, 0), 0.4 + 0.5 * u[4])

@@ -1,4 +1,4 @@
-"""Paint: figures and things in colour, with clothes, faces and shading."""
+"""Render figures and objects in colour, with clothes, faces and shading."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from pipeline.synthetic.geometry.figures import (
     Figure,
 )
 from pipeline.synthetic.geometry.heads import HAIRLINES, VISIBLE
-from pipeline.synthetic.geometry.objects import Colour, Thing, random_colour, shade
-from pipeline.synthetic.geometry.polygons import SHIFT, UNIT, capsules, fixed_point
+from pipeline.synthetic.geometry.objects import Colour, SceneObject, sample_colour, shade
+from pipeline.synthetic.geometry.polygons import SUBPIXEL_BITS, SUBPIXELS, capsules, to_fixed_point
 from pipeline.synthetic.geometry.poses import Floats
 
 Image = NDArray[np.uint8]
 
-_EDGE = 0.66  # how much darker an outline is than what it encloses
+_OUTLINE_SHADE = 0.66  # brightness of an outline relative to the area inside
 
-_SKIN: tuple[Colour, ...] = (
+_SKIN_COLOURS: tuple[Colour, ...] = (
     (190, 210, 243),
     (160, 190, 235),
     (130, 165, 218),
@@ -40,7 +40,7 @@ _SKIN: tuple[Colour, ...] = (
     (55, 82, 130),
     (42, 60, 96),
 )
-_HAIR: tuple[Colour, ...] = (
+_HAIR_COLOURS: tuple[Colour, ...] = (
     (28, 26, 30),
     (30, 42, 62),
     (40, 66, 104),
@@ -49,7 +49,7 @@ _HAIR: tuple[Colour, ...] = (
     (50, 74, 160),
     (170, 172, 176),
 )
-_TROUSERS: tuple[Colour, ...] = (
+_TROUSER_COLOURS: tuple[Colour, ...] = (
     (110, 70, 45),
     (70, 50, 40),
     (45, 42, 42),
@@ -61,8 +61,17 @@ _PATTERNS = ("plain", "plain", "plain", "plain", "plain", "stripes", "bars", "ch
 
 
 @dataclass(frozen=True)
-class Wardrobe:
-    """Colours and clothes; sleeves, trousers: how much of (upper arm, forearm) and (thigh, shank) they cover."""
+class Appearance:
+    """Colours, clothes and accessories of a person.
+
+    Attributes:
+        skin, hair, shirt, trousers, skirt, shoes: BGR colours.
+        second: BGR colour of the shirt's pattern and of a tie.
+        pattern: pattern of the shirt, one of _PATTERNS.
+        sleeves: fractions of upper arm and forearm that the sleeves cover.
+        legs: fractions of thigh and shank that the trousers cover.
+        glasses, beard, tie: True if the person wears it.
+    """
 
     skin: Colour
     hair: Colour
@@ -79,20 +88,20 @@ class Wardrobe:
     tie: bool
 
 
-def sample_wardrobe(rng: np.random.Generator) -> Wardrobe:
-    """Draw a person's colours and clothes."""
+def sample_appearance(rng: np.random.Generator) -> Appearance:
+    """Sample a person's colours and clothes."""
     u = rng.random(14).tolist()
     sleeve = (1.0, 1.0) if u[0] < 0.45 else (0.45 + 0.35 * u[1], 0.0) if u[0] < 0.88 else (0.0, 0.0)
     leg = (1.0, 1.0) if u[2] < 0.62 else (0.75 + 0.25 * u[3], 0.0) if u[2] < 0.9 else (1.0, 0.5)
-    trousers = _TROUSERS[int(u[4] * len(_TROUSERS))] if u[5] < 0.75 else random_colour(rng)
-    return Wardrobe(
-        skin=shade(_SKIN[int(u[6] * len(_SKIN))], 0.93 + 0.14 * u[7]),
-        hair=_HAIR[int(u[8] * len(_HAIR))],
-        shirt=random_colour(rng),
-        second=random_colour(rng),
+    trousers = _TROUSER_COLOURS[int(u[4] * len(_TROUSER_COLOURS))] if u[5] < 0.75 else sample_colour(rng)
+    return Appearance(
+        skin=shade(_SKIN_COLOURS[int(u[6] * len(_SKIN_COLOURS))], 0.93 + 0.14 * u[7]),
+        hair=_HAIR_COLOURS[int(u[8] * len(_HAIR_COLOURS))],
+        shirt=sample_colour(rng),
+        second=sample_colour(rng),
         trousers=shade(trousers, 0.7 + 0.6 * u[9]),
-        skirt=random_colour(rng),
-        shoes=random_colour(rng) if u[10] < 0.4 else (40.0, 40.0, 45.0),
+        skirt=sample_colour(rng),
+        shoes=sample_colour(rng) if u[10] < 0.4 else (40.0, 40.0, 45.0),
         pattern=_PATTERNS[int(u[11] * len(_PATTERNS))],
         sleeves=sleeve,
         legs=leg,
@@ -103,92 +112,94 @@ def sample_wardrobe(rng: np.random.Generator) -> Wardrobe:
 
 
 def _fill(image: Image, polygon: NDArray[np.int32], colour: Colour) -> None:
-    cv2.fillConvexPoly(image, polygon, colour, cv2.LINE_AA, SHIFT)
+    cv2.fillConvexPoly(image, polygon, colour, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def _dot(image: Image, x: float, y: float, radius: float, colour: Colour) -> None:
-    centre = (round(x * UNIT), round(y * UNIT))
-    cv2.circle(image, centre, max(round(radius * UNIT), 4), colour, -1, cv2.LINE_AA, SHIFT)
+    centre = (round(x * SUBPIXELS), round(y * SUBPIXELS))
+    cv2.circle(image, centre, max(round(radius * SUBPIXELS), 4), colour, -1, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def _line(image: Image, points: Floats, colour: Colour, thickness: float) -> None:
-    cv2.polylines(image, [fixed_point(points)], False, colour, max(1, round(thickness)), cv2.LINE_AA, SHIFT)
+    cv2.polylines(image, [to_fixed_point(points)], False, colour, max(1, round(thickness)), cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def paint_thing(image: Image, thing: Thing) -> None:
-    """Draw a thing or a crowd into a (H, W, 3) uint8 BGR picture."""
-    corners = fixed_point(thing.points)
-    for (_, start, stop), colour in zip(thing.spans, thing.colours, strict=True):
+def render_object(image: Image, scene_object: SceneObject) -> None:
+    """Draw an object or a crowd into a (H, W, 3) uint8 BGR image."""
+    corners = to_fixed_point(scene_object.points)
+    for (_, start, stop), colour in zip(scene_object.spans, scene_object.colours, strict=True):
         _fill(image, corners[start:stop], colour)
 
 
-class FigurePainter:
-    """Draws one figure, part after part, into a (H, W, 3) uint8 BGR picture."""
+class FigureRenderer:
+    """Draws one figure, part by part, into a (H, W, 3) uint8 BGR image."""
 
-    def __init__(self, image: Image, figure: Figure, wardrobe: Wardrobe) -> None:
-        self.image, self.figure, self.wardrobe = image, figure, wardrobe
+    def __init__(self, image: Image, figure: Figure, appearance: Appearance) -> None:
+        self.image, self.figure, self.appearance = image, figure, appearance
         axes, radii = figure.axes, figure.radii
-        light = np.array([-0.12, -0.12]) * radii.mean(axis=1)[:, None]
+        shift = np.array([-0.12, -0.12]) * radii.mean(axis=1)[:, None]
         cover = np.zeros(13)
-        cover[:12] = np.repeat([*wardrobe.sleeves, 0.0, *wardrobe.legs, 1.0], 2)
+        cover[:12] = np.repeat([*appearance.sleeves, 0.0, *appearance.legs, 1.0], 2)
         cut = axes.copy()
         cut[:, 1] = axes[:, 0] + cover[:, None] * (axes[:, 1] - axes[:, 0])
         self.cover = cover.tolist()
         layers = capsules(
-            np.concatenate([axes + light[:, None], cut, cut + light[:, None]]),
+            np.concatenate([axes + shift[:, None], cut, cut + shift[:, None]]),
             np.concatenate([radii * 0.74, radii * 1.06, radii * 0.80]),
         )
-        self.inner, self.cloth, self.cloth_inner = fixed_point(layers).reshape(3, 13, 14, 2)
+        self.inner, self.cloth, self.cloth_inner = to_fixed_point(layers).reshape(3, 13, 14, 2)
 
-    def paint(self) -> None:
-        """Draw all parts, from the farthest to the nearest."""
-        corners = fixed_point(self.figure.points)
+    def render(self) -> None:
+        """Draw all parts from far to near."""
+        corners = to_fixed_point(self.figure.points)
         heads = sum(part == HEAD for part, _, _ in self.figure.spans)
         seen = 0
         for part, start, stop in self.figure.spans:
             polygon = corners[start:stop]
             if part == HEAD:
-                self._head_layer(polygon, seen)
+                self._draw_head_layer(polygon, seen)
                 seen += 1
                 if seen == heads:
-                    self._face()
+                    self._draw_face()
             elif part >= UPPER_ARM or part == NECK:
-                self._limb(part, polygon)
+                self._draw_limb(part, polygon)
             elif part == TORSO:
-                self._torso(polygon)
+                self._draw_torso(polygon)
             elif part == PELVIS:
-                self._shaded(polygon, self.wardrobe.skirt if self.figure.shape.skirt else self.wardrobe.trousers)
+                self._fill_outlined(
+                    polygon, self.appearance.skirt if self.figure.shape.skirt else self.appearance.trousers
+                )
             elif part == SKIRT:
-                self._shaded(polygon, self.wardrobe.skirt)
+                self._fill_outlined(polygon, self.appearance.skirt)
             elif part == LONG_HAIR:
-                self._shaded(polygon, shade(self.wardrobe.hair, 0.85))
+                self._fill_outlined(polygon, shade(self.appearance.hair, 0.85))
 
-    def _shaded(self, polygon: NDArray[np.int32], colour: Colour) -> None:
-        _fill(self.image, polygon, shade(colour, _EDGE))
+    def _fill_outlined(self, polygon: NDArray[np.int32], colour: Colour) -> None:
+        _fill(self.image, polygon, shade(colour, _OUTLINE_SHADE))
         centre = polygon.mean(axis=0)
         _fill(self.image, np.rint(centre + 0.90 * (polygon - centre)).astype(np.int32), colour)
 
-    def _limb(self, part: int, polygon: NDArray[np.int32]) -> None:
-        w = self.wardrobe
+    def _draw_limb(self, part: int, polygon: NDArray[np.int32]) -> None:
+        w = self.appearance
         index = 12 if part == NECK else part - UPPER_ARM
         kind = part - index % 2 if part != NECK else NECK
         bare = w.shoes if kind == FOOT else w.skin
         cloth = w.shirt if kind in (UPPER_ARM, FOREARM) else w.trousers
         cover = self.cover[index]
         if kind in (NECK, HAND, FOOT) or cover < 0.01:
-            _fill(self.image, polygon, shade(bare, _EDGE))
+            _fill(self.image, polygon, shade(bare, _OUTLINE_SHADE))
             _fill(self.image, self.inner[index], bare)
             return
         whole = cover > 0.99
-        _fill(self.image, polygon, shade(cloth if whole else bare, _EDGE))
+        _fill(self.image, polygon, shade(cloth if whole else bare, _OUTLINE_SHADE))
         if not whole:
             _fill(self.image, self.inner[index], bare)
-            _fill(self.image, self.cloth[index], shade(cloth, _EDGE))
+            _fill(self.image, self.cloth[index], shade(cloth, _OUTLINE_SHADE))
         _fill(self.image, self.cloth_inner[index], cloth)
         if kind in (UPPER_ARM, FOREARM) and w.pattern in ("stripes", "checks"):
-            self._limb_stripes(index, cover)
+            self._draw_limb_stripes(index, cover)
 
-    def _limb_stripes(self, index: int, cover: float) -> None:
+    def _draw_limb_stripes(self, index: int, cover: float) -> None:
         (start, stop), radii = self.figure.axes[index], self.figure.radii[index]
         along = (stop - start) * cover
         length = math.hypot(*along.tolist()) + 1e-6
@@ -200,12 +211,12 @@ class FigurePainter:
             _line(
                 self.image,
                 np.stack([middle - reach * normal, middle + reach * normal]),
-                self.wardrobe.second,
+                self.appearance.second,
                 0.3 * step,
             )
 
-    def _rows(self, heights: Floats) -> Floats:
-        """(T, M, 2) near side of the trunk at ring numbers `heights`, from one side to the other."""
+    def _trunk_curves(self, heights: Floats) -> Floats:
+        """Return (T, M, 2) points across the near side of the trunk at fractional ring indices `heights` (T,)."""
         figure = self.figure
         near = figure.near
         first = int(np.argmin(near))
@@ -217,66 +228,66 @@ class FigurePainter:
         centre = rows.mean(axis=1, keepdims=True)
         return np.asarray(centre + 0.88 * (rows[:, order] - centre))
 
-    def _torso(self, polygon: NDArray[np.int32]) -> None:
-        w, figure = self.wardrobe, self.figure
-        self._shaded(polygon, w.shirt)
+    def _draw_torso(self, polygon: NDArray[np.int32]) -> None:
+        w, figure = self.appearance, self.figure
+        self._fill_outlined(polygon, w.shirt)
         size = figure.scale
         if w.pattern in ("stripes", "checks"):
-            for row in self._rows(np.linspace(1.2, 4.1, 7)):
+            for row in self._trunk_curves(np.linspace(1.2, 4.1, 7)):
                 _line(self.image, row, w.second, 0.016 * size)
         if w.pattern in ("bars", "checks"):
-            for column in self._rows(np.linspace(1.2, 4.2, 4)).transpose(1, 0, 2):
+            for column in self._trunk_curves(np.linspace(1.2, 4.2, 4)).transpose(1, 0, 2):
                 _line(self.image, column, w.second, 0.012 * size)
         if w.pattern == "dots":
-            for x, y in self._rows(np.linspace(1.3, 4.0, 6)).reshape(-1, 2).tolist():
+            for x, y in self._trunk_curves(np.linspace(1.3, 4.0, 6)).reshape(-1, 2).tolist():
                 _dot(self.image, x, y, 0.010 * size, w.second)
         if figure.front > 0.25:
-            self._chest()
+            self._draw_chest()
 
-    def _chest(self) -> None:
-        """What only the front has: neckline, logo or tie; the sign by which a chest differs from a back."""
-        w, size = self.wardrobe, self.figure.scale
-        rows = self._rows(np.array([5.0, 4.2, 3.2, 2.0]))
+    def _draw_chest(self) -> None:
+        """Draw neckline, tie or logo, which distinguish a person's front from the back."""
+        w, size = self.appearance, self.figure.scale
+        rows = self._trunk_curves(np.array([5.0, 4.2, 3.2, 2.0]))
         middle = rows[:, rows.shape[1] // 2]
         collar = np.stack([rows[0, 0], middle[1], rows[0, -1]])
-        _fill(self.image, fixed_point(collar), shade(w.skin, 0.9))
+        _fill(self.image, to_fixed_point(collar), shade(w.skin, 0.9))
         if w.tie:
             _line(self.image, middle[1:], w.second, 0.022 * size)
         elif w.pattern == "logo":
             _dot(self.image, float(middle[2, 0]), float(middle[2, 1]), 0.035 * size, w.second)
 
-    def _head_layer(self, polygon: NDArray[np.int32], layer: int) -> None:
-        w, figure = self.wardrobe, self.figure
+    def _draw_head_layer(self, polygon: NDArray[np.int32], layer: int) -> None:
+        w, figure = self.appearance, self.figure
         bald = HAIRLINES[figure.shape.hairline][1] > 1
         back, top = (w.skin, w.hair) if figure.head.hair_on_top else (w.hair, w.skin)
         if layer == 0:
-            self._shaded(polygon, w.skin if bald else back)
+            self._fill_outlined(polygon, w.skin if bald else back)
         elif layer == 1 and not bald:
             _fill(self.image, polygon, top)
         else:
             _fill(self.image, polygon, shade(w.skin, 0.80))
 
-    def _face(self) -> None:
-        figure, w = self.figure, self.wardrobe
-        unit = 0.048 * figure.shape.build.head * figure.scale
+    def _draw_face(self) -> None:
+        figure, w = self.figure, self.appearance
+        unit = 0.048 * figure.shape.proportions.head * figure.scale
         bridge, chin, mouth = (figure.landmark(name) for name in ("bridge", "chin", "mouth"))
         down = chin - bridge
         across = np.array([-down[1], down[0]]) / (math.hypot(*down.tolist()) + 1e-6)
-        if figure.head.gaze > 0.05:
+        if figure.head.face_to_camera > 0.05:
             if w.beard:
                 _line(
                     self.image, np.stack([mouth - 0.5 * unit * across, mouth + 0.5 * unit * across]), w.hair, 0.5 * unit
                 )
-            wide = 0.34 * unit * max(figure.head.gaze, 0.25)
+            wide = 0.34 * unit * max(figure.head.face_to_camera, 0.25)
             _line(
                 self.image, np.stack([mouth - wide * across, mouth + wide * across]), (60.0, 55.0, 130.0), 0.13 * unit
             )
         for eye in (1, 2):
-            if figure.facing[eye] == VISIBLE:
-                self._eye(figure.keypoints[eye], across, down, unit)
+            if figure.pose_visibility[eye] == VISIBLE:
+                self._draw_eye(figure.keypoints[eye], across, down, unit)
 
-    def _eye(self, centre: Floats, across: Floats, down: Floats, unit: float) -> None:
-        w = self.wardrobe
+    def _draw_eye(self, centre: Floats, across: Floats, down: Floats, unit: float) -> None:
+        w = self.appearance
         x, y = centre.tolist()
         if w.glasses:
             _dot(self.image, x, y, 0.36 * unit, (35.0, 30.0, 30.0))
