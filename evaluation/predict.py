@@ -84,7 +84,7 @@ def main(
     from pipeline.system.signals import StopSignal
 
     signals = StopSignal()  # before NumPy and MindSpore start threads
-    signals.watch("Stopping; what has been read is finished")
+    signals.start_watching("Stopping; what has been read is finished")
     from evaluation.inference.predictor import Predictor
     from evaluation.media.prediction import Prediction, predict
     from evaluation.media.sources import find_sources

@@ -94,10 +94,10 @@ def main(source: Path, out: Path, kind: str) -> None:
     converted = convert_file(source, None if kind == "auto" else kind)
     import mindspore as ms
 
-    from training.checkpoint.checkpoint import Position, write_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, write_checkpoint
 
     parameters = [ms.Parameter(ms.Tensor(value), name=name) for name, value in converted.tensors.items()]
-    write_checkpoint(out, parameters, converted.config, Position(step=0, records=0, shards="", processes=1))
+    write_checkpoint(out, parameters, converted.config, TrainingPosition(step=0, records=0, shards="", processes=1))
     for line in describe(converted):
         click.echo(line)
     click.echo(out)

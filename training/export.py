@@ -55,14 +55,14 @@ def main(
     from training.checkpoint.checkpoint import load_checkpoint
     from training.checkpoint.run_folder import find_checkpoint
     from training.config import override_evaluation
-    from training.distributed.world import make_debug_folder, start
+    from training.distributed.world import init_world, make_debug_folder
     from training.graphs.metadata import SUFFIXES
 
     if dynamic and kind != "mindir":
         raise InputError(f"--dynamic: MindSpore writes {kind.upper()} for one size only; take --format mindir")
     if out and (out.suffix != SUFFIXES[kind] or out.is_dir()):
         raise InputError(f"--out {out}: expected the name of a file that ends in {SUFFIXES[kind]}")
-    world = start(device, debug_folder=make_debug_folder())
+    world = init_world(device, debug_folder=make_debug_folder())
     if kind == "air" and world.device != "Ascend":
         raise InputError("--format air: MindSpore writes AIR on Ascend only, and runs on CPU here; take onnx or mindir")
     checkpoint = load_checkpoint(find_checkpoint(ckpt))
@@ -71,7 +71,7 @@ def main(
     out = out or checkpoint.path.with_suffix(SUFFIXES[kind])
     difference = export_checkpoint(checkpoint, out, kind, shape, evaluation, all_stages=all_stages)
     checked = "not compared" if difference is None else f"maps within {difference:.1g} of the checkpoint's"
-    weights = "averaged weights; " if checkpoint.averaged else ""
+    weights = "averaged weights; " if checkpoint.has_weight_average else ""
     click.echo(f"{out}: {shape}; {weights}{checked}")
 
 

@@ -132,15 +132,15 @@ def _say(line: str) -> None:
 
 def _train_and_send(arguments: Sequence[str], run: Path, url: str) -> int:
     """Run the trainer on a run that is copied to the store with each checkpoint and at the end; the exit code."""
-    from training.checkpoint.run_folder import checkpoints
+    from training.checkpoint.run_folder import list_checkpoints
     from training.cloud.object_store import FolderMirror
 
     mirror = FolderMirror(run, url)
-    known = checkpoints(run)
+    known = list_checkpoints(run)
 
     def send_new() -> None:
         nonlocal known
-        if (found := checkpoints(run)) != known:
+        if (found := list_checkpoints(run)) != known:
             known = found
             for problem in mirror.sync():
                 _say(f"Warning: {problem}; it is tried again")

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from training.distributed.hosts import MASTER_PORT, resolve_cluster
+from training.distributed.hosts import DEFAULT_MASTER_PORT, resolve_cluster
 
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto", show_default=True
 )
-"""Where the network runs, as `training.distributed.world.start` takes it."""
+"""Where the network runs, as `training.distributed.world.init_world` takes it."""
 
 _CLUSTER_OPTIONS = (
     click.option("--nproc", type=click.IntRange(1, 1024), default=1, show_default=True, help="Processes on a machine."),
@@ -21,7 +21,11 @@ _CLUSTER_OPTIONS = (
     click.option("--node-rank", type=int, help="Which of --hosts this is, from 0.  [names: found by address]"),
     click.option("--master", metavar="ADDRESS", help="Of machine 0, as the others reach it.  [names: the first]"),
     click.option(
-        "--master-port", type=click.IntRange(1024, 65535), default=MASTER_PORT, show_default=True, help="Of machine 0."
+        "--master-port",
+        type=click.IntRange(1024, 65535),
+        default=DEFAULT_MASTER_PORT,
+        show_default=True,
+        help="Of machine 0.",
     ),
 )
 

@@ -66,25 +66,25 @@ def main(
 
     signals = StopSignal()  # before NumPy and MindSpore start threads
     from pipeline.storage.manifest import Manifest
-    from training.checkpoint.run_folder import check_folder, check_start, checkpoints
+    from training.checkpoint.run_folder import check_init_options, check_run_folder, list_checkpoints
     from training.config import load_config
-    from training.distributed.environment import launched
+    from training.distributed.environment import launched_by_msrun
     from training.distributed.launcher import exit_with_launcher, launch
     from training.loop.plan import plan_run
     from training.recipes import find_recipe
 
-    if launched():
+    if launched_by_msrun():
         exit_with_launcher(cluster)
     config = load_config(find_recipe(recipe), overrides)
-    if not launched():
-        plan_run(config, Manifest.load(shards, hash_all=verify, hash_modified=True).records, cluster.total)
-        check_folder(out, resume)
-        check_start(init, allow_missing, going_on=resume and bool(checkpoints(out)))
-    evaluator = _evaluator(config, val, tell=not launched())
-    if cluster.total > 1 and not launched():
-        signals.watch("Stopping after the next step; at once if you ask again")
+    if not launched_by_msrun():
+        plan_run(config, Manifest.load(shards, hash_all=verify, hash_modified=True).records, cluster.world_size)
+        check_run_folder(out, resume)
+        check_init_options(init, allow_missing, going_on=resume and bool(list_checkpoints(out)))
+    evaluator = _evaluator(config, val, tell=not launched_by_msrun())
+    if cluster.world_size > 1 and not launched_by_msrun():
+        signals.start_watching("Stopping after the next step; at once if you ask again")
         raise SystemExit(launch(cluster, out, sys.argv[1:], signals))
-    signals.watch()
+    signals.start_watching()
     begin: dict[str, Any] = {"init": init, "allow_missing": allow_missing, "resume": resume}
     raise SystemExit(_train(config, shards, out, **begin, device=device, signals=signals, evaluator=evaluator))
 

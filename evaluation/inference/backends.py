@@ -71,9 +71,9 @@ def _load_checkpoint(path: Path, device: str, overrides: Sequence[str]) -> Backe
     from training.checkpoint.checkpoint import load_checkpoint
     from training.checkpoint.run_folder import find_checkpoint
     from training.config import override_evaluation
-    from training.distributed.world import make_debug_folder, start
+    from training.distributed.world import init_world, make_debug_folder
 
-    start(device, debug_folder=make_debug_folder())
+    init_world(device, debug_folder=make_debug_folder())
     checkpoint = load_checkpoint(find_checkpoint(path))
     config = override_evaluation(checkpoint.config, overrides)
     return Backend(checkpoint_network(checkpoint), config, checkpoint.path)
@@ -114,9 +114,9 @@ def mindir_network(path: Path, device: str, exported: GraphMetadata) -> Inferenc
     _require_mindspore(path)
     import mindspore as ms
 
-    from training.distributed.world import make_debug_folder, start
+    from training.distributed.world import init_world, make_debug_folder
 
-    start(device, debug_folder=make_debug_folder())
+    init_world(device, debug_folder=make_debug_folder())
     try:
         graph = ms.nn.GraphCell(ms.load(str(path)))
     except (RuntimeError, ValueError, TypeError) as error:

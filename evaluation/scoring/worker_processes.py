@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from evaluation.scoring.datasets import PictureSet
 from evaluation.scoring.detect import Detections, detect_people, gather, nothing
 from pipeline.errors import InputError
-from pipeline.system.processes import exit_with
+from pipeline.system.processes import exit_with_process
 
 if TYPE_CHECKING:
     from evaluation.inference.predictor import Predictor
@@ -118,7 +118,7 @@ def _work(
     parent = multiprocessing.parent_process()
     assert parent is not None
     assert parent.pid is not None
-    exit_with(parent.pid)
+    exit_with_process(parent.pid)
     os.environ[VISIBLE_DEVICES] = device
     try:
         detections = detect_people(load(), pictures.records(share), lambda: answer.send(None))

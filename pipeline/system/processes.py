@@ -12,7 +12,7 @@ from typing import Any
 _POLL_SECONDS = 0.2
 
 
-def is_gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     """Whether the process `pid` has ended; a zombie, which its parent has not waited for, counts as ended."""
     import psutil
 
@@ -21,13 +21,13 @@ def is_gone(pid: int) -> bool:
     return True
 
 
-def exit_with(pid: int) -> None:
+def exit_with_process(pid: int) -> None:
     """Kill this process as soon as the process `pid` is gone. A daemon thread polls; returns at once."""
-    threading.Thread(target=_kill_self_after, args=(pid,), name="exit_with", daemon=True).start()
+    threading.Thread(target=_kill_self_after, args=(pid,), name="exit_with_process", daemon=True).start()
 
 
 def _kill_self_after(pid: int) -> None:
-    while not is_gone(pid):
+    while not has_ended(pid):
         time.sleep(_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -43,4 +43,8 @@ def exit_with_parent_options() -> dict[str, Any]:
     from joblib.parallel import get_active_backend
 
     backend, _ = get_active_backend()
-    return {"initializer": exit_with, "initargs": (os.getpid(),)} if type(backend).__name__ == "LokyBackend" else {}
+    return (
+        {"initializer": exit_with_process, "initargs": (os.getpid(),)}
+        if type(backend).__name__ == "LokyBackend"
+        else {}
+    )

@@ -29,7 +29,7 @@ class StopSignal:
         self.number = self.count = 0
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
-    def watch(self, answer: str = "Stopping after the next step") -> None:
+    def start_watching(self, answer: str = "Stopping after the next step") -> None:
         """Notice signals from now on, those that came since this object was made included; `answer` is said to each."""
         threading.Thread(target=self._wait, args=(answer,), name="signals", daemon=True).start()
 

@@ -66,10 +66,10 @@ def _untrained(folder: Path) -> Path:
     from pipeline.system.log_filters import silence_mindspore
 
     silence_mindspore()
-    from training.checkpoint.checkpoint import Position, save_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, save_checkpoint
     from training.config import load_config
     from training.network.openpose import OpenPose
 
     config = load_config(ROOT / "configs" / "demo.yaml")
-    save_checkpoint(folder, OpenPose(config.model).get_parameters(), config, Position(0, 1, "", 1), keep=1)
+    save_checkpoint(folder, OpenPose(config.model).get_parameters(), config, TrainingPosition(0, 1, "", 1), keep=1)
     return folder

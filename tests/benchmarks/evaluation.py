@@ -65,12 +65,12 @@ def _untrained(folder: Path) -> Path:
     """A run folder with the recipe's network as it is before training."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint import Position, save_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, save_checkpoint
     from training.network.openpose import OpenPose
 
     config = load_config(RECIPE)
     ms.set_seed(0)
-    save_checkpoint(folder, OpenPose(config.model).get_parameters(), config, Position(0, 0, "", 1), keep=1)
+    save_checkpoint(folder, OpenPose(config.model).get_parameters(), config, TrainingPosition(0, 0, "", 1), keep=1)
     return folder
 
 

@@ -46,12 +46,12 @@ def checkpoint(tmp_path_factory):
     """A run folder with random weights."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint import Position, save_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, save_checkpoint
     from training.network.openpose import OpenPose
 
     ms.set_seed(5)
     run = tmp_path_factory.mktemp("run")
-    save_checkpoint(run, OpenPose(RECIPE.model).get_parameters(), RECIPE, Position(9, 1, "", 1), keep=1)
+    save_checkpoint(run, OpenPose(RECIPE.model).get_parameters(), RECIPE, TrainingPosition(9, 1, "", 1), keep=1)
     return run
 
 
@@ -110,7 +110,7 @@ def test_a_graph_gives_the_maps_of_its_checkpoint(name, graphs, checkpoint):
 def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path):
     import mindspore as ms
 
-    from training.checkpoint.checkpoint import Position, load_checkpoint, save_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, load_checkpoint, save_checkpoint
     from training.checkpoint.run_folder import find_checkpoint
     from training.graphs.export_graph import checkpoint_network
     from training.network.openpose import OpenPose
@@ -119,7 +119,7 @@ def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path
     ms.set_seed(6)
     state = [*OpenPose(RECIPE.model).get_parameters()]
     state += [ms.Parameter(tensor, name=f"ema.{name}") for name, tensor in average.items()]
-    path = save_checkpoint(tmp_path / "run", state, RECIPE, Position(9, 1, "", 1), keep=1)
+    path = save_checkpoint(tmp_path / "run", state, RECIPE, TrainingPosition(9, 1, "", 1), keep=1)
     found, expected = (Predictor.load(each, "cpu").predict_maps(pictures()[:1])[0] for each in (path, checkpoint))
     assert np.array_equal(found.heatmaps, expected.heatmaps)
     assert np.array_equal(found.pafs, expected.pafs)

@@ -127,8 +127,8 @@ def test_the_numbers_are_those_of_an_evaluation_at_one_scale(val, oracle):
     assert score.numbers == score_detections(detections).ap
     assert list(score.numbers) == list(AP_KEYS)
     assert 0.7 < score.ap < 0.99
-    assert score.defined
-    assert score.pictures == EVERYBODY
+    assert score.is_defined
+    assert score.image_count == EVERYBODY
     assert score.seconds > 0
 
 
@@ -138,8 +138,8 @@ def test_any_number_of_processes_gets_the_same_numbers(val, oracle, size, tmp_pa
     alone = evaluator(oracle, ALONE, never, ignore)
     scores = together(evaluator, oracle, size, tmp_path)
     assert all(score.numbers == alone.numbers for score in scores)
-    assert {score.pictures for score in scores} == {EVERYBODY}
-    assert [score.sheet is not None for score in scores] == [rank == 0 for rank in range(size)]
+    assert {score.image_count for score in scores} == {EVERYBODY}
+    assert [score.map_figure is not None for score in scores] == [rank == 0 for rank in range(size)]
 
 
 def test_two_canvases_do_for_pictures_of_all_shapes(val, oracle):
@@ -151,7 +151,7 @@ def test_some_pictures_evenly_spread(val, oracle):
     progress = []
     evaluator = DuringTraining(recipe("training.eval_pictures=4"), val)
     score = evaluator(oracle, ALONE, never, lambda *now: progress.append(now))
-    assert score.pictures == 4
+    assert score.image_count == 4
     assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert evaluator.indices == [1, 5, 8, 12]
     assert spread(5000, 500)[:3] == [5, 15, 25]
@@ -190,8 +190,8 @@ def test_an_answer_that_is_no_use_is_told_in_every_process(val, oracle, tmp_path
 def test_a_set_of_nobody_is_no_better_than_another(val, oracle, known, monkeypatch):
     monkeypatch.setattr(during, "spread", lambda total, number: [0])
     score = DuringTraining(recipe(), val)(oracle, ALONE, never, ignore)
-    assert not score.defined
-    assert score.sheet is None
+    assert not score.is_defined
+    assert score.map_figure is None
 
 
 def test_what_is_wrong_with_a_set_is_told_at_once(tmp_path, tiny_shards):

@@ -158,7 +158,7 @@ def made(tmp_path_factory):
     """A folder with a run of a small random network, a COCO folder of 9 small pictures, and shards of it."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint import Position, save_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, save_checkpoint
     from training.network.openpose import OpenPose
 
     root = tmp_path_factory.mktemp("evaluate")
@@ -174,7 +174,7 @@ def made(tmp_path_factory):
     )
     ms.set_seed(0)
     parameters = OpenPose(config.model).get_parameters()
-    save_checkpoint(root / "run", parameters, config, Position(2, 9, "", 1), keep=1)
+    save_checkpoint(root / "run", parameters, config, TrainingPosition(2, 9, "", 1), keep=1)
     return root
 
 

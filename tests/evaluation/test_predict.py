@@ -253,14 +253,14 @@ def graph(tmp_path_factory):
     """A small network with random weights as an ONNX graph."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint import Position, load_checkpoint, save_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, load_checkpoint, save_checkpoint
     from training.graphs.export_graph import InputShape, export_checkpoint
     from training.network.openpose import OpenPose
 
     ms.set_seed(5)
     run = tmp_path_factory.mktemp("run")
     recipe = parse_config({**tiny.RECIPE, "evaluation": {"size": 64, "batch_size": 2}}, source="tiny")
-    path = save_checkpoint(run, OpenPose(recipe.model).get_parameters(), recipe, Position(9, 1, "", 1), keep=1)
+    path = save_checkpoint(run, OpenPose(recipe.model).get_parameters(), recipe, TrainingPosition(9, 1, "", 1), keep=1)
     out = run / "tiny.onnx"
     export_checkpoint(load_checkpoint(path), out, "onnx", InputShape(2, 64, 64), recipe.evaluation, all_stages=False)
     return out

@@ -128,13 +128,13 @@ def checkpoint(tmp_path_factory):
     """A run folder with random weights."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint import Position, save_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, save_checkpoint
     from training.network.openpose import OpenPose
 
     ms.set_seed(3)
     run = tmp_path_factory.mktemp("run")
     network = OpenPose(TINY.model)
-    save_checkpoint(run, network.get_parameters(), TINY, Position(7, 1, "", 1), keep=1)
+    save_checkpoint(run, network.get_parameters(), TINY, TrainingPosition(7, 1, "", 1), keep=1)
     return run
 
 

@@ -29,12 +29,12 @@ _TAIL = len(_MARK) + 10
 def checkpoints(seed: int, cases: int, folder: Path) -> Findings:
     """Checkpoints: damaged with and without the checksum made good, and with entries that lie; put into a network."""
     silence_mindspore()
-    from training.checkpoint.checkpoint import Position, load_checkpoint, restore, save_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, load_checkpoint, restore, save_checkpoint
     from training.network.openpose import OpenPose
 
     trial = Trial()
     network = OpenPose(tiny.recipe().model)
-    position = Position(step=3, records=48, shards="", processes=1)
+    position = TrainingPosition(step=3, records=48, shards="", processes=1)
     path = save_checkpoint(folder, network.get_parameters(), tiny.recipe(), position, keep=1)
     whole = path.read_bytes()
 

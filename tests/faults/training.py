@@ -54,7 +54,7 @@ def _kill_and_resume(seed: int, cases: int, folder: Path, processes: int) -> Fin
     _, error = tiny.start(tiny.command(recipe, shards, undisturbed, *more)).communicate(timeout=PATIENCE)
     length = time.monotonic() - began
     expected = tiny.losses(undisturbed)
-    if len(expected) != plan_run(tiny.recipe(**LEARNING), tiny.RECORDS, processes).total:
+    if len(expected) != plan_run(tiny.recipe(**LEARNING), tiny.RECORDS, processes).total_steps:
         findings.count("undisturbed", f"did not finish: {error[-300:]}")
     reached = []
     for case in range(cases):
@@ -109,7 +109,7 @@ def _role(process: psutil.Process) -> str | None:
 def full_disk(seed: int, cases: int, folder: Path) -> Findings:
     """A checkpoint is saved where there is no room for it: the one before stays, whole, and nothing else."""
     silence_mindspore()
-    from training.checkpoint.checkpoint import Position, newest_checkpoint, save_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, newest_checkpoint, save_checkpoint
     from training.network.openpose import OpenPose
 
     findings = Findings()
@@ -119,7 +119,7 @@ def full_disk(seed: int, cases: int, folder: Path) -> Findings:
             with small_disk(folder / f"disk{case}", "8m") as disk:
 
                 def save(step: int, run: Path = disk / "run") -> Path:
-                    position = Position(step, records=48, shards="", processes=1)
+                    position = TrainingPosition(step, records=48, shards="", processes=1)
                     return save_checkpoint(run, parameters, tiny.recipe(), position, keep=2)
 
                 first = save(1)

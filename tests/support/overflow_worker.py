@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from tests.training.test_step import GRADIENT, Trial
-from training.distributed.world import start
+from training.distributed.world import init_world
 
 
 def main() -> None:
-    world = start("cpu", Path(sys.argv[1]))
+    world = init_world("cpu", Path(sys.argv[1]))
     trial = Trial(processes=world.size, loss_scale=8, loss_scale_mode="dynamic", ema_decay=0.5)
     for gradient in (np.full(6, np.inf) if world.rank == 1 else GRADIENT, GRADIENT * (1 + world.rank)):
         _, _, finite, _, stop = trial.step(gradient, stop=float(world.rank == 1), decay=0.5)

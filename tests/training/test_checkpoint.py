@@ -17,18 +17,18 @@ from pipeline.errors import InputError
 from tests.support import tiny
 from training.checkpoint.checkpoint import (
     DamagedCheckpointError,
-    Position,
+    TrainingPosition,
     load_checkpoint,
     newest_checkpoint,
     restore,
     save_checkpoint,
 )
 from training.checkpoint.run_folder import (
-    check_folder,
+    check_run_folder,
     checkpoint_path,
-    checkpoints,
     find_checkpoint,
-    prepare_folder,
+    list_checkpoints,
+    prepare_run_folder,
 )
 
 
@@ -41,7 +41,7 @@ class Cell(nn.Cell):
 
 def save(run, step, cell=None, keep=3):
     cell = cell or Cell(step)
-    position = Position(step, records=11, shards="abc", processes=2)
+    position = TrainingPosition(step, records=11, shards="abc", processes=2)
     return save_checkpoint(run, cell.get_parameters(), tiny.recipe(), position, keep=keep)
 
 
@@ -50,7 +50,7 @@ def test_what_is_saved_comes_back(tmp_path):
     assert path == tmp_path / "checkpoints" / "step-0000007.ckpt"
     checkpoint = load_checkpoint(path)
     assert checkpoint.config == tiny.recipe()
-    assert checkpoint.position == Position(7, records=11, shards="abc", processes=2)
+    assert checkpoint.position == TrainingPosition(7, records=11, shards="abc", processes=2)
     assert checkpoint.step == 7
     cell = Cell(0)
     restore(cell, checkpoint.tensors, path)
@@ -71,9 +71,9 @@ def test_the_newest_are_kept_by_number(tmp_path):
     for step in (999_999, 5, 10_000_000, 9_999_999):
         save(tmp_path, step, keep=9)
     steps = [5, 999_999, 9_999_999, 10_000_000]
-    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, step) for step in steps]
+    assert list_checkpoints(tmp_path) == [checkpoint_path(tmp_path, step) for step in steps]
     save(tmp_path, 10_000_001, keep=2)
-    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, step) for step in (10_000_000, 10_000_001)]
+    assert list_checkpoints(tmp_path) == [checkpoint_path(tmp_path, step) for step in (10_000_000, 10_000_001)]
     assert find_checkpoint(tmp_path) == checkpoint_path(tmp_path, 10_000_001)
 
 
@@ -116,7 +116,7 @@ def test_the_newest_whole_one_is_found(tmp_path):
     assert checkpoint is not None
     assert checkpoint.step == 2
     assert [str(error).partition(":")[0] for error in damaged] == [str(path)]
-    for other in checkpoints(tmp_path):
+    for other in list_checkpoints(tmp_path):
         other.write_bytes(b"")
     with pytest.raises(InputError, match="every checkpoint is damaged"):
         newest_checkpoint(tmp_path)
@@ -206,13 +206,13 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
-    check_folder(tmp_path / "new", resume=False)
+    check_run_folder(tmp_path / "new", resume=False)
     save(tmp_path, 1)
-    check_folder(tmp_path, resume=True)
+    check_run_folder(tmp_path, resume=True)
     with pytest.raises(InputError, match="holds a run already; go on with RESUME=1"):
-        check_folder(tmp_path, resume=False)
+        check_run_folder(tmp_path, resume=False)
     with pytest.raises(InputError, match="is a file; expected a folder"):
-        check_folder(checkpoint_path(tmp_path, 1), resume=True)
+        check_run_folder(checkpoint_path(tmp_path, 1), resume=True)
 
 
 def test_preparing_forgets_what_came_later(tmp_path):
@@ -223,7 +223,7 @@ def test_preparing_forgets_what_came_later(tmp_path):
     (folder / ".step-0000008.tmp").write_bytes(b"half")
     lines = [json.dumps({"step": step, "loss": 0.5}) + "\n" for step in (2, 4, 5, 6)]
     (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 7, "lo')
-    prepare_folder(tmp_path, tiny.recipe(), done=4)
+    prepare_run_folder(tmp_path, tiny.recipe(), done=4)
     assert sorted(path.name for path in folder.iterdir()) == [
         "step-0000002.ckpt",
         "step-0000004.ckpt",

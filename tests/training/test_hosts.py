@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from pipeline.errors import InputError
 from tests.support import tiny
 from training.distributed import hosts as cluster
-from training.distributed.hosts import MASTER_PORT, Cluster, resolve_cluster
+from training.distributed.hosts import DEFAULT_MASTER_PORT, Cluster, resolve_cluster
 
 ADDRESSES = {"node-a": "10.0.0.1", "node-b": "10.0.0.2"}
 ADDRESSES |= {address: address for address in ("127.0.0.1", *ADDRESSES.values())}
@@ -32,19 +32,19 @@ def on_machine_b(monkeypatch):
 
 def test_one_machine_is_the_default():
     assert resolve_cluster(8) == Cluster(8) == resolve_cluster(8, "1", 0) == resolve_cluster(8, "node-b")
-    assert (Cluster(8).total, Cluster(8).ranks) == (8, range(8))
+    assert (Cluster(8).world_size, Cluster(8).local_ranks) == (8, range(8))
 
 
 def test_a_number_of_machines_needs_to_be_told_which_this_is():
     found = resolve_cluster(8, "2", 1, "node-a")
-    assert found == Cluster(8, 2, 1, "10.0.0.1", MASTER_PORT)
-    assert (found.total, found.ranks) == (16, range(8, 16))
+    assert found == Cluster(8, 2, 1, "10.0.0.1", DEFAULT_MASTER_PORT)
+    assert (found.world_size, found.local_ranks) == (16, range(8, 16))
     assert resolve_cluster(8, "2", 0, "10.0.0.2", 9000) == Cluster(8, 2, 0, "10.0.0.2", 9000)
 
 
 @pytest.mark.parametrize("hosts", ["node-a,node-b", "10.0.0.1 10.0.0.2", "10.0.0.1, node-b"])
 def test_names_tell_which_this_is(hosts):
-    assert resolve_cluster(4, hosts) == Cluster(4, 2, 1, "10.0.0.1", MASTER_PORT)
+    assert resolve_cluster(4, hosts) == Cluster(4, 2, 1, "10.0.0.1", DEFAULT_MASTER_PORT)
 
 
 @pytest.mark.parametrize(

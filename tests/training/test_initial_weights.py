@@ -11,11 +11,11 @@ from pipeline.errors import InputError
 from tests.support import tiny
 from tests.support.published import random_weights, vgg
 from tests.support.torch_files import write
-from training.checkpoint.checkpoint import Position, load_checkpoint, write_checkpoint
-from training.checkpoint.run_folder import check_start, checkpoints, find_checkpoint
+from training.checkpoint.checkpoint import TrainingPosition, load_checkpoint, write_checkpoint
+from training.checkpoint.run_folder import check_init_options, find_checkpoint, list_checkpoints
 from training.config import load_config, override_config
 from training.convert import main as convert
-from training.loop.plan import with_normalisation
+from training.loop.plan import use_checkpoint_normalisation
 from training.network.openpose import OpenPose
 from training.optim.ema import AVERAGE_PREFIX
 from training.weights.initial_weights import InitialWeights, apply_initial_weights
@@ -25,7 +25,7 @@ OTHER = ["model.mean=[1, 2, 3]", "model.std=[4, 5, 6]"]
 
 def saved(path, config, parameters=None):
     network = OpenPose(config.model)
-    write_checkpoint(path, parameters or network.get_parameters(), config, Position(0, 0, "", 1))
+    write_checkpoint(path, parameters or network.get_parameters(), config, TrainingPosition(0, 0, "", 1))
     return load_checkpoint(path)
 
 
@@ -120,8 +120,8 @@ def test_what_does_not_fit_may_stay_random_where_that_is_allowed(tmp_path):
 
 def test_normalisation_belongs_to_the_weights(tmp_path):
     config, learnt = tiny.recipe(), override_config(tiny.recipe(), OTHER)
-    assert with_normalisation(config, config, tmp_path) == (config, [])
-    mixed, said = with_normalisation(config, learnt, tmp_path / "a.ckpt")
+    assert use_checkpoint_normalisation(config, config, tmp_path) == (config, [])
+    mixed, said = use_checkpoint_normalisation(config, learnt, tmp_path / "a.ckpt")
     assert (mixed.model, mixed.training) == (learnt.model, config.training)
     assert said == [
         f"model.mean 1 2 3, model.std 4 5 6: of {tmp_path / 'a.ckpt'}, as normalisation belongs to the weights; "
@@ -131,10 +131,10 @@ def test_normalisation_belongs_to_the_weights(tmp_path):
 
 def test_files_that_are_no_start(tmp_path):
     with pytest.raises(InputError, match=r"a\.ckpt: no such file; expected a checkpoint, or a run folder"):
-        check_start(tmp_path / "a.ckpt", (), going_on=False)
-    check_start(tmp_path / "a.ckpt", (), going_on=True)
+        check_init_options(tmp_path / "a.ckpt", (), going_on=False)
+    check_init_options(tmp_path / "a.ckpt", (), going_on=True)
     with pytest.raises(InputError, match="--allow-missing stages: belongs to --init"):
-        check_start(None, ("stages",), going_on=False)
+        check_init_options(None, ("stages",), going_on=False)
     (tmp_path / "a.pth").write_bytes(b"\x80\x02.")
     with pytest.raises(InputError, match=r"weights of others: python -m training\.convert .*a\.pth --out FILE\.ckpt"):
         InitialWeights(tmp_path / "a.pth").load()
@@ -175,7 +175,7 @@ def test_what_a_run_may_not_begin_with_leaves_no_run(tiny_shards, tmp_path):
     checkpoint = part_of(tmp_path, "backbone")
     with pytest.raises(InputError, match="add --allow-missing features --allow-missing stages"):
         start_from(checkpoint.path, tiny_shards, tmp_path / "run")
-    assert not checkpoints(tmp_path / "run")
+    assert not list_checkpoints(tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 

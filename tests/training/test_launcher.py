@@ -20,8 +20,8 @@ import pytest
 from pipeline.system.signals import StopSignal
 from tests.support import tiny
 from training.checkpoint.checkpoint import load_checkpoint
-from training.checkpoint.run_folder import checkpoint_path, checkpoints
-from training.distributed.process_monitor import ERROR_LINES, ProcessMonitor, error_lines
+from training.checkpoint.run_folder import checkpoint_path, list_checkpoints
+from training.distributed.process_monitor import MAX_ERROR_LINES, ProcessMonitor, extract_error_lines
 
 pytestmark = pytest.mark.usefixtures("nothing_survives")
 
@@ -103,7 +103,7 @@ def test_two_processes_learn_what_one_learns(tiny_run, two):
     assert ours.keys() == theirs.keys()
     for step in range(1, 21):
         assert ours[step] == pytest.approx(theirs[step], rel=1e-4)
-    position = load_checkpoint(checkpoints(run)[-1]).position
+    position = load_checkpoint(list_checkpoints(run)[-1]).position
     assert (position.step, position.processes) == (48, 2)
     logs = sorted(path.name for path in (run / "logs").iterdir())
     assert logs == ["msrun.log", "scheduler.log", "worker_0.log", "worker_1.log"]
@@ -190,7 +190,7 @@ def test_sigterm_saves_and_whatever_is_killed_takes_all_along(tiny_recipe, tiny_
     code, err = finish(process)
     assert code == 0, err
     stopped = max(tiny.losses(run))
-    assert checkpoints(run)[-1] == checkpoint_path(run, stopped)
+    assert list_checkpoints(run)[-1] == checkpoint_path(run, stopped)
     assert processes_of(run) == []
 
     process = tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *ENDLESS, "--resume"))
@@ -219,7 +219,7 @@ def test_ctrl_c_saves_and_a_killed_worker_is_told_of(tiny_recipe, tiny_shards, t
     assert process.returncode == 130, err
     stopped = max(tiny.losses(run))
     assert f"Stopped after step {stopped} of 60000; go on with: " in err
-    assert checkpoints(run)[-1].name == f"step-{stopped:07d}.ckpt"
+    assert list_checkpoints(run)[-1].name == f"step-{stopped:07d}.ckpt"
     assert processes_of(run) == []
 
     process = tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *ENDLESS, "--resume"))
@@ -267,7 +267,7 @@ def watch(logs: Path, worker: str, number: int, count: int = 1, scheduler: str =
 
     ready = threading.Thread(target=interrupt)
     ready.start()
-    code = ProcessMonitor(parent, logs, signals).until_the_end()
+    code = ProcessMonitor(parent, logs, signals).wait_for_workers()
     ready.join()
     return code
 
@@ -287,7 +287,7 @@ def test_a_second_signal_kills(tmp_path, capfd):
 
 
 def test_workers_do_not_outlive_their_scheduler(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("training.distributed.process_monitor.ALONE", 1.0)
+    monkeypatch.setattr("training.distributed.process_monitor.SCHEDULER_LOSS_TIMEOUT", 1.0)
     log = tmp_path / "logs" / "scheduler.log"
     scheduler = f"import time; time.sleep(2); open('{log}', 'w').write('timed out'); raise SystemExit(1)"
     assert watch(tmp_path / "logs", "pass", number=0, count=0, scheduler=scheduler) == 1
@@ -297,7 +297,7 @@ def test_workers_do_not_outlive_their_scheduler(tmp_path, monkeypatch, capfd):
 
 
 def test_a_worker_that_does_not_end_is_killed(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("training.distributed.process_monitor.GRACE", 1.0)
+    monkeypatch.setattr("training.distributed.process_monitor.STOP_TIMEOUT", 1.0)
     worker = "[signal.signal(n, signal.SIG_IGN) for n in (2, 15)]"
     assert watch(tmp_path / "logs", worker, signal.SIGTERM) == 1
     assert "Error: the workers did not end within 1 s" in capfd.readouterr().err
@@ -320,7 +320,7 @@ mindspore/ccsrc/cluster/topology/compute_graph_node.cc:328 Heartbeat
 
 
 def test_what_is_shown_of_a_log_is_the_error():
-    assert error_lines(NOISE) == NOISE.splitlines()[1:5]
-    assert error_lines(NOISE.splitlines()[0]) == NOISE.splitlines()[:1]
-    assert error_lines("\n".join(map(str, range(100)))) == [str(n) for n in range(100 - ERROR_LINES, 100)]
-    assert error_lines("") == []
+    assert extract_error_lines(NOISE) == NOISE.splitlines()[1:5]
+    assert extract_error_lines(NOISE.splitlines()[0]) == NOISE.splitlines()[:1]
+    assert extract_error_lines("\n".join(map(str, range(100)))) == [str(n) for n in range(100 - MAX_ERROR_LINES, 100)]
+    assert extract_error_lines("") == []

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.storage.manifest import Manifest
 from tests.support import tiny
 from tests.support.coco_folder import mixed, write
-from training.checkpoint.run_folder import checkpoint_path, checkpoints
+from training.checkpoint.run_folder import checkpoint_path, list_checkpoints
 from training.cloud.modelarts_environment import device_count, host_options
 from training.cloud.object_store import FolderMirror, scan_folder
 from training.modelarts import find_shards, main
@@ -90,14 +90,14 @@ def test_a_job_builds_shards_trains_and_goes_on_on_another_machine(store, tiny_r
     assert err.startswith("Left alone: --num_gpus=8\n")
     run = store / "bucket" / "run"
     assert list(tiny.losses(run)) == [1, 2, 3]
-    assert [path.name for path in checkpoints(run)] == ["step-0000003.ckpt"]
+    assert [path.name for path in list_checkpoints(run)] == ["step-0000003.ckpt"]
     assert scan_folder(run).keys() == scan_folder(tmp_path / "one" / "run").keys()
 
     code, err = finish(start(tiny_recipe, *place, tmp_path / "two", *more, "--set=training.max_steps=5"))
     assert code == 0, err
     assert "Going on after step 3" in err
     assert list(tiny.losses(run)) == [1, 2, 3, 4, 5]
-    assert [path.name for path in checkpoints(run)] == ["step-0000005.ckpt"]
+    assert [path.name for path in list_checkpoints(run)] == ["step-0000005.ckpt"]
 
 
 def test_a_job_that_is_taken_away_has_sent_its_checkpoint(store, tiny_recipe, tiny_shards, tmp_path):
@@ -105,16 +105,16 @@ def test_a_job_that_is_taken_away_has_sent_its_checkpoint(store, tiny_recipe, ti
     run = store / "run"
     job = start(tiny_recipe, "obs://shards", "obs://run", tmp_path / "cache", "--set=training.epochs=5000")
     deadline = time.monotonic() + 180
-    while not checkpoints(run) and job.poll() is None and time.monotonic() < deadline:
+    while not list_checkpoints(run) and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    sent = checkpoints(run)
+    sent = list_checkpoints(run)
     assert sent, "nothing is sent while the job goes on"
     job.send_signal(signal.SIGTERM)
     code, err = finish(job)
     assert code == 0, err
     last = max(tiny.losses(run))
     assert f"Stopped after step {last} of 60000" in err
-    assert checkpoints(run)[-1].name == f"step-{last:07d}.ckpt"
+    assert list_checkpoints(run)[-1].name == f"step-{last:07d}.ckpt"
 
 
 def test_a_run_that_fails_is_sent_and_its_exit_code_passed_on(store, tiny_recipe, tiny_shards, tmp_path):
@@ -142,7 +142,7 @@ def test_folders_of_this_machine_need_no_moxing(tiny_recipe, tiny_shards, tmp_pa
     run = tmp_path / "run"
     code, err = finish(start(tiny_recipe, str(tiny_shards), str(run), tmp_path / "cache", "--set=training.max_steps=1"))
     assert code == 0, err
-    assert [path.name for path in checkpoints(run)] == ["step-0000001.ckpt"]
+    assert [path.name for path in list_checkpoints(run)] == ["step-0000001.ckpt"]
     assert not (tmp_path / "cache").exists()
 
 

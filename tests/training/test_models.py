@@ -34,13 +34,13 @@ def save(recipe, run, seed):
     """A run folder with random weights, and the network that has them."""
     import mindspore as ms
 
-    from training.checkpoint.checkpoint import Position, save_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, save_checkpoint
     from training.network.openpose import OpenPose
 
     ms.set_seed(seed)
     config = parse_config(recipe, source="test")
     network = OpenPose(config.model).set_train(False)
-    save_checkpoint(run, network.get_parameters(), config, Position(9, 1, "", 1), keep=1)
+    save_checkpoint(run, network.get_parameters(), config, TrainingPosition(9, 1, "", 1), keep=1)
     return network
 
 

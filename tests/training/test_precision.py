@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 from tests.support import tiny
 from training.config import Config, TrainingConfig, override_config
 from training.distributed.world import World
-from training.loop.state import Outcome, TrainState
+from training.loop.state import StepResult, TrainState
 from training.optim.precision import Precision, choose_precision
 
 CPU, ASCEND = "CPU", "Ascend"
@@ -57,7 +57,7 @@ def test_a_run_says_what_it_computes_with(precision, said):
     [(1.0, False, 2.0, True), (1.0, False, 1.0, False), (np.nan, False, 2.0, False), (1.0, True, 2.0, False)],
 )
 def test_an_overflow_is_what_a_lower_scale_may_mend(loss, finite, scale, overflow):
-    assert Outcome((loss,), np.inf, finite, scale, stop=False).overflow == overflow
+    assert StepResult((loss,), np.inf, finite, scale, stop=False).overflow == overflow
 
 
 def batches(config: Config, count: int) -> list[dict[str, np.ndarray]]:
@@ -76,19 +76,19 @@ def batches(config: Config, count: int) -> list[dict[str, np.ndarray]]:
 
 
 def learn(config: Config, steps: int) -> tuple[TrainState, list[float]]:
-    learner = TrainState(config, World(CPU), total=100)
-    outcomes = [learner.step(batch, done, stop=False) for done, batch in enumerate(batches(config, steps))]
+    train_state = TrainState(config, World(CPU), total=100)
+    outcomes = [train_state.step(batch, done, stop=False) for done, batch in enumerate(batches(config, steps))]
     assert all(outcome.finite for outcome in outcomes)
-    return learner, [outcome.loss for outcome in outcomes]
+    return train_state, [outcome.loss for outcome in outcomes]
 
 
 def test_float16_learns_what_float32_learns():
     """Within 1 part in 10,000 for the first loss, and 1 in 100 for each of a dozen steps."""
     config = override_config(tiny.recipe(lr=5e-4), ["model.batch_norm=true"])
     _, full = learn(config, steps=12)
-    learner, half = learn(override_config(config, ["training.amp=O2"]), steps=12)
+    train_state, half = learn(override_config(config, ["training.amp=O2"]), steps=12)
     assert half[0] == pytest.approx(full[0], rel=1e-4)
     assert half == pytest.approx(full, rel=0.01)
     assert half != full
     assert half[-1] < 0.9 * half[0]
-    assert {str(parameter.dtype) for parameter in learner.optimizer.parameters} == {"Float32"}
+    assert {str(parameter.dtype) for parameter in train_state.optimizer.parameters} == {"Float32"}

@@ -18,7 +18,15 @@ from tests.support import tiny
 from training.checkpoint.run_folder import checkpoint_path
 from training.distributed import world as parallel
 from training.distributed.world import World
-from training.loop.run_info import FILE_NAME, ROOT, describe_place, gather_hosts, git_state, versions, with_session
+from training.loop.run_info import (
+    FILE_NAME,
+    ROOT,
+    add_session,
+    describe_environment,
+    gather_host_names,
+    git_state,
+    versions,
+)
 
 
 def test_a_run_tells_with_what_it_was_made(tiny_run, tiny_shards):
@@ -61,7 +69,7 @@ def test_a_run_that_goes_on_keeps_its_first_session(tiny_run, tiny_shards, tmp_p
 def test_sessions_stand_in_their_order():
     told = None
     for step in (0, 10, 20):
-        told = with_session(told, {"step": step})
+        told = add_session(told, {"step": step})
     assert told == {"step": 20, "earlier": [{"step": 0}, {"step": 10}]}
 
 
@@ -85,8 +93,8 @@ def test_hosts_are_gathered_by_rank(monkeypatch):
             return parallel.ms.Tensor(numpy.frombuffer(other, dtype=numpy.int32))
 
     monkeypatch.setattr(ops, "AllGather", AllGather)
-    assert gather_hosts(world) == [platform.node(), "n" * 64]
-    place = describe_place(world, ["a", "b", "a"])
+    assert gather_host_names(world) == [platform.node(), "n" * 64]
+    place = describe_environment(world, ["a", "b", "a"])
     assert (place["hosts"], place["processes"], place["device"]) == (["a", "b"], 2, "CPU")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import InputError
 from training.config import Config, TrainingConfig, override_config
-from training.loop.plan import Plan, changes, plan_run, update_samples
+from training.loop.plan import TrainingPlan, changed_fields, plan_run, samples_per_update
 from training.optim.schedule import ema_decay, group_learning_rates, learning_rate
 
 
@@ -56,7 +56,7 @@ def test_the_average_forgets_its_first_weights_and_then_keeps_its_decay():
 def test_eight_batches_on_one_device_are_a_step_of_eight_devices():
     eight = override_config(Config(), ["training.batch_size=4"])
     one = override_config(eight, ["training.accumulate=8"])
-    assert update_samples(one, processes=1) == update_samples(eight, processes=8) == 32
+    assert samples_per_update(one, processes=1) == samples_per_update(eight, processes=8) == 32
     assert plan_run(one, records=100, processes=1) == plan_run(eight, records=100, processes=8)
     with pytest.raises(InputError, match=r"8 times 4 on 1 processes takes 32 records a step, but .* has 31"):
         plan_run(one, records=31, processes=1)
@@ -64,13 +64,13 @@ def test_eight_batches_on_one_device_are_a_step_of_eight_devices():
 
 def test_a_run_counts_whole_steps_of_all_processes():
     config = override_config(Config(), ["training.batch_size=4", "training.epochs=3"])
-    assert plan_run(config, records=11, processes=1) == Plan(epoch_steps=2, total=6)
-    assert plan_run(config, records=11, processes=2) == Plan(epoch_steps=1, total=3)
+    assert plan_run(config, records=11, processes=1) == TrainingPlan(steps_per_epoch=2, total_steps=6)
+    assert plan_run(config, records=11, processes=2) == TrainingPlan(steps_per_epoch=1, total_steps=3)
     assert plan_run(config, records=11, processes=2).epochs == 3
     short = override_config(config, ["training.max_steps=3"])
-    assert plan_run(short, records=11, processes=1) == Plan(epoch_steps=2, total=3)
+    assert plan_run(short, records=11, processes=1) == TrainingPlan(steps_per_epoch=2, total_steps=3)
     assert plan_run(short, records=11, processes=1).epochs == 2
-    assert plan_run(override_config(config, ["training.max_steps=99"]), records=11, processes=1).total == 6
+    assert plan_run(override_config(config, ["training.max_steps=99"]), records=11, processes=1).total_steps == 6
 
 
 def test_a_set_too_small_for_one_step():
@@ -84,7 +84,7 @@ def test_a_set_too_small_for_one_step():
 def test_what_decides_shapes_and_data_cannot_change_on_the_way(change):
     field = change.partition("=")[0]
     with pytest.raises(InputError, match=f"{field}: its checkpoints were made with "):
-        changes(Config(), override_config(Config(), [change]))
+        changed_fields(Config(), override_config(Config(), [change]))
 
 
 def test_other_changes_are_told():
@@ -97,7 +97,7 @@ def test_other_changes_are_told():
         "data.targets=host",
         "evaluation.size=400",
     ]
-    assert changes(Config(), override_config(Config(), overrides)) == [
+    assert changed_fields(Config(), override_config(Config(), overrides)) == [
         "data.threads: None -> 3",
         "data.targets: auto -> host",
         "training.epochs: 60 -> 70",
@@ -105,4 +105,4 @@ def test_other_changes_are_told():
         "training.ema_decay: None -> 0.9",
         "training.amp: auto -> O2",
     ]
-    assert changes(Config(), Config()) == []
+    assert changed_fields(Config(), Config()) == []

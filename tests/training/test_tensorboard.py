@@ -20,8 +20,8 @@ def test_numbers_and_pictures_come_back(tmp_path):
     image = np.zeros((40, 64, 3), np.uint8)
     image[:, :32] = (200, 30, 60)
     events = EventWriter(tmp_path / "tensorboard", after=0)
-    events.numbers(10, {"loss/total": 0.25, "rate/stages": 1e-3})
-    events.picture(10, "maps", image)
+    events.add_scalars(10, {"loss/total": 0.25, "rate/stages": 1e-3})
+    events.add_image(10, "maps", image)
     events.close()
     found = curves(tmp_path)
     assert found["loss/total"] == [(10, 0.25)]
@@ -37,7 +37,7 @@ def test_a_start_takes_back_the_steps_that_it_repeats(tmp_path):
     for after, steps in ((0, (10, 20, 30)), (15, (20, 30, 40)), (40, (50,))):
         events = EventWriter(tmp_path / "tensorboard", after)
         for step in steps:
-            events.numbers(step, {"loss/total": step + after})
+            events.add_scalars(step, {"loss/total": step + after})
         events.close()
     assert len(list((tmp_path / "tensorboard").iterdir())) == 3
     assert curves(tmp_path)["loss/total"] == [(10, 10), (20, 35), (30, 45), (40, 55), (50, 90)]
@@ -51,7 +51,7 @@ import mindspore
 from training.loop.tensorboard import EventWriter
 events = EventWriter(Path(sys.argv[1]), after=0)
 for step in range(1, 101):
-    events.numbers(step, {"loss/total": step})
+    events.add_scalars(step, {"loss/total": step})
 events.flush()
 os.kill(os.getpid(), signal.SIGKILL)
 """

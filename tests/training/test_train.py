@@ -17,9 +17,9 @@ import yaml
 from pipeline.errors import InputError
 from tests.support import tiny
 from training.checkpoint.checkpoint import load_checkpoint
-from training.checkpoint.run_folder import checkpoint_path, checkpoints
+from training.checkpoint.run_folder import checkpoint_path, list_checkpoints
 from training.config import load_config, override_config
-from training.loop.trainer import DIVERGED
+from training.loop.trainer import EXIT_DIVERGED
 
 
 def test_the_loss_falls(tiny_run):
@@ -56,9 +56,9 @@ def test_every_step_is_logged(tiny_run):
 def test_what_a_run_leaves(tiny_run):
     left = {path.name for path in tiny_run.iterdir()} - {"debug"}  # which goes when the process does
     assert left == {"checkpoints", "config.yaml", "metrics.jsonl", "run.json", "tensorboard"}
-    assert [path.name for path in checkpoints(tiny_run)] == ["step-0000040.ckpt", "step-0000048.ckpt"]
+    assert [path.name for path in list_checkpoints(tiny_run)] == ["step-0000040.ckpt", "step-0000048.ckpt"]
     assert load_config(tiny_run / "config.yaml") == tiny.recipe()
-    position = load_checkpoint(checkpoints(tiny_run)[-1]).position
+    position = load_checkpoint(list_checkpoints(tiny_run)[-1]).position
     assert (position.step, position.records, position.processes) == (tiny.STEPS, tiny.RECORDS, 1)
 
 
@@ -117,16 +117,16 @@ def test_a_run_is_not_overwritten(tiny_run, tiny_shards):
 
 
 def test_a_device_that_is_not_there(tmp_path):
-    from training.distributed.world import start
+    from training.distributed.world import init_world
 
     with pytest.raises(InputError, match="--device ascend: MindSpore finds no Ascend here"):
-        start("ascend", tmp_path / "debug")
+        init_world("ascend", tmp_path / "debug")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tiny_shards, tmp_path, capfd):
     run = tmp_path / "run"
     config = tiny.recipe(lr=10.0, schedule="steps", checkpoint_every=1)
-    assert tiny.train_here(config, tiny_shards, run) == DIVERGED == 3
+    assert tiny.train_here(config, tiny_shards, run) == EXIT_DIVERGED == 3
     said = capfd.readouterr().err
     failed = len(tiny.losses(run)) + 1
     assert f"Error: step {failed}: the " in said
@@ -134,8 +134,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_shards, tmp_path, capfd):
     ids = [int(i) for i in said.partition("image ids ")[2].partition(";")[0].split(",")]
     assert len(ids) == 4
     assert all(math.isfinite(loss) for loss in tiny.losses(run).values())
-    weights = load_checkpoint(checkpoints(run)[-1]).tensors
-    assert load_checkpoint(checkpoints(run)[-1]).step == failed - 1
+    weights = load_checkpoint(list_checkpoints(run)[-1]).tensors
+    assert load_checkpoint(list_checkpoints(run)[-1]).step == failed - 1
     assert all(np.isfinite(tensor.asnumpy()).all() for tensor in weights.values())
 
 
@@ -166,14 +166,14 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(tiny_shards, tiny_ru
     assert losses.keys() == tiny.losses(tiny_run).keys() - {13, 20, 21}
     assert all(math.isfinite(loss) for loss in losses.values())
     assert [losses[step] for step in range(1, 13)] == [tiny.losses(tiny_run)[step] for step in range(1, 13)]
-    weights = load_checkpoint(checkpoints(run)[-1]).tensors
+    weights = load_checkpoint(list_checkpoints(run)[-1]).tensors
     assert all(np.isfinite(tensor.asnumpy()).all() for tensor in weights.values())
 
 
 def test_a_network_that_answers_nothing_finite_any_more_ends_the_run(tiny_shards, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("training.loop.trainer.MOST_SKIPPED", 3)
+    monkeypatch.setattr("training.loop.trainer.MAX_CONSECUTIVE_SKIPS", 3)
     poison(monkeypatch, {3, 5, 6, 7})
-    assert tiny.train_here(tiny.recipe(on_nonfinite="skip"), tiny_shards, tmp_path / "run") == DIVERGED
+    assert tiny.train_here(tiny.recipe(on_nonfinite="skip"), tiny_shards, tmp_path / "run") == EXIT_DIVERGED
     said = capfd.readouterr().err
     assert said.count("Warning: step ") == 3
     assert "Error: step 7: the loss is not finite; image ids " in said
@@ -185,7 +185,7 @@ def test_a_network_whose_statistics_are_spoilt_ends_the_run(tiny_shards, tmp_pat
     config = override_config(
         tiny.recipe(on_nonfinite="skip", amp="O2"), ["model.batch_norm=true", "model.std=[0.001, 0.001, 0.001]"]
     )
-    assert tiny.train_here(config, tiny_shards, tmp_path / "run") == DIVERGED
+    assert tiny.train_here(config, tiny_shards, tmp_path / "run") == EXIT_DIVERGED
     said = capfd.readouterr().err
     assert "Error: step 1: the gradient is not finite; image ids " in said
     assert "nor are the statistics of batch normalisation any more; nothing was saved" in said
@@ -210,7 +210,7 @@ def test_real_pictures_targets_on_the_device_and_a_stop_before_the_first_step(co
     assert f"{run}: no checkpoint yet, starting from the beginning" in said
     assert "Stopped after step 1 of " in said
     assert "go on with: COMMAND" in said
-    assert [path.name for path in checkpoints(run)] == ["step-0000001.ckpt"]
+    assert [path.name for path in list_checkpoints(run)] == ["step-0000001.ckpt"]
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_recipe, tiny_shards, tmp_path):
@@ -224,7 +224,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_recipe, tiny_shards, tmp_path):
     assert process.returncode == 130, err
     assert out == ""
     steps = len(tiny.losses(run))
-    assert [path.name for path in checkpoints(run)][-1] == f"step-{steps:07d}.ckpt"
+    assert [path.name for path in list_checkpoints(run)][-1] == f"step-{steps:07d}.ckpt"
     assert "Stopping after the next step" in err
     assert f"Stopped after step {steps} of 60000; go on with: " in err
     assert err.rstrip().endswith("--set training.epochs=5000 --resume")

@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 from tests.support import tiny
 from training.checkpoint.checkpoint import (
     Checkpoint,
-    Position,
+    TrainingPosition,
     load_checkpoint,
     restore_for_inference,
     save_checkpoint,
@@ -29,11 +29,13 @@ def begin(**training) -> TrainState:
     return TrainState(tiny.recipe(**training), World("CPU"), total=10)
 
 
-def saved(run: Path, learner: TrainState, **training) -> Checkpoint:
+def saved(run: Path, train_state: TrainState, **training) -> Checkpoint:
     """A checkpoint of which every tensor is another."""
-    for number, parameter in enumerate(learner.parameters()):
+    for number, parameter in enumerate(train_state.parameters()):
         parameter.set_data(parameter.value() * 0 + number)
-    path = save_checkpoint(run, learner.parameters(), tiny.recipe(**training), Position(3, 9, "", 1), keep=1)
+    path = save_checkpoint(
+        run, train_state.parameters(), tiny.recipe(**training), TrainingPosition(3, 9, "", 1), keep=1
+    )
     return load_checkpoint(path)
 
 
@@ -43,13 +45,13 @@ def values(parameters) -> dict[str, np.ndarray]:
 
 def test_everything_with_state_is_kept_and_comes_back(tmp_path):
     everything = AVERAGED | SCALED | {"accumulate": 2}
-    learner = begin(**everything)
-    names = set(values(learner.parameters()))
-    weights = set(values(learner.network.get_parameters()))
+    train_state = begin(**everything)
+    names = set(values(train_state.parameters()))
+    weights = set(values(train_state.network.get_parameters()))
     assert {f"{AVERAGE_PREFIX}{name}" for name in weights} | {"loss_scale.value", "loss_scale.good_updates"} < names
     assert {f"moment1.{name}" for name in weights} < names
     assert not any(name.startswith("sum.") for name in names)
-    checkpoint = saved(tmp_path, learner, **everything)
+    checkpoint = saved(tmp_path, train_state, **everything)
     other = begin(**everything)
     other.restore(checkpoint)
     for name, value in values(other.parameters()).items():
@@ -58,13 +60,13 @@ def test_everything_with_state_is_kept_and_comes_back(tmp_path):
 
 def test_an_average_and_a_scale_may_begin_and_end_with_a_resume(tmp_path):
     bare = saved(tmp_path / "bare", begin())
-    learner = begin(**AVERAGED, **SCALED)
-    learner.restore(bare)
-    weights = values(learner.network.get_parameters())
-    for name, value in values(learner.inference_weights().values()).items():
+    train_state = begin(**AVERAGED, **SCALED)
+    train_state.restore(bare)
+    weights = values(train_state.network.get_parameters())
+    for name, value in values(train_state.inference_weights().values()).items():
         np.testing.assert_array_equal(value, weights[name.removeprefix(AVERAGE_PREFIX)], err_msg=name)
-    assert learner.scale.value.asnumpy() == 64
-    begin().restore(saved(tmp_path / "full", learner, **AVERAGED, **SCALED))
+    assert train_state.scale.value.asnumpy() == 64
+    begin().restore(saved(tmp_path / "full", train_state, **AVERAGED, **SCALED))
 
 
 def test_half_an_average_is_none(tmp_path):
@@ -78,10 +80,10 @@ def test_half_an_average_is_none(tmp_path):
 def test_the_average_answers_where_there_is_one(tmp_path):
     network = OpenPose(tiny.recipe().model)
     for name, training in (("weights", {}), ("average", AVERAGED)):
-        learner = begin(**training)
-        checkpoint = saved(tmp_path / name, learner, **training)
+        train_state = begin(**training)
+        checkpoint = saved(tmp_path / name, train_state, **training)
         restore_for_inference(network, checkpoint)
-        expected = values(learner.inference_weights().values())
+        expected = values(train_state.inference_weights().values())
         assert all(key.startswith(AVERAGE_PREFIX) == (name == "average") for key in expected)
         for parameter in network.get_parameters():
             key = parameter.name if name == "weights" else f"{AVERAGE_PREFIX}{parameter.name}"

@@ -17,13 +17,13 @@ from evaluation.scoring.metrics import AP_KEYS
 from pipeline.errors import InputError
 from tests.support import tiny
 from tests.support.events import curves
-from training.checkpoint.checkpoint import Mark, Position, load_checkpoint
+from training.checkpoint.checkpoint import BestScore, TrainingPosition, load_checkpoint
 from training.checkpoint.run_folder import (
-    best_path,
-    check_folder,
+    best_checkpoint_path,
+    check_run_folder,
     checkpoint_path,
-    checkpoints,
     find_checkpoint,
+    list_checkpoints,
 )
 from training.config import override_config
 from training.distributed.file_barrier import FileBarrier
@@ -70,7 +70,7 @@ def test_what_is_logged(evaluated_run):
 
 
 class Told:
-    """Evaluates as it is told: AP by the number of the evaluation, in this process or, as a Mark, found in a file."""
+    """Returns the given AP values, one for each evaluation; raises the value if it is an exception."""
 
     basis = "told"
 
@@ -90,7 +90,7 @@ class Told:
         score = self.scores[self.calls - 1]
         if isinstance(score, Exception):
             raise score
-        return Score(dict.fromkeys(AP_KEYS, score), pictures=1, seconds=0.5)
+        return Score(dict.fromkeys(AP_KEYS, score), image_count=1, seconds=0.5)
 
 
 def train(run, shards, told, *, resume=False, **training):
@@ -105,14 +105,14 @@ def train(run, shards, told, *, resume=False, **training):
 def test_the_best_is_kept_and_the_earlier_of_equals(tiny_shards, tmp_path, capfd, training):
     run, told = tmp_path / "run", Told(0.1, 0.3, 0.3, 0.2, 0.3)
     assert train(run, tiny_shards, told, **training) == 0
-    best, newest = load_checkpoint(best_path(run)), load_checkpoint(find_checkpoint(run))
-    assert (best.step, best.mark) == (20, Mark(0.3, "told"))
-    assert (newest.step, newest.mark) == (48, None)
-    assert [path.name for path in checkpoints(run)] == ["step-0000040.ckpt", "step-0000048.ckpt"]
+    best, newest = load_checkpoint(best_checkpoint_path(run)), load_checkpoint(find_checkpoint(run))
+    assert (best.step, best.best_score) == (20, BestScore(0.3, "told"))
+    assert (newest.step, newest.best_score) == (48, None)
+    assert [path.name for path in list_checkpoints(run)] == ["step-0000040.ckpt", "step-0000048.ckpt"]
     said = capfd.readouterr().err
     assert "step 10/48 AP 0.100 AP50 0.100 AR 0.100 on 1 pictures in 0.5 s, the best so far\n" in said
     assert "step 30/48 AP 0.300 AP50 0.300 AR 0.300 on 1 pictures in 0.5 s\n" in said
-    assert said.endswith(f"Best: AP 0.300 after step 20, {best_path(run)}\n")
+    assert said.endswith(f"Best: AP 0.300 after step 20, {best_checkpoint_path(run)}\n")
     for checkpoint, maps in ((best, told.maps[1]), (newest, told.maps[4])):
         for ours, theirs in zip(checkpoint_network(checkpoint)(told.images), maps, strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -125,7 +125,7 @@ def test_an_evaluation_that_fails_or_finds_nobody_to_find_does_not_end_the_run(t
     assert "step 10/48 AP - AP50 - AR - on 1 pictures in 0.5 s\n" in said
     assert "Warning: step 20: not evaluated: image 7: damaged\n" in said
     assert tiny.evaluations(run) == {10: -1.0, 30: 0.2, 40: -1.0, 48: 0.0}
-    assert load_checkpoint(best_path(run)).step == 30
+    assert load_checkpoint(best_checkpoint_path(run)).step == 30
     assert len(tiny.losses(run)) == 48
 
 
@@ -139,13 +139,13 @@ def test_a_stop_during_an_evaluation_saves_and_the_evaluation_is_made_up_for(
     stopped = EVALUATED[stop_at - 1]
     said = capfd.readouterr().err
     assert said.endswith(f"Stopped after step {stopped} of 48; go on with: COMMAND\n")
-    assert checkpoints(run)[-1] == checkpoint_path(run, stopped)
+    assert list_checkpoints(run)[-1] == checkpoint_path(run, stopped)
     assert list(tiny.evaluations(run)) == EVALUATED[: stop_at - 1]
 
     assert train(run, tiny_shards, Told(*scores[stop_at - 1 :]), checkpoint_every=1000, resume=True) == 0
     assert tiny.evaluations(run) == dict(zip(EVALUATED, scores, strict=True))
     assert tiny.losses(run) == tiny.losses(tiny_run)
-    assert load_checkpoint(best_path(run)).mark == Mark(0.5, "told")
+    assert load_checkpoint(best_checkpoint_path(run)).best_score == BestScore(0.5, "told")
     assert [step for step, _ in curves(run)["validation/AP"]] == EVALUATED
     assert [step for step, _ in curves(run)["loss/total"]] == list(range(1, 49))
 
@@ -164,8 +164,8 @@ class Weights(nn.Cell):
 
 
 def keep(validation, step, ap):
-    score = Score(dict.fromkeys(AP_KEYS, ap), pictures=1, seconds=0.5)
-    return validation.keep(score, Weights(), Position(step, records=48, shards="", processes=1))
+    score = Score(dict.fromkeys(AP_KEYS, ap), image_count=1, seconds=0.5)
+    return validation.save_if_best(score, Weights(), TrainingPosition(step, records=48, shards="", processes=1))
 
 
 def resumed(run, basis="told", rank=0):
@@ -177,55 +177,57 @@ def resumed(run, basis="told", rank=0):
 
 def test_the_best_of_an_earlier_start_is_remembered(tmp_path):
     assert keep(resumed(tmp_path)[0], 20, 0.3)
-    before = best_path(tmp_path).read_bytes()
-    validation, remarks = resumed(tmp_path)
-    assert (validation.best, remarks) == ((20, 0.3), [])
+    before = best_checkpoint_path(tmp_path).read_bytes()
+    validation, messages = resumed(tmp_path)
+    assert (validation.best, messages) == ((20, 0.3), [])
     assert not keep(validation, 10, 0.3)  # gone back to an earlier checkpoint, it may come by again
     assert not keep(validation, 30, 0.3)
-    assert best_path(tmp_path).read_bytes() == before
+    assert best_checkpoint_path(tmp_path).read_bytes() == before
     assert keep(validation, 40, 0.4)
-    assert load_checkpoint(best_path(tmp_path)).mark == Mark(0.4, "told")
-    assert [path.name for path in best_path(tmp_path).parent.iterdir()] == ["best.ckpt"]
+    assert load_checkpoint(best_checkpoint_path(tmp_path)).best_score == BestScore(0.4, "told")
+    assert [path.name for path in best_checkpoint_path(tmp_path).parent.iterdir()] == ["best.ckpt"]
 
 
 def test_the_best_of_other_pictures_does_not_count(tmp_path):
     keep(resumed(tmp_path)[0], 20, 0.3)
-    validation, remarks = resumed(tmp_path, basis="other pictures")
+    validation, messages = resumed(tmp_path, basis="other pictures")
     assert validation.best is None
-    assert len(remarks) == 1
-    assert "best.ckpt: chosen by other pictures or another way of finding people" in remarks[0]
+    assert len(messages) == 1
+    assert "best.ckpt: chosen by other pictures or another way of finding people" in messages[0]
     assert keep(validation, 30, 0.05)
-    assert load_checkpoint(best_path(tmp_path)).mark == Mark(0.05, "other pictures")
+    assert load_checkpoint(best_checkpoint_path(tmp_path)).best_score == BestScore(0.05, "other pictures")
 
 
 def test_a_damaged_best_is_told_of_and_replaced(tmp_path):
     keep(resumed(tmp_path)[0], 20, 0.3)
-    best_path(tmp_path).write_bytes(best_path(tmp_path).read_bytes()[:-1000])
-    validation, remarks = resumed(tmp_path)
-    assert remarks == [f"Warning: {best_path(tmp_path)}: damaged or not a MindSpore checkpoint; use an older one"]
+    best_checkpoint_path(tmp_path).write_bytes(best_checkpoint_path(tmp_path).read_bytes()[:-1000])
+    validation, messages = resumed(tmp_path)
+    assert messages == [
+        f"Warning: {best_checkpoint_path(tmp_path)}: damaged or not a MindSpore checkpoint; use an older one"
+    ]
     assert keep(validation, 30, 0.05)
-    assert load_checkpoint(best_path(tmp_path)).step == 30
+    assert load_checkpoint(best_checkpoint_path(tmp_path)).step == 30
 
 
 def test_rank_0_keeps_the_best_and_the_others_believe_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(World, "gather", lambda self, values: values)
+    monkeypatch.setattr(World, "all_gather", lambda self, values: values)
     monkeypatch.setattr(FileBarrier, "all_gather", lambda self, data: [b"better", data])
     validation, _ = resumed(tmp_path, rank=1)
     assert keep(validation, 20, 0.3)
     assert validation.best == (20, 0.3)
-    assert not best_path(tmp_path).exists()
+    assert not best_checkpoint_path(tmp_path).exists()
 
 
 def test_a_folder_with_nothing_but_a_best_holds_a_run(tmp_path):
     keep(resumed(tmp_path)[0], 20, 0.3)
     with pytest.raises(InputError, match="holds a run already"):
-        check_folder(tmp_path, resume=False)
+        check_run_folder(tmp_path, resume=False)
 
 
 @pytest.mark.parametrize("mark", [None, {}, {"ap": 2.0}, {"ap": "0.5"}, {"ap": float("nan")}])
 def test_a_mark_that_is_none_is_one_line(tmp_path, mark):
     keep(resumed(tmp_path)[0], 20, 0.3)
-    path = best_path(tmp_path)
+    path = best_checkpoint_path(tmp_path)
     state = {"format": 1, "config": {}, "step": 1, "records": 1, "processes": 1, "mark": mark}
     ms.save_checkpoint(Weights(), str(path), append_dict={"openpose": json.dumps(state)}, crc_check=True)
     with pytest.raises(InputError, match=r"best\.ckpt: mark is .*, expected an AP of 0 to 1"):
@@ -262,9 +264,9 @@ def test_ranks_take_the_moments_of_the_first(monkeypatch):
     weights = {parameter.name: parameter for parameter in OpenPose(config).get_parameters()}
     moments = [name for name in weights if "moving" in name]
     given = []
-    monkeypatch.setattr(World, "of_first", lambda self, values: given.append(values) or values + 1)
+    monkeypatch.setattr(World, "broadcast", lambda self, values: given.append(values) or values + 1)
     evaluation_network = EvaluationNetwork(config)
-    evaluation_network.take(weights, World("CPU", rank=1, size=2))
+    evaluation_network.copy_weights(weights, World("CPU", rank=1, size=2))
     assert moments
     assert len(given[0]) == sum(weights[name].size for name in moments)
     for name, parameter in evaluation_network.parameters.items():
@@ -283,6 +285,6 @@ def test_two_processes_share_the_pictures_of_an_evaluation(tiny_recipe, tiny_sha
     lines = [line for line in tiny.metrics(run) if "AP" in line]
     assert [(line["step"], line["pictures"]) for line in lines] == [(24, 12), (48, 12)]
     assert err.count(" on 12 pictures in ") == 2
-    best = load_checkpoint(best_path(run))
-    assert f"Best: AP {best.mark.ap:.3f} after step {best.step}, {best_path(run)}\n" in err
+    best = load_checkpoint(best_checkpoint_path(run))
+    assert f"Best: AP {best.best_score.ap:.3f} after step {best.step}, {best_checkpoint_path(run)}\n" in err
     assert [step for step, _ in curves(run)["validation/AP"]] == [24, 48]

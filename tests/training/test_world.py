@@ -24,9 +24,9 @@ from training.loop.evaluation_network import EvaluationNetwork
 from training.config import ModelConfig
 from training.distributed.file_barrier import FileBarrier
 from training.network.openpose import OpenPose
-from training.distributed.world import start
+from training.distributed.world import init_world
 
-world = start("cpu", Path("debug"))
+world = init_world("cpu", Path("debug"))
 barrier = FileBarrier(Path(), world)
 for length in (0, 1, 8, 9, 100_000):
     parts = barrier.all_gather(bytes([world.rank]) * (length + 3 * world.rank))
@@ -34,7 +34,7 @@ for length in (0, 1, 8, 9, 100_000):
 time.sleep(float(os.environ.get("PATIENCE", 1)) * world.rank)
 assert barrier.all_gather(b"late") == [b"late"] * 2
 first = np.arange(1000, dtype=np.float32) / 7
-np.testing.assert_array_equal(world.of_first(first + world.rank), first)
+np.testing.assert_array_equal(world.broadcast(first + world.rank), first)
 
 ms.set_seed(0)
 config = ModelConfig(backbone="compact", feature_widths=(8, 8), stages=1, first_width=8, stage_width=8, batch_norm=True)
@@ -46,8 +46,8 @@ for moment in (-0.1, -0.2):  # below 0, for what is above them passes the activa
     for parameter in network.get_parameters():
         if parameter.name.endswith("moving_mean"):
             ops.assign(parameter, ms.Tensor(np.full(parameter.shape, moment * (1 + world.rank), np.float32)))
-    evaluation_network.take({parameter.name: parameter for parameter in network.get_parameters()}, world)
-    own = hashlib.sha256(b"".join(maps.tobytes() for maps in evaluation_network.answer(image))).digest()
+    evaluation_network.copy_weights({parameter.name: parameter for parameter in network.get_parameters()}, world)
+    own = hashlib.sha256(b"".join(maps.tobytes() for maps in evaluation_network.infer(image))).digest()
     assert len(set(barrier.all_gather(own))) == 1, moment
     answers.append(own)
 assert answers[0] != answers[1]

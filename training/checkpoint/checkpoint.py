@@ -16,7 +16,7 @@ from mindspore import nn
 from pipeline.errors import InputError
 from pipeline.system.files import set_default_permissions
 from training.checkpoint.reader import read_tensors
-from training.checkpoint.run_folder import best_path, checkpoint_path, checkpoints
+from training.checkpoint.run_folder import best_checkpoint_path, checkpoint_path, list_checkpoints
 from training.config import Config, parse_config
 from training.optim.ema import AVERAGE_PREFIX
 
@@ -29,7 +29,7 @@ class DamagedCheckpointError(InputError):
 
 
 @dataclass(frozen=True)
-class Position:
+class TrainingPosition:
     """Where in its data a run is.
 
     Attributes:
@@ -44,13 +44,13 @@ class Position:
     shards: str
     processes: int
 
-    def after(self, steps: int) -> Position:
+    def after(self, steps: int) -> TrainingPosition:
         """The position `steps` updates on."""
         return replace(self, step=self.step + steps)
 
 
 @dataclass(frozen=True)
-class Mark:
+class BestScore:
     """What a network was chosen for.
 
     Attributes:
@@ -77,8 +77,8 @@ class Checkpoint:
     path: Path
     tensors: dict[str, ms.Parameter]
     config: Config
-    position: Position
-    mark: Mark | None = None
+    position: TrainingPosition
+    best_score: BestScore | None = None
 
     @property
     def step(self) -> int:
@@ -86,13 +86,13 @@ class Checkpoint:
         return self.position.step
 
     @property
-    def averaged(self) -> bool:
+    def has_weight_average(self) -> bool:
         """Whether it holds the average of weights that its network should answer with."""
         return any(name.startswith(AVERAGE_PREFIX) for name in self.tensors)
 
 
 def save_checkpoint(
-    run: Path, parameters: Iterable[ms.Parameter], config: Config, position: Position, *, keep: int
+    run: Path, parameters: Iterable[ms.Parameter], config: Config, position: TrainingPosition, *, keep: int
 ) -> Path:
     """Write a checkpoint under a temporary name, rename it, and remove all but the newest `keep`.
 
@@ -102,26 +102,30 @@ def save_checkpoint(
     path = checkpoint_path(run, position.step)
     _save(path, parameters, _state(config, position))
     try:
-        for old in checkpoints(run)[:-keep]:
+        for old in list_checkpoints(run)[:-keep]:
             old.unlink()
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be removed: {error.strerror}") from error
     return path
 
 
-def save_best(run: Path, parameters: Iterable[ms.Parameter], config: Config, position: Position, mark: Mark) -> Path:
+def save_best(
+    run: Path, parameters: Iterable[ms.Parameter], config: Config, position: TrainingPosition, mark: BestScore
+) -> Path:
     """Write the run's best checkpoint, with its mark, in place of the one before; errors as `save_checkpoint`."""
-    path = best_path(run)
+    path = best_checkpoint_path(run)
     _save(path, parameters, _state(config, position) | {"mark": vars(mark)})
     return path
 
 
-def write_checkpoint(path: Path, parameters: Iterable[ms.Parameter], config: Config, position: Position) -> None:
+def write_checkpoint(
+    path: Path, parameters: Iterable[ms.Parameter], config: Config, position: TrainingPosition
+) -> None:
     """Write a checkpoint that belongs to no run, to a file whose name ends in .ckpt; errors as `save_checkpoint`."""
     _save(path, parameters, _state(config, position))
 
 
-def _state(config: Config, position: Position) -> dict[str, Any]:
+def _state(config: Config, position: TrainingPosition) -> dict[str, Any]:
     return {"format": FORMAT, "config": config.model_dump(mode="json"), **vars(position)}
 
 
@@ -165,12 +169,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise DamagedCheckpointError(f"{path}: damaged or not a MindSpore checkpoint; use an older one") from error
-    config, position, mark = _parse_state(values.pop(_STATE, None), path)
+    config, position, best_score = _parse_state(values.pop(_STATE, None), path)
     tensors = {name: value for name, value in values.items() if not isinstance(value, str)}
-    return Checkpoint(path=path, tensors=tensors, config=config, position=position, mark=mark)
+    return Checkpoint(path=path, tensors=tensors, config=config, position=position, best_score=best_score)
 
 
-def _parse_state(text: object, path: Path) -> tuple[Config, Position, Mark | None]:
+def _parse_state(text: object, path: Path) -> tuple[Config, TrainingPosition, BestScore | None]:
     try:
         state = json.loads(str(text))
     except (ValueError, RecursionError):
@@ -185,13 +189,13 @@ def _parse_state(text: object, path: Path) -> tuple[Config, Position, Mark | Non
             raise InputError(f"{path}: {name} is {reprlib.repr(value)}, expected a whole number")
     config = parse_config(state["config"], source=f"{path}: its recipe")
     mark = _parse_mark(state["mark"], path) if "mark" in state else None
-    return config, Position(**counts, shards=str(state.get("shards", ""))), mark
+    return config, TrainingPosition(**counts, shards=str(state.get("shards", ""))), mark
 
 
-def _parse_mark(mark: Any, path: Path) -> Mark:
+def _parse_mark(mark: Any, path: Path) -> BestScore:
     if not isinstance(mark, dict) or type(mark.get("ap")) is not float or not 0 <= mark["ap"] <= 1:
         raise InputError(f"{path}: mark is {reprlib.repr(mark)}, expected an AP of 0 to 1")
-    return Mark(mark["ap"], str(mark.get("basis", "")))
+    return BestScore(mark["ap"], str(mark.get("basis", "")))
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[DamagedCheckpointError]]:
@@ -201,7 +205,7 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[DamagedCheckpo
         InputError: every checkpoint is damaged, or one is not of this program.
     """
     damaged: list[DamagedCheckpointError] = []
-    for path in reversed(checkpoints(run)):
+    for path in reversed(list_checkpoints(run)):
         try:
             return load_checkpoint(path), damaged
         except DamagedCheckpointError as error:
@@ -227,7 +231,7 @@ def restore_for_inference(network: nn.Cell, checkpoint: Checkpoint) -> None:
 
 def inference_tensors(checkpoint: Checkpoint) -> dict[str, ms.Parameter]:
     """The weights that a checkpoint's network should answer with: their average if it has one, else all its tensors."""
-    prefix = AVERAGE_PREFIX if checkpoint.averaged else ""
+    prefix = AVERAGE_PREFIX if checkpoint.has_weight_average else ""
     return {name.removeprefix(prefix): each for name, each in checkpoint.tensors.items() if name.startswith(prefix)}
 
 

@@ -31,12 +31,12 @@ def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:07d}.ckpt"
 
 
-def best_path(run: Path) -> Path:
+def best_checkpoint_path(run: Path) -> Path:
     """Name of the checkpoint that evaluation during training found best."""
     return run / "checkpoints" / "best.ckpt"
 
 
-def checkpoints(run: Path) -> list[Path]:
+def list_checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run's newest steps, oldest first."""
     found = [(path, _CHECKPOINT.fullmatch(path.name)) for path in (run / "checkpoints").glob("step-*.ckpt")]
     return [path for _, path in sorted((int(match[1]), path) for path, match in found if match)]
@@ -46,7 +46,7 @@ def find_checkpoint(path: Path) -> Path:
     """The file itself, or the newest checkpoint of a run folder; InputError if there is none."""
     if path.is_file():
         return path
-    found = checkpoints(path)
+    found = list_checkpoints(path)
     if not found and path.suffix == ".ckpt":
         raise InputError(f"{path}: no such file; expected a checkpoint, or a run folder: its newest is taken")
     if not found:
@@ -54,7 +54,7 @@ def find_checkpoint(path: Path) -> Path:
     return found[-1]
 
 
-def check_start(init: Path | None, allow_missing: Sequence[str], *, going_on: bool) -> None:
+def check_init_options(init: Path | None, allow_missing: Sequence[str], *, going_on: bool) -> None:
     """Raise InputError where a run is to begin with weights that are not there, or is allowed to miss some of none."""
     if init is None and allow_missing:
         raise InputError(f"--allow-missing {allow_missing[0]}: belongs to --init; add it, or leave both out")
@@ -62,20 +62,20 @@ def check_start(init: Path | None, allow_missing: Sequence[str], *, going_on: bo
         find_checkpoint(init)
 
 
-def check_folder(run: Path, resume: bool) -> None:
+def check_run_folder(run: Path, resume: bool) -> None:
     """Raise InputError where `run` cannot be a run's folder, or where a new run would overwrite one."""
     if run.exists() and not run.is_dir():
         raise InputError(f"{run}: is a file; expected a folder for the run")
-    if not resume and (checkpoints(run) or best_path(run).exists()):
+    if not resume and (list_checkpoints(run) or best_checkpoint_path(run).exists()):
         raise InputError(f"{run}: holds a run already; go on with RESUME=1, or choose another folder or remove it")
 
 
-def prepare_folder(run: Path, config: Config, done: int) -> None:
+def prepare_run_folder(run: Path, config: Config, done: int) -> None:
     """Make the folder ready for a run that has done `done` steps: it then holds nothing of later ones."""
     run.mkdir(parents=True, exist_ok=True)
     for unfinished in (run / "checkpoints").glob(".*"):
         unfinished.unlink()
-    for path in checkpoints(run):
+    for path in list_checkpoints(run):
         if path > checkpoint_path(run, done):
             path.replace(path.with_name(f"{path.name}.damaged"))
     _trim_metrics(run / "metrics.jsonl", done)

@@ -40,7 +40,7 @@ class FileBarrier:
             # before the others know the name, for none of theirs may go
             for left in run.glob(f"{PREFIX}*"):
                 left.unlink()
-        self.name = int(world.gather(np.array([secrets.randbits(62)], dtype=np.int64))[0])
+        self.name = int(world.all_gather(np.array([secrets.randbits(62)], dtype=np.int64))[0])
         self.number = 0
 
     def all_gather(self, data: bytes) -> list[bytes]:
@@ -54,6 +54,6 @@ class FileBarrier:
             while not file.exists():
                 time.sleep(POLL)
         everything = [file.read_bytes() for file in files]
-        self.world.gather(np.zeros(1, dtype=np.int64))  # nobody is still reading
+        self.world.all_gather(np.zeros(1, dtype=np.int64))  # nobody is still reading
         files[self.rank].unlink()
         return everything

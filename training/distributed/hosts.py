@@ -10,7 +10,7 @@ import psutil
 
 from pipeline.errors import InputError
 
-MASTER_PORT = 8118
+DEFAULT_MASTER_PORT = 8118
 """Of machine 0, where nobody says: the one that msrun takes."""
 
 
@@ -26,25 +26,29 @@ class Cluster:
         port: of machine 0; None for any that is free, where there is one machine.
     """
 
-    processes: int
+    processes_per_host: int
     hosts: int = 1
-    rank: int = 0
+    host_rank: int = 0
     master: str = "127.0.0.1"
     port: int | None = None
 
     @property
-    def total(self) -> int:
+    def world_size(self) -> int:
         """Processes on all machines."""
-        return self.processes * self.hosts
+        return self.processes_per_host * self.hosts
 
     @property
-    def ranks(self) -> range:
+    def local_ranks(self) -> range:
         """Ranks of the processes on this machine."""
-        return range(self.rank * self.processes, (self.rank + 1) * self.processes)
+        return range(self.host_rank * self.processes_per_host, (self.host_rank + 1) * self.processes_per_host)
 
 
 def resolve_cluster(
-    processes: int, hosts: str = "1", rank: int | None = None, master: str | None = None, port: int = MASTER_PORT
+    processes: int,
+    hosts: str = "1",
+    rank: int | None = None,
+    master: str | None = None,
+    port: int = DEFAULT_MASTER_PORT,
 ) -> Cluster:
     """Settle which machines there are.
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 
 from pipeline.errors import InputError
-from pipeline.system.processes import exit_with
+from pipeline.system.processes import exit_with_process
 from pipeline.system.signals import StopSignal
-from training.distributed.environment import LAUNCHER, LOCAL_PROCESSES, WATCHED
+from training.distributed.environment import LAUNCHER_PID, LOCAL_WORLD_SIZE, OUTPUT_IS_TERMINAL
 from training.distributed.hosts import Cluster
 from training.distributed.process_monitor import MSRUN_LOG, ProcessMonitor
 
@@ -29,11 +29,11 @@ def exit_with_launcher(cluster: Cluster) -> None:
     The scheduler that msrun starts on every machine with the master's address goes at once if this is not machine 0,
     as where several machines are played on one.
     """
-    if os.environ.get("MS_ROLE") == "MS_SCHED" and cluster.rank > 0:
+    if os.environ.get("MS_ROLE") == "MS_SCHED" and cluster.host_rank > 0:
         raise SystemExit(0)
-    launcher = os.environ.get(LAUNCHER)
+    launcher = os.environ.get(LAUNCHER_PID)
     if launcher:
-        exit_with(int(launcher))
+        exit_with_process(int(launcher))
 
 
 def launch(cluster: Cluster, out: Path, arguments: Sequence[str], signals: StopSignal) -> int:
@@ -59,7 +59,7 @@ def launch(cluster: Cluster, out: Path, arguments: Sequence[str], signals: StopS
     msrun = shutil.which("msrun", path=path)
     if msrun is None:
         raise InputError("msrun: not found beside Python; it comes with MindSpore: run make setup")
-    logs = out / "logs" if cluster.hosts == 1 else out / "logs" / f"node_{cluster.rank}"
+    logs = out / "logs" if cluster.hosts == 1 else out / "logs" / f"node_{cluster.host_rank}"
     options = _msrun_options(cluster, logs)
     logs.mkdir(parents=True, exist_ok=True)
     for old in (*logs.glob("worker_*.log"), logs / "scheduler.log"):
@@ -69,9 +69,9 @@ def launch(cluster: Cluster, out: Path, arguments: Sequence[str], signals: StopS
     environment = os.environ | {
         "PATH": path,
         "PYTHONUNBUFFERED": "1",
-        WATCHED: "1" if sys.stderr.isatty() else "0",
-        LAUNCHER: str(os.getpid()),
-        LOCAL_PROCESSES: str(cluster.processes),
+        OUTPUT_IS_TERMINAL: "1" if sys.stderr.isatty() else "0",
+        LAUNCHER_PID: str(os.getpid()),
+        LOCAL_WORLD_SIZE: str(cluster.processes_per_host),
     }
     with (logs / MSRUN_LOG).open("wb") as log:
         parent = subprocess.Popen(
@@ -79,7 +79,7 @@ def launch(cluster: Cluster, out: Path, arguments: Sequence[str], signals: StopS
         )
     if cluster.hosts > 1:
         click.echo(_announcement(cluster), err=True)
-    code = ProcessMonitor(parent, logs, signals, first=cluster.ranks[0]).until_the_end()
+    code = ProcessMonitor(parent, logs, signals, first=cluster.local_ranks[0]).wait_for_workers()
     if code and cluster.hosts > 1 and not signals.number:
         click.echo(f"Where another machine failed first, its logs tell: {logs.parent}/node_*", err=True)
     return code
@@ -87,32 +87,32 @@ def launch(cluster: Cluster, out: Path, arguments: Sequence[str], signals: StopS
 
 def _announcement(cluster: Cluster) -> str:
     """Which part of the run this machine has; machine 0 shows how the run goes."""
-    first, last = cluster.ranks[0], cluster.ranks[-1]
+    first, last = cluster.local_ranks[0], cluster.local_ranks[-1]
     workers = f"worker {first}" if first == last else f"workers {first} to {last}"
-    role = "waits for the others" if cluster.rank == 0 else f"machine 0, {cluster.master}, tells of the run"
-    return f"Machine {cluster.rank} of {cluster.hosts}: {workers}; {role}"
+    role = "waits for the others" if cluster.host_rank == 0 else f"machine 0, {cluster.master}, tells of the run"
+    return f"Machine {cluster.host_rank} of {cluster.hosts}: {workers}; {role}"
 
 
 def _msrun_options(cluster: Cluster, logs: Path) -> list[str]:
     options = {
-        "worker_num": cluster.total,
-        "local_worker_num": cluster.processes,
+        "worker_num": cluster.world_size,
+        "local_worker_num": cluster.processes_per_host,
         "join": True,
         "master_addr": cluster.master,
         "master_port": _port(cluster),
         "cluster_time_out": CLUSTER_TIMEOUT,
         "log_dir": logs,
         # a worker that does not exist: the logs are shown from here
-        "tail_worker_log": cluster.total,
+        "tail_worker_log": cluster.world_size,
     }
     if cluster.hosts > 1:
-        options["node_rank"] = cluster.rank
+        options["node_rank"] = cluster.host_rank
     return [f"--{name}={value}" for name, value in options.items()]
 
 
 def _port(cluster: Cluster) -> int:
     """The master's port; InputError if this is the master and it is taken."""
-    if cluster.port is not None and cluster.rank > 0:
+    if cluster.port is not None and cluster.host_rank > 0:
         return cluster.port
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

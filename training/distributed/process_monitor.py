@@ -17,11 +17,11 @@ import click
 import psutil
 
 from pipeline.system.signals import StopSignal
-from training.distributed.environment import LAUNCHER
+from training.distributed.environment import LAUNCHER_PID
 
 GRACE = 600.0
 """s that workers have to save and end after a signal; one that compiles its graph, on a busy machine, takes minutes."""
-ERROR_LINES = 15
+MAX_ERROR_LINES = 15
 """Last lines of a failed worker's log that are shown."""
 ALONE = 60.0
 """s that workers have to end once their scheduler is gone; those that wait for a lost device might not for an hour."""
@@ -35,14 +35,14 @@ _MINDSPORES = re.compile(r"\[(?:INFO|WARNING|ERROR|CRITICAL|EXCEPTION)\] ?[A-Z_]
 _RULE = re.compile(r"-{20,}")
 
 
-def error_lines(text: str) -> list[str]:
+def extract_error_lines(text: str) -> list[str]:
     """The last lines of a worker's log that tell a person what went wrong.
 
     MindSpore appends the place in its own sources to its errors, and logs what follows from them; both are left out
     unless nothing else is there.
     """
     lines = [line for line in text.splitlines() if line.strip()]
-    return (list(_of_people(lines)) or lines)[-ERROR_LINES:]
+    return (list(_of_people(lines)) or lines)[-MAX_ERROR_LINES:]
 
 
 def _of_people(lines: list[str]) -> Iterator[str]:
@@ -87,7 +87,7 @@ class ProcessMonitor:
         self.late = False
         self.shown = 0
 
-    def until_the_end(self) -> int:
+    def wait_for_workers(self) -> int:
         """Show the first worker's log while the workers run; returns the exit code."""
         try:
             while self.parent.poll() is None and self._may_go_on():
@@ -194,13 +194,13 @@ class ProcessMonitor:
         """Print what failed and the last lines of its log, unless they were shown already."""
         click.echo(f"Error: {what}; all logs are in {self.logs}", err=True)
         if log != worker_log(self.logs, self.first) and log.is_file():
-            click.echo("\n".join([f"--- {log}", *error_lines(_read(log))]), err=True)
+            click.echo("\n".join([f"--- {log}", *extract_error_lines(_read(log))]), err=True)
 
 
 def _launched_here(process: psutil.Process) -> bool:
     """Whether this process launched that one through msrun."""
     try:
-        return process.environ().get(LAUNCHER) == str(os.getpid())
+        return process.environ().get(LAUNCHER_PID) == str(os.getpid())
     except (psutil.Error, OSError):
         return False
 

@@ -16,24 +16,24 @@ from mindspore import communication, ops
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from training.distributed.environment import launched, local_processes
+from training.distributed.environment import launched_by_msrun, local_world_size
 
 
 @dataclass(frozen=True)
 class World:
-    """A process among all that train together; `local` of the `size` are on this machine."""
+    """A process among all that train together; `local_size` of the `size` are on this machine."""
 
     device: str
     rank: int = 0
     size: int = 1
-    local: int = 1
+    local_size: int = 1
 
     @property
     def targets_on_device(self) -> bool:
         """Whether drawing targets belongs on the device: an Ascend has power to spare, a CPU is the host itself."""
         return self.device == "Ascend"
 
-    def gather(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+    def all_gather(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Put the (N,) values of all processes together, rank by rank; every process has to call this."""
         if self.size == 1:
             return values
@@ -42,7 +42,7 @@ class World:
         gathered: NDArray[np.int32] = ops.AllGather()(halves).asnumpy()
         return gathered.view(np.int64)
 
-    def of_first(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def broadcast(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The (N,) values that rank 0 has; every process has to call this, with as many."""
         if self.size == 1:
             return values
@@ -50,7 +50,7 @@ class World:
         return everywhere[: len(values)]
 
 
-def start(device: str, debug_folder: Path) -> World:
+def init_world(device: str, debug_folder: Path) -> World:
     """Choose the device and join the other processes; comes before any tensor is made.
 
     Args:
@@ -68,11 +68,11 @@ def start(device: str, debug_folder: Path) -> World:
     _set_device(target)
     ms.set_context(mode=ms.GRAPH_MODE, save_graphs_path=str(debug_folder))
     atexit.register(_remove_if_empty, debug_folder)
-    if not launched():
+    if not launched_by_msrun():
         return World(target)
     _come_together()
     size = communication.get_group_size()
-    world = World(target, communication.get_rank(), size, local_processes(size))
+    world = World(target, communication.get_rank(), size, local_world_size(size))
     ms.set_auto_parallel_context(
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=world.size
     )

@@ -172,7 +172,7 @@ def describe(
         sha256=file_sha256(graph),
         checkpoint=str(checkpoint.path),
         step=checkpoint.step,
-        averaged=checkpoint.averaged,
+        averaged=checkpoint.has_weight_average,
         batch=shape.batch,
         height=shape.height,
         width=shape.width,

@@ -23,9 +23,9 @@ class EvaluationNetwork:
     def __init__(self, config: ModelConfig) -> None:
         network = OpenPose(config)
         self.parameters = {parameter.name: parameter for parameter in network.get_parameters()}
-        self.answer = inference_function(network)
+        self.infer = inference_function(network)
 
-    def take(self, weights: Mapping[str, ms.Parameter], world: World) -> None:
+    def copy_weights(self, weights: Mapping[str, ms.Parameter], world: World) -> None:
         """Learn the weights of the network in training by heart; every process has to call this.
 
         Trained weights are the same on all processes. What is counted on the way, the moments of batch normalisation,
@@ -38,7 +38,7 @@ class EvaluationNetwork:
         values = {name: weights[name].asnumpy() for name in self.parameters}
         counted = [name for name, parameter in self.parameters.items() if not parameter.requires_grad]
         if counted and world.size > 1:
-            first = world.of_first(np.concatenate([values[name].ravel() for name in counted]))
+            first = world.broadcast(np.concatenate([values[name].ravel() for name in counted]))
             ends = np.cumsum([values[name].size for name in counted])
             for name, part in zip(counted, np.split(first, ends[:-1]), strict=True):
                 values[name] = part.reshape(values[name].shape)

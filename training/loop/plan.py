@@ -18,43 +18,43 @@ FREE = ("data.threads", "data.targets")
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long a run is.
 
     Attributes:
-        epoch_steps: updates in one epoch.
-        total: updates in the whole run.
+        steps_per_epoch: updates in one epoch.
+        total_steps: updates in the whole run.
     """
 
-    epoch_steps: int
-    total: int
+    steps_per_epoch: int
+    total_steps: int
 
     @property
     def epochs(self) -> int:
         """Epochs begun in the run."""
-        return math.ceil(self.total / self.epoch_steps)
+        return math.ceil(self.total_steps / self.steps_per_epoch)
 
 
-def update_samples(config: Config, processes: int) -> int:
+def samples_per_update(config: Config, processes: int) -> int:
     """How many samples of all processes together are in one update."""
     return config.training.batch_size * config.training.accumulate * processes
 
 
-def plan_run(config: Config, records: int, processes: int) -> Plan:
+def plan_run(config: Config, records: int, processes: int) -> TrainingPlan:
     """Count the updates; InputError if the set does not fill one of them."""
-    step_records = update_samples(config, processes)
-    epoch_steps = records // step_records
-    if epoch_steps == 0:
+    step_records = samples_per_update(config, processes)
+    steps_per_epoch = records // step_records
+    if steps_per_epoch == 0:
         batches = f"{config.training.accumulate} times " if config.training.accumulate > 1 else ""
         raise InputError(
             f"training.batch_size: {batches}{config.training.batch_size} on {processes} processes takes {step_records} "
             f"records a step, but the training set has {records}"
         )
-    total = config.training.epochs * epoch_steps
-    return Plan(epoch_steps, min(total, config.training.max_steps or total))
+    total = config.training.epochs * steps_per_epoch
+    return TrainingPlan(steps_per_epoch, min(total, config.training.max_steps or total))
 
 
-def changes(before: Config, now: Config) -> list[str]:
+def changed_fields(before: Config, now: Config) -> list[str]:
     """What a resumed run does otherwise than before, as `field: old -> new`; evaluation is not part of training.
 
     Raises:
@@ -69,7 +69,7 @@ def changes(before: Config, now: Config) -> list[str]:
     return found
 
 
-def with_normalisation(config: Config, learnt: Config, source: Path) -> tuple[Config, list[str]]:
+def use_checkpoint_normalisation(config: Config, learnt: Config, source: Path) -> tuple[Config, list[str]]:
     """The recipe with the normalisation that weights were learnt with, and what there is to say about it.
 
     Args:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from training.distributed.environment import WATCHED
+from training.distributed.environment import OUTPUT_IS_TERMINAL
 
 if TYPE_CHECKING:
-    from training.loop.plan import Plan
+    from training.loop.plan import TrainingPlan
     from training.loop.tensorboard import EventWriter
     from training.loop.validation import Score
 
@@ -27,7 +27,7 @@ WATCHED_INTERVAL = 0.2
 """s between changes of the progress line during an evaluation."""
 
 
-class Stopwatch:
+class DataWaitTimer:
     """Splits a run's time into waiting for data and everything else."""
 
     def __init__(self) -> None:
@@ -68,31 +68,31 @@ class ProgressReporter:
     """
 
     def __init__(
-        self, run: Path, plan: Plan, *, first: int, log_every: int, images_per_step: int, speaks: bool
+        self, run: Path, plan: TrainingPlan, *, first: int, log_every: int, images_per_step: int, enabled: bool
     ) -> None:
         self.run = run
         self.first = first
-        self.total = plan.total
+        self.total = plan.total_steps
         self.epochs = plan.epochs
         self.log_every = log_every
         self.images_per_step = images_per_step
-        self.speaks = speaks
-        self.stopwatch = Stopwatch()
+        self.enabled = enabled
+        self.timer = DataWaitTimer()
         self.steps: list[Mapping[str, float]] = []
         self.ap = ""
         self.events: EventWriter | None = None
         self.overflows = self.new_overflows = 0
-        self.watched = sys.stderr.isatty() or os.environ.get(WATCHED) == "1"
+        self.watched = sys.stderr.isatty() or os.environ.get(OUTPUT_IS_TERMINAL) == "1"
         self.written = -math.inf
         self.bar = tqdm(
-            total=plan.total,
+            total=plan.total_steps,
             initial=first,
-            disable=not (speaks and self.watched),
+            disable=not (enabled and self.watched),
             dynamic_ncols=True,
             bar_format="step {n_fmt}/{total_fmt} {percentage:3.0f}% [{elapsed}<{remaining}]{postfix}",
         )
 
-    def update(
+    def log_step(
         self,
         *,
         step: int,
@@ -120,7 +120,7 @@ class ProgressReporter:
 
     def _log(self, step: int, epoch: int, rates: Mapping[str, float], scale: float | None) -> None:
         """Write means since the last line, and the speed."""
-        elapsed, data_wait = self.stopwatch.lap()
+        elapsed, data_wait = self.timer.lap()
         speed = self.images_per_step * len(self.steps) / elapsed
         loss = _mean([sum(terms.values()) for terms in self.steps])
         terms = {name: _mean([terms[name] for terms in self.steps]) for name in self.steps[0]}
@@ -136,7 +136,7 @@ class ProgressReporter:
             told += f" overflows {self.overflows}"
         self._show(f"{told} data wait {data_wait:.1%}{self.ap}", step, speed)
 
-    def evaluating(self, done: int, pictures: int) -> None:
+    def show_evaluation_progress(self, done: int, pictures: int) -> None:
         """Tell how far an evaluation has come."""
         now = time.perf_counter()
         if now - self.written < (WATCHED_INTERVAL if self.watched else QUIET_INTERVAL):
@@ -146,24 +146,26 @@ class ProgressReporter:
         if self.watched:
             self.bar.set_postfix_str(line)
         else:
-            self.say(line)
+            self.print_message(line)
 
-    def evaluated(self, step: int, score: Score, best: bool) -> None:
+    def log_evaluation(self, step: int, score: Score, best: bool) -> None:
         """Write what an evaluation came to; `best` says that no earlier one came to as much."""
-        line = {"step": step, **score.numbers, "pictures": score.pictures, "seconds": round(score.seconds, 2)}
+        line = {"step": step, **score.numbers, "pictures": score.image_count, "seconds": round(score.seconds, 2)}
         self._write(line, {"validation": score.numbers})
-        if score.sheet is not None and self.events:
-            self.events.picture(step, "maps", score.sheet)
+        if score.map_figure is not None and self.events:
+            self.events.add_image(step, "maps", score.map_figure)
             self.events.flush()
-        ap, ap50, ar = (f"{score.numbers[name]:.3f}" if score.defined else "-" for name in ("AP", "AP50", "AR"))
+        ap, ap50, ar = (f"{score.numbers[name]:.3f}" if score.is_defined else "-" for name in ("AP", "AP50", "AR"))
         self.ap = f" AP {ap}"
         self.bar.set_postfix_str(self.ap.strip(), refresh=False)
-        how = f"{score.pictures} pictures in {score.seconds:.1f} s"
-        self.say(f"step {step}/{self.total} AP {ap} AP50 {ap50} AR {ar} on {how}{', the best so far' if best else ''}")
+        how = f"{score.image_count} pictures in {score.seconds:.1f} s"
+        self.print_message(
+            f"step {step}/{self.total} AP {ap} AP50 {ap50} AR {ar} on {how}{', the best so far' if best else ''}"
+        )
 
-    def say(self, text: str) -> None:
+    def print_message(self, text: str) -> None:
         """Print a line above the progress."""
-        if self.speaks:
+        if self.enabled:
             tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
@@ -181,11 +183,11 @@ class ProgressReporter:
         if now - self.written >= QUIET_INTERVAL or not left:
             self.written = now
             eta = tqdm.format_interval(left * self.images_per_step / speed)
-            self.say(f"step {step}/{self.total} {line} ETA {eta}")
+            self.print_message(f"step {step}/{self.total} {line} ETA {eta}")
 
     def _write(self, line: Mapping[str, Any], curves: Mapping[str, Mapping[str, float]]) -> None:
         """Add a line to metrics.jsonl and, by group and name, values to TensorBoard's curves."""
-        if not self.speaks:
+        if not self.enabled:
             return
         with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -194,7 +196,7 @@ class ProgressReporter:
 
             self.events = EventWriter(self.run / "tensorboard", after=self.first)
         tags = {f"{group}/{name}": value for group, values in curves.items() for name, value in values.items()}
-        self.events.numbers(line["step"], tags)
+        self.events.add_scalars(line["step"], tags)
         self.events.flush()
 
 

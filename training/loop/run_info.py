@@ -36,7 +36,7 @@ _NAME_BYTES = 64
 
 def record_session(run: Path, config: Config, shards: Path, world: World, done: int) -> None:
     """Write run.json as a session begins after `done` steps; every process has to call this, rank 0 writes."""
-    hosts = gather_hosts(world)
+    hosts = gather_host_names(world)
     if world.rank == 0:
         session = {
             "step": done,
@@ -44,15 +44,15 @@ def record_session(run: Path, config: Config, shards: Path, world: World, done: 
             "command": shlex.join(sys.orig_argv),
             "versions": versions(),
             "git": git_state(ROOT),
-            **describe_place(world, hosts),
+            **describe_environment(world, hosts),
             "shards": describe_shards(shards, Manifest.read(shards)),
             "config": config.model_dump(mode="json"),
         }
         path = run / FILE_NAME
-        write_atomically(path, json.dumps(with_session(_read(path), session), indent=1) + "\n")
+        write_atomically(path, json.dumps(add_session(_read(path), session), indent=1) + "\n")
 
 
-def with_session(before: Mapping[str, Any] | None, session: Mapping[str, Any]) -> dict[str, Any]:
+def add_session(before: Mapping[str, Any] | None, session: Mapping[str, Any]) -> dict[str, Any]:
     """What run.json holds with another session: its fields, and in `earlier` all those before."""
     if before is None:
         return {**session, "earlier": []}
@@ -60,7 +60,7 @@ def with_session(before: Mapping[str, Any] | None, session: Mapping[str, Any]) -
     return {**session, "earlier": [*before.get("earlier", []), last]}
 
 
-def describe_place(world: World, hosts: Sequence[str]) -> dict[str, Any]:
+def describe_environment(world: World, hosts: Sequence[str]) -> dict[str, Any]:
     """Where a session runs; `hosts` names the machine of each process."""
     name = str(ms.hal.get_device_name(0, world.device))
     return {
@@ -110,10 +110,10 @@ def _git(root: Path, *arguments: str) -> str | None:
         return None
 
 
-def gather_hosts(world: World) -> list[str]:
+def gather_host_names(world: World) -> list[str]:
     """Name of each process's machine, by rank; names are cut after 64 bytes."""
     name = platform.node().encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
-    gathered = world.gather(np.frombuffer(name, dtype=np.int64)).tobytes()
+    gathered = world.all_gather(np.frombuffer(name, dtype=np.int64)).tobytes()
     names = [gathered[start : start + _NAME_BYTES] for start in range(0, len(gathered), _NAME_BYTES)]
     return [name.rstrip(b"\0").decode(errors="replace") for name in names]
 

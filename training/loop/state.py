@@ -35,7 +35,7 @@ DEVICE_INPUTS = ("image", "mask", "keypoints")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepResult:
     """What a step came to, the same in every process.
 
     Attributes:
@@ -64,7 +64,7 @@ class Outcome:
 
 
 class TrainState:
-    """A network in training. Comes after `parallel.start`; draws its first weights from the recipe's seed."""
+    """A network in training. Comes after `training.distributed.world.init_world`; draws its first weights from the recipe's seed."""
 
     def __init__(self, config: Config, world: World, total: int) -> None:
         """`total` is the number of updates of the whole run; InputError if the device lacks the recipe's precision."""
@@ -102,7 +102,7 @@ class TrainState:
         with the recipe's.
         """
         tensors = {parameter.name: parameter for parameter in self.scale.get_parameters()} | checkpoint.tensors
-        if not checkpoint.averaged:
+        if not checkpoint.has_weight_average:
             tensors |= {f"{AVERAGE_PREFIX}{name}": tensor for name, tensor in checkpoint.tensors.items()}
         restore_parameters(self.parameters(), tensors, checkpoint.path)
 
@@ -119,7 +119,7 @@ class TrainState:
         parameters = self.average.averages if self.average else self.network.get_parameters()
         return {parameter.name.removeprefix(AVERAGE_PREFIX): parameter for parameter in parameters}
 
-    def can_answer(self) -> bool:
+    def has_finite_statistics(self) -> bool:
         """Whether what this process counts on the way is finite.
 
         Batch normalisation's running statistics move with every batch, also where the update is left out.
@@ -130,7 +130,7 @@ class TrainState:
         """Learning rates of the parts of the network in the update after `done` updates."""
         return group_learning_rates(done, self.total, self.training)
 
-    def step(self, batch: Batch, done: int, stop: bool) -> Outcome | None:
+    def step(self, batch: Batch, done: int, stop: bool) -> StepResult | None:
         """Learn from one batch, after `done` updates.
 
         Args:
@@ -156,7 +156,7 @@ class TrainState:
             self._gather(*inputs)
             answer = self._update(*facts)
         terms, norm, finite, scale, stops = (each.asnumpy().tolist() for each in answer)
-        return Outcome(tuple(terms), norm, finite > 0, scale, stops > 0)
+        return StepResult(tuple(terms), norm, finite > 0, scale, stops > 0)
 
 
 def _draws_on_device(config: Config, world: World) -> bool:

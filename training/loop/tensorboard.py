@@ -32,14 +32,14 @@ class EventWriter:
         self._write(after + 1, session_log=SessionLog(status=SessionLog.START))
         self.flush()
 
-    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+    def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Append values by their tags."""
         from tensorboardX.proto.summary_pb2 import Summary
 
         entries = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self._write(step, summary=Summary(value=entries))
 
-    def picture(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
+    def add_image(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
         """Append a picture, (H, W, 3) uint8 BGR, as a JPEG."""
         import simplejpeg
         from tensorboardX.proto.summary_pb2 import Summary

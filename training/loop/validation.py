@@ -14,8 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.maps import InferenceFunction
-from training.checkpoint.checkpoint import DamagedCheckpointError, Mark, Position, load_checkpoint, save_best
-from training.checkpoint.run_folder import best_path, evaluated_steps
+from training.checkpoint.checkpoint import (
+    BestScore,
+    DamagedCheckpointError,
+    TrainingPosition,
+    load_checkpoint,
+    save_best,
+)
+from training.checkpoint.run_folder import best_checkpoint_path, evaluated_steps
 from training.config import Config
 from training.distributed.file_barrier import FileBarrier
 from training.distributed.world import World
@@ -29,15 +35,15 @@ class Score:
 
     Attributes:
         numbers: COCO's ten by name, 0..1, or -1 where no annotation defines one.
-        pictures: how many were looked at.
+        image_count: how many were looked at.
         seconds: that it took.
-        sheet: pictures with the maps that the network answers, (H, W, 3) uint8 BGR; None on ranks other than 0.
+        map_figure: pictures with the maps that the network answers, (H, W, 3) uint8 BGR; None on ranks other than 0.
     """
 
     numbers: dict[str, float]
-    pictures: int
+    image_count: int
     seconds: float
-    sheet: NDArray[np.uint8] | None = None
+    map_figure: NDArray[np.uint8] | None = None
 
     @property
     def ap(self) -> float:
@@ -45,7 +51,7 @@ class Score:
         return self.numbers["AP"]
 
     @property
-    def defined(self) -> bool:
+    def is_defined(self) -> bool:
         """Whether there was anybody to find."""
         return self.ap >= 0
 
@@ -102,40 +108,40 @@ class Validation:
 
     def resume(self) -> list[str]:
         """Take up the best checkpoint of the run so far; returns what there is to say about it."""
-        path = best_path(self.run)
+        path = best_checkpoint_path(self.run)
         if self.evaluator is None or self.world.rank or not path.is_file():
             return []
         try:
             checkpoint = load_checkpoint(path)
         except DamagedCheckpointError as error:
             return [f"Warning: {error}"]
-        if checkpoint.mark is None or checkpoint.mark.basis != self.evaluator.basis:
+        if checkpoint.best_score is None or checkpoint.best_score.basis != self.evaluator.basis:
             return [
                 f"{path}: chosen by other pictures or another way of finding people; the next evaluation replaces it"
             ]
-        self.best = (checkpoint.step, checkpoint.mark.ap)
+        self.best = (checkpoint.step, checkpoint.best_score.ap)
         return []
 
-    def due(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether the network of a step is to be evaluated."""
         every = self.config.training.eval_every
         return bool(self.evaluator and every and step and (step % every == 0 or step == self.total))
 
-    def missed(self, step: int) -> bool:
+    def was_missed(self, step: int) -> bool:
         """Whether a run that goes on after `step` ended before this step's evaluation did; the same on all ranks."""
-        missing = self.due(step) and step not in evaluated_steps(self.run)
-        return bool(self.world.gather(np.array([missing], dtype=np.int64))[0])
+        missing = self.is_due(step) and step not in evaluated_steps(self.run)
+        return bool(self.world.all_gather(np.array([missing], dtype=np.int64))[0])
 
     def evaluate(
-        self, learner: TrainState, stopped: Callable[[], bool], progress: Callable[[int, int], object]
+        self, train_state: TrainState, stopped: Callable[[], bool], progress: Callable[[int, int], object]
     ) -> Score | None:
         """Score the network as it is now; arguments, result and errors as those of an Evaluator."""
         assert self.evaluator is not None
         self.evaluation_network = self.evaluation_network or EvaluationNetwork(self.config.model)
-        self.evaluation_network.take(learner.inference_weights(), self.world)
-        return self.evaluator(self.evaluation_network.answer, self.barrier, stopped, progress)
+        self.evaluation_network.copy_weights(train_state.inference_weights(), self.world)
+        return self.evaluator(self.evaluation_network.infer, self.barrier, stopped, progress)
 
-    def keep(self, score: Score, learner: TrainState, position: Position) -> bool:
+    def save_if_best(self, score: Score, train_state: TrainState, position: TrainingPosition) -> bool:
         """Write the network as the best if none before came to as much; every process calls this and waits for it.
 
         Returns:
@@ -145,10 +151,10 @@ class Validation:
             InputError: the checkpoint cannot be written.
         """
         assert self.evaluator is not None
-        better = self.world.rank == 0 and score.defined and (self.best is None or score.ap > self.best[1])
+        better = self.world.rank == 0 and score.is_defined and (self.best is None or score.ap > self.best[1])
         if better:
-            mark = Mark(score.ap, self.evaluator.basis)
-            save_best(self.run, learner.parameters(), self.config, position, mark)
+            mark = BestScore(score.ap, self.evaluator.basis)
+            save_best(self.run, train_state.parameters(), self.config, position, mark)
         if self.barrier.all_gather(b"better" if better else b"")[0]:
             self.best = (position.step, score.ap)
             return True
