@@ -82,7 +82,7 @@ def main(
         check_init_options(init, allow_missing, going_on=resume and bool(list_checkpoints(out)))
     evaluator = _evaluator(config, val, tell=not launched_by_msrun())
     if cluster.world_size > 1 and not launched_by_msrun():
-        signals.start_watching("Stopping after the next step; at once if you ask again")
+        signals.start_watching("Stopping after the current step; a second signal kills all processes")
         raise SystemExit(launch(cluster, out, sys.argv[1:], signals))
     signals.start_watching()
     begin: dict[str, Any] = {"init": init, "allow_missing": allow_missing, "resume": resume}

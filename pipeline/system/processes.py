@@ -1,4 +1,4 @@
-"""Processes that end when the process they work for is gone, however that process ended."""
+"""Worker processes that end when the process that started them ends, for whatever reason that one ended."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import threading
 import time
 from typing import Any
 
-_POLL_SECONDS = 0.2
+_POLL_INTERVAL = 0.2
+"""Seconds between two checks of the watched process."""
 
 
 def has_ended(pid: int) -> bool:
-    """Whether the process `pid` has ended; a zombie, which its parent has not waited for, counts as ended."""
+    """Return True if the process `pid` has ended. A zombie, whose parent has not yet waited for it, counts as ended."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -22,29 +23,28 @@ def has_ended(pid: int) -> bool:
 
 
 def exit_with_process(pid: int) -> None:
-    """Kill this process as soon as the process `pid` is gone. A daemon thread polls; returns at once."""
+    """Kill this process as soon as the process `pid` has ended. Return at once; a daemon thread polls `pid`."""
     threading.Thread(target=_kill_self_after, args=(pid,), name="exit_with_process", daemon=True).start()
 
 
 def _kill_self_after(pid: int) -> None:
     while not has_ended(pid):
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_INTERVAL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def exit_with_parent_options() -> dict[str, Any]:
-    """Options of `joblib.Parallel` that make its worker processes end when this process is killed.
+    """Return options of `joblib.Parallel` that end its worker processes when this process is killed.
 
-    By default they would wait five minutes for more work, and finish their tasks in the folder of the next build.
+    Without these options, loky workers wait five minutes for more tasks, and may write their results into the folder
+    of the next build.
 
     Returns:
-        The options for the loky back end; an empty dict for other back ends, whose workers are not ours.
+        The options for the loky back end; an empty dict for other back ends, which do not start worker processes here.
     """
     from joblib.parallel import get_active_backend
 
     backend, _ = get_active_backend()
-    return (
-        {"initializer": exit_with_process, "initargs": (os.getpid(),)}
-        if type(backend).__name__ == "LokyBackend"
-        else {}
-    )
+    if type(backend).__name__ != "LokyBackend":
+        return {}
+    return {"initializer": exit_with_process, "initargs": (os.getpid(),)}

@@ -225,7 +225,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_recipe, tiny_shards, tmp_path):
     assert out == ""
     steps = len(tiny.losses(run))
     assert [path.name for path in list_checkpoints(run)][-1] == f"step-{steps:07d}.ckpt"
-    assert "Stopping after the next step" in err
+    assert "Stopping after the current step" in err
     assert f"Stopped after step {steps} of 60000; go on with: " in err
     assert err.rstrip().endswith("--set training.epochs=5000 --resume")
     assert "Traceback" not in err
