@@ -82,10 +82,10 @@ LIMBS: tuple[tuple[str, str], ...] = (
 NUM_KEYPOINTS = len(KEYPOINTS)
 NUM_LIMBS = len(LIMBS)
 
-INDEX: dict[str, int] = {name: i for i, name in enumerate(KEYPOINTS)}
+KEYPOINT_INDEX: dict[str, int] = {name: i for i, name in enumerate(KEYPOINTS)}
 """OpenPose-18 index of a keypoint name."""
 
-LIMB_INDICES: NDArray[np.intp] = np.array([(INDEX[a], INDEX[b]) for a, b in LIMBS], dtype=np.intp)
+LIMB_INDICES: NDArray[np.intp] = np.array([(KEYPOINT_INDEX[a], KEYPOINT_INDEX[b]) for a, b in LIMBS], dtype=np.intp)
 """(L, 2) OpenPose-18 indices of each limb's two ends."""
 
 
@@ -102,13 +102,13 @@ def _mirrored_limb(limb: tuple[str, str]) -> int:
     return LIMBS.index((a, b))
 
 
-FLIP: NDArray[np.intp] = np.array([INDEX[mirrored_name(name)] for name in KEYPOINTS], dtype=np.intp)
-"""(K,) gather order that swaps left and right keypoints: flipped = keypoints[:, FLIP]."""
+FLIP_KEYPOINTS: NDArray[np.intp] = np.array([KEYPOINT_INDEX[mirrored_name(name)] for name in KEYPOINTS], dtype=np.intp)
+"""(K,) gather order that swaps left and right keypoints: flipped = keypoints[:, FLIP_KEYPOINTS]."""
 
 FLIP_LIMBS: NDArray[np.intp] = np.array([_mirrored_limb(limb) for limb in LIMBS], dtype=np.intp)
 """(L,) gather order that swaps left and right limbs."""
 
-TO_COCO: NDArray[np.intp] = np.array([INDEX[name] for name in COCO_KEYPOINTS], dtype=np.intp)
+TO_COCO: NDArray[np.intp] = np.array([KEYPOINT_INDEX[name] for name in COCO_KEYPOINTS], dtype=np.intp)
 """(17,) gather order from OpenPose-18 to COCO-17: coco = openpose[..., TO_COCO, :]."""
 
 OKS_SIGMAS: dict[str, float] = {
@@ -139,9 +139,9 @@ def from_coco(keypoints: NDArray[np.float32]) -> NDArray[np.float32]:
     coco = np.asarray(keypoints, dtype=np.float32).reshape(-1, len(COCO_KEYPOINTS), 3)
     out = np.zeros((len(coco), NUM_KEYPOINTS, 3), dtype=np.float32)
     out[:, TO_COCO] = coco
-    left, right = out[:, INDEX["left_shoulder"]], out[:, INDEX["right_shoulder"]]  # (P, 3)
-    out[:, INDEX["neck"], :2] = (left[:, :2] + right[:, :2]) / 2
-    out[:, INDEX["neck"], 2] = np.minimum(left[:, 2], right[:, 2])
+    left, right = out[:, KEYPOINT_INDEX["left_shoulder"]], out[:, KEYPOINT_INDEX["right_shoulder"]]  # (P, 3)
+    out[:, KEYPOINT_INDEX["neck"], :2] = (left[:, :2] + right[:, :2]) / 2
+    out[:, KEYPOINT_INDEX["neck"], 2] = np.minimum(left[:, 2], right[:, 2])
     out[out[..., 2] == 0] = 0
     return out
 

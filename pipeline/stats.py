@@ -221,9 +221,9 @@ def main(*, shards: tuple[Path, ...], as_json: bool, plot: Path | None, scans: b
     else:
         click.echo("\n\n".join(format_text(name, figures) for name, figures in sets.items()))
     if plot:
-        from pipeline.visualization.statistics_plot import draw
+        from pipeline.visualization.statistics_plot import plot_statistics
 
-        draw(sets, plot)
+        plot_statistics(sets, plot)
         click.echo(f"{plot}: drawn", err=True)
 
 

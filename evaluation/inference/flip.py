@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.maps import InferenceFunction
-from pipeline.skeleton import FLIP, FLIP_LIMBS, NUM_KEYPOINTS, NUM_LIMBS
+from pipeline.skeleton import FLIP_KEYPOINTS, FLIP_LIMBS, NUM_KEYPOINTS, NUM_LIMBS
 
 Floats = NDArray[np.float32]
 
-_FLIPPED_CHANNELS = np.append(FLIP, NUM_KEYPOINTS)
+_FLIPPED_CHANNELS = np.append(FLIP_KEYPOINTS, NUM_KEYPOINTS)
 """Heatmap channel order after a flip: left and right keypoints swapped, the background last."""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.decoder.person import Person
-from pipeline.skeleton import INDEX, KEYPOINTS, LIMBS
+from pipeline.skeleton import KEYPOINT_INDEX, KEYPOINTS, LIMBS
 
 Colour = tuple[int, int, int]
 
@@ -104,12 +104,12 @@ def _draw_skeleton(canvas: NDArray[np.uint8], person: Person) -> None:
 
     keypoints = person.keypoints
     lines = [
-        (_fixed(keypoints[INDEX[a]]), _fixed(keypoints[INDEX[b]]), LIMB_COLOURS[a, b])
+        (_fixed(keypoints[KEYPOINT_INDEX[a]]), _fixed(keypoints[KEYPOINT_INDEX[b]]), LIMB_COLOURS[a, b])
         for a, b in LIMBS
-        if keypoints[INDEX[a], 2] > 0 and keypoints[INDEX[b], 2] > 0 and (a, b) not in HIDDEN_LIMBS
+        if keypoints[KEYPOINT_INDEX[a], 2] > 0 and keypoints[KEYPOINT_INDEX[b], 2] > 0 and (a, b) not in HIDDEN_LIMBS
     ]
     width = _line_width(keypoints, canvas.shape, alone=not lines)
-    dots = [(_fixed(keypoints[i]), KEYPOINT_COLOURS[name]) for name, i in INDEX.items() if keypoints[i, 2] > 0]
+    dots = [(_fixed(keypoints[i]), KEYPOINT_COLOURS[name]) for name, i in KEYPOINT_INDEX.items() if keypoints[i, 2] > 0]
     casing = width + max(2, round(0.5 * width))
     for start, end, _ in lines:
         cv2.line(canvas, start, end, (24, 20, 20), casing, cv2.LINE_AA, SHIFT)

@@ -13,7 +13,7 @@ from evaluation.scoring.datasets import Record, load_picture
 from evaluation.scoring.truth import true_keypoints
 from pipeline.loading.targets import TargetConfig, encode_maps
 from pipeline.maps import Maps
-from pipeline.visualization.contact_sheet import MIN_TILE_WIDTH, captioned, enlarged
+from pipeline.visualization.contact_sheet import MIN_TILE_WIDTH, add_caption, enlarge
 from pipeline.visualization.targets import draw_heatmaps, draw_keypoints, draw_pafs
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _row(record: Record, image: Picture, found: Maps, predictor: Predictor, targ
     keypoints[..., :2] = letterbox.to_canvas(keypoints[..., :2])
     true = crop_maps(encode_maps(keypoints, letterbox.canvas, target), letterbox)
     height, width = (side * true.stride for side in true.grid)
-    seen, keypoints = enlarged(apply_letterbox(image, letterbox)[:height, :width], keypoints)
+    seen, keypoints = enlarge(apply_letterbox(image, letterbox)[:height, :width], keypoints)
     tiles = {
         f"{record.image_id}": draw_keypoints(seen, keypoints),
         "heatmaps, true": draw_heatmaps(seen, true.heatmaps),
@@ -63,7 +63,7 @@ def _row(record: Record, image: Picture, found: Maps, predictor: Predictor, targ
         "part affinity fields, true": draw_pafs(seen, true.pafs),
         "part affinity fields, found": draw_pafs(seen, found.pafs),
     }
-    return np.concatenate([captioned(_resized(tile), title) for title, tile in tiles.items()], axis=1)
+    return np.concatenate([add_caption(_resized(tile), title) for title, tile in tiles.items()], axis=1)
 
 
 def _resized(picture: Picture) -> Picture:

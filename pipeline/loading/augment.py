@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config_base import StrictModel
 from pipeline.sample import Size
-from pipeline.skeleton import FLIP
+from pipeline.skeleton import FLIP_KEYPOINTS
 
 REFERENCE_SIZE = 368
 """px; side of the network's input to which the reference's distribution belongs."""
@@ -63,7 +63,7 @@ class AugmentConfig(StrictModel):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What chance decided for one sample; `pipeline.loading.warp.apply` does the rest.
+    """What chance decided for one sample; `pipeline.loading.warp.augment_sample` does the rest.
 
     Attributes:
         scale: factor from picture to output.
@@ -110,7 +110,7 @@ def _whole(chance: float, limit: int) -> int:
     return int(chance * (2 * limit + 1)) - limit
 
 
-def draw(
+def sample_augmentation(
     rng: np.random.Generator, keypoints: NDArray[np.float32], image_size: Size, config: AugmentConfig
 ) -> Augmentation:
     """Draw an augmentation from the reference's distribution.
@@ -153,7 +153,7 @@ def draw(
     )
 
 
-def fit(image_size: Size, size: Size) -> Augmentation:
+def fit_whole_image(image_size: Size, size: Size) -> Augmentation:
     """The augmentation that changes nothing but the scale: the whole picture, centred, as large as the output allows.
 
     Args:
@@ -164,7 +164,7 @@ def fit(image_size: Size, size: Size) -> Augmentation:
     return Augmentation(scale, 0.0, _middle(image_size))
 
 
-def affine(augmentation: Augmentation, size: Size) -> NDArray[np.float64]:
+def affine_matrix(augmentation: Augmentation, size: Size) -> NDArray[np.float64]:
     """The one matrix that moves picture, keypoints and ignore region.
 
     Args:
@@ -187,7 +187,7 @@ def affine(augmentation: Augmentation, size: Size) -> NDArray[np.float64]:
     )
 
 
-def move_keypoints(
+def transform_keypoints(
     keypoints: NDArray[np.float32], augmentation: Augmentation, matrix: NDArray[np.float64], size: Size
 ) -> NDArray[np.float32]:
     """Move keypoints with the picture.
@@ -197,14 +197,14 @@ def move_keypoints(
     Args:
         keypoints: (P, K, 3) float32 x, y in px of the picture and visibility.
         augmentation: says whether left and right change sides.
-        matrix: (2, 3) of `affine`.
+        matrix: (2, 3) of `affine_matrix`.
         size: (height, width) px of the output.
 
     Returns:
         (Q, K, 3) float32, Q <= P: those with a labelled keypoint left; keypoints without a label are all 0.
     """
     if augmentation.flip:
-        keypoints = keypoints[:, FLIP]
+        keypoints = keypoints[:, FLIP_KEYPOINTS]
     (a, b, c), (d, e, f) = matrix.tolist()
     turn = np.array(((a, d, 0), (b, e, 0), (0, 0, 1)), dtype=np.float32)  # leaves the visibility as it is
     moved = keypoints @ turn + np.array((c, f, 0), dtype=np.float32)

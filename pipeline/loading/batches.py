@@ -30,20 +30,22 @@ from pipeline.system.buffers import BufferPool
 from pipeline.system.cpu import default_threads
 
 
-def epoch_order(records: int, *, batch_size: int, seed: int, epoch: int, rank: int, ranks: int) -> NDArray[np.int64]:
-    """Which records a rank takes in which order.
+def epoch_order(
+    records: int, *, batch_size: int, seed: int, epoch: int, rank: int, world_size: int
+) -> NDArray[np.int64]:
+    """Return the record indices of one rank for one epoch, in the order in which the rank reads them.
 
-    A step of all ranks takes batch_size * ranks records that follow each other in one permutation of all records, and
-    its ranks take them in turn: the order of the whole does not depend on the number of ranks. The tail that does not
-    fill a step is left out.
+    All ranks share one random permutation of the records. A step takes the next batch_size * world_size records of it
+    and deals them out to the ranks in turn, so the global order does not depend on the number of ranks. The last
+    records, which do not fill a step, are dropped.
 
     Returns:
         (batches, batch_size) int64 record indices.
     """
-    step = batch_size * ranks
+    step = batch_size * world_size
     batches = records // step
     order = np.random.default_rng((seed, epoch)).permutation(records)[: batches * step]
-    return order.reshape(batches, batch_size, ranks)[:, :, rank]
+    return order.reshape(batches, batch_size, world_size)[:, :, rank]
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Batches(Iterable[Batch]):
     indices: NDArray[np.int64]
     max_people: int
     threads: int
-    filler: Collator
+    collator: Collator
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -93,7 +95,7 @@ class Batches(Iterable[Batch]):
 
     def _allocate(self, memory: BufferPool) -> Batch:
         batch_size = self.indices.shape[1]
-        height, width = self.filler.size
+        height, width = self.collator.size
         grid = (height // STRIDE, width // STRIDE)
         batch: Batch = {
             "image_id": np.empty(batch_size, dtype=np.int64),
@@ -101,7 +103,7 @@ class Batches(Iterable[Batch]):
             "keypoints": np.zeros((batch_size, self.max_people, NUM_KEYPOINTS, 3), dtype=np.float32),
             "mask": np.empty((batch_size, *grid), dtype=np.uint8),
         }
-        if self.filler.targets is not None:
+        if self.collator.targets is not None:
             batch["heatmaps"] = memory.array((batch_size, NUM_HEATMAPS, *grid), np.float32)
             batch["pafs"] = memory.array((batch_size, NUM_PAFS, *grid), np.float32)
         return batch
@@ -112,7 +114,7 @@ class Batches(Iterable[Batch]):
         fills: list[Fill] = []
         for place, (index, row) in enumerate(rows):
             try:
-                augmentation = self.filler.label(row, batch, place)
+                augmentation = self.collator.write_labels(row, batch, place)
             except InputError as error:
                 raise self._named(error, index, row) from error
             fills.append(partial(self._paint, index, row, augmentation, batch, place))
@@ -120,7 +122,7 @@ class Batches(Iterable[Batch]):
 
     def _paint(self, index: int, row: Row, augmentation: Augmentation, batch: Batch, place: int) -> None:
         try:
-            self.filler.paint(row, augmentation, batch, place)
+            self.collator.write_image(row, augmentation, batch, place)
         except InputError as error:
             raise self._named(error, index, row) from error
 
@@ -134,17 +136,20 @@ class Batches(Iterable[Batch]):
         return self.manifest.shards[int(np.searchsorted(ends, index, side="right"))].file
 
 
-def _check_request(folder: Path, manifest: Manifest, size: Size, max_people: int, batch_size: int, ranks: int) -> None:
+def _check_request(
+    folder: Path, manifest: Manifest, size: Size, max_people: int, batch_size: int, world_size: int
+) -> None:
     """Raise InputError if a set cannot be batched as asked."""
     height, width = size
     if height < STRIDE or width < STRIDE or height % STRIDE or width % STRIDE:
         raise InputError(f"size {height}x{width}: expected height and width in multiples of {STRIDE} px")
     if max_people < manifest.max_people:
         raise InputError(f"{folder}: max_people is {max_people}, but a picture has {manifest.max_people} people")
-    step = batch_size * ranks
+    step = batch_size * world_size
     if manifest.records < step:
         raise InputError(
-            f"{folder}: {manifest.records} records, but a step takes {step}: batch size {batch_size} on {ranks} ranks"
+            f"{folder}: {manifest.records} records, but a step takes {step}: "
+            f"batch size {batch_size} on {world_size} ranks"
         )
 
 
@@ -157,7 +162,7 @@ def create_batches(
     seed: int,
     epoch: int,
     rank: int = 0,
-    ranks: int = 1,
+    world_size: int = 1,
     threads: int | None = None,
     augment: AugmentConfig | None,
     targets: TargetConfig | None = None,
@@ -173,8 +178,8 @@ def create_batches(
         max_people: M; at least as many as any record has.
         seed: decides, with the epoch, the order and, with the image id, each sample's augmentation.
         epoch: counted from 0.
-        rank: which of the processes this is.
-        ranks: how many there are.
+        rank: rank of this process.
+        world_size: number of ranks.
         threads: that decode and augment; the cores shared out among the ranks by default. Does not change the batches.
         augment: distribution of augmentations; None fits the whole picture into the input instead.
         targets: also draw heatmaps and part affinity fields.
@@ -187,13 +192,15 @@ def create_batches(
     """
     height, width = (size, size) if isinstance(size, int) else size
     manifest = Manifest.load(folder)
-    _check_request(folder, manifest, (height, width), max_people, batch_size, ranks)
-    order = epoch_order(manifest.records, batch_size=batch_size, seed=seed, epoch=epoch, rank=rank, ranks=ranks)
+    _check_request(folder, manifest, (height, width), max_people, batch_size, world_size)
+    order = epoch_order(
+        manifest.records, batch_size=batch_size, seed=seed, epoch=epoch, rank=rank, world_size=world_size
+    )
     return Batches(
         folder=folder,
         manifest=manifest,
         indices=order[start:stop],
         max_people=max_people,
-        threads=threads or default_threads(ranks),
-        filler=Collator((height, width), seed, epoch, augment, targets),
+        threads=threads or default_threads(world_size),
+        collator=Collator((height, width), seed, epoch, augment, targets),
     )

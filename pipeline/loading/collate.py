@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.loading.augment import Augmentation, AugmentConfig, affine, draw, fit, move_keypoints
+from pipeline.loading.augment import (
+    Augmentation,
+    AugmentConfig,
+    affine_matrix,
+    fit_whole_image,
+    sample_augmentation,
+    transform_keypoints,
+)
 from pipeline.loading.targets import TargetConfig, encode_maps
 from pipeline.maps import Maps
 from pipeline.sample import Sample, Size
@@ -91,7 +98,7 @@ class Collator:
     augment: AugmentConfig | None
     targets: TargetConfig | None
 
-    def label(self, row: Row, batch: Batch, place: int) -> Augmentation:
+    def write_labels(self, row: Row, batch: Batch, place: int) -> Augmentation:
         """Write all but the picture of a row into its place of a batch.
 
         Returns:
@@ -106,8 +113,8 @@ class Collator:
         image_size, runs = unpack_ignore(row["ignore"])
         keypoints = unpack_keypoints(row["keypoints"])
         augmentation = self._augmentation(image_id, keypoints, image_size)
-        matrix = affine(augmentation, self.size)
-        keypoints = move_keypoints(keypoints, augmentation, matrix, self.size)
+        matrix = affine_matrix(augmentation, self.size)
+        keypoints = transform_keypoints(keypoints, augmentation, matrix, self.size)
         ignore = decode_runs(runs, *image_size) if runs.size else None
         batch["image_id"][place] = image_id
         batch["keypoints"][place, : len(keypoints)] = keypoints
@@ -116,15 +123,15 @@ class Collator:
             encode_maps(keypoints, self.size, self.targets, out=Maps(batch["heatmaps"][place], batch["pafs"][place]))
         return augmentation
 
-    def paint(self, row: Row, augmentation: Augmentation, batch: Batch, place: int) -> None:
+    def write_image(self, row: Row, augmentation: Augmentation, batch: Batch, place: int) -> None:
         """Write the picture of a row into its place of a batch. Raises InputError for a bad picture."""
-        from pipeline.loading.warp import paint
+        from pipeline.loading.warp import augment_image
 
         size, _ = unpack_ignore(row["ignore"])
         picture = _decode_picture(row, size, _spare)
-        paint(picture, augmentation, affine(augmentation, self.size), out=batch["image"][place])
+        augment_image(picture, augmentation, affine_matrix(augmentation, self.size), out=batch["image"][place])
 
     def _augmentation(self, image_id: int, keypoints: NDArray[np.float32], image_size: Size) -> Augmentation:
         if self.augment is None:
-            return fit(image_size, self.size)
-        return draw(sample_rng(self.seed, self.epoch, image_id), keypoints, image_size, self.augment)
+            return fit_whole_image(image_size, self.size)
+        return sample_augmentation(sample_rng(self.seed, self.epoch, image_id), keypoints, image_size, self.augment)

@@ -37,7 +37,7 @@ def cell_centres(length: int, stride: int = STRIDE) -> Floats:
     return grid_to_pixel(np.arange(length // stride, dtype=np.float32), stride).astype(np.float32)
 
 
-def draw_heatmaps(keypoints: Floats, xs: Floats, ys: Floats, sigma: float, out: Floats) -> None:
+def render_heatmaps(keypoints: Floats, xs: Floats, ys: Floats, sigma: float, out: Floats) -> None:
     """Heatmaps of all people: the maximum over people of one Gaussian a keypoint; background = 1 - maximum of all.
 
     Args:
@@ -67,7 +67,7 @@ def _gaussians(positions: Floats, centres: Floats, sigma: float) -> tuple[NDArra
     return cells, np.exp(np.float32(-0.5 / sigma**2) * (centres[cells] - positions[:, None]) ** 2)
 
 
-def draw_pafs(keypoints: Floats, xs: Floats, ys: Floats, limb_width: float, out: Floats) -> None:
+def render_pafs(keypoints: Floats, xs: Floats, ys: Floats, limb_width: float, out: Floats) -> None:
     """Part affinity fields of all people: unit vectors along each limb, averaged where people overlap.
 
     A cell belongs to a limb if it is within `limb_width` of the limb's line and of its bounding box.
@@ -148,6 +148,6 @@ def encode_maps(
     xs, ys = cell_centres(width), cell_centres(height)
     grid = (len(ys), len(xs))
     maps = out or Maps(np.empty((NUM_HEATMAPS, *grid), np.float32), np.empty((NUM_PAFS, *grid), np.float32), STRIDE)
-    draw_heatmaps(keypoints, xs, ys, config.sigma, maps.heatmaps)
-    draw_pafs(keypoints, xs, ys, config.limb_width, maps.pafs)
+    render_heatmaps(keypoints, xs, ys, config.sigma, maps.heatmaps)
+    render_pafs(keypoints, xs, ys, config.limb_width, maps.pafs)
     return maps

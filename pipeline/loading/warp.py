@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.loading.augment import Augmentation, affine, move_keypoints
+from pipeline.loading.augment import Augmentation, affine_matrix, transform_keypoints
 from pipeline.maps import STRIDE
 from pipeline.sample import Sample, Size
 from pipeline.system.buffers import ThreadBuffers
@@ -24,14 +24,14 @@ HUES = 180
 _spare = ThreadBuffers()
 
 
-def warp_picture(
+def warp_image(
     image: NDArray[np.uint8], matrix: NDArray[np.float64], size: Size, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
     """Move a picture, with linear interpolation and grey around it.
 
     Args:
         image: (H, W, 3 or 4) uint8.
-        matrix: (2, 3) of `affine`.
+        matrix: (2, 3) of `affine_matrix`.
         size: (height, width) px of the output.
         out: written in place where given, (height, width, 3 or 4) uint8.
     """
@@ -61,7 +61,7 @@ def loss_mask(ignore: NDArray[np.uint8] | None, matrix: NDArray[np.float64], siz
 
     Args:
         ignore: (H, W) uint8 0/1 on the picture, or None where nothing is to be ignored.
-        matrix: (2, 3) of `affine`.
+        matrix: (2, 3) of `affine_matrix`.
         size: (height, width) px of the network's input, multiples of the stride.
 
     Returns:
@@ -123,7 +123,7 @@ def jitter_colour(
     return out
 
 
-def paint(
+def augment_image(
     image: NDArray[np.uint8], augmentation: Augmentation, matrix: NDArray[np.float64], out: NDArray[np.uint8]
 ) -> None:
     """Warp a picture, change its colour, and leave nothing behind but `out`.
@@ -131,28 +131,28 @@ def paint(
     Args:
         image: (H, W, 3 or 4) uint8 BGR.
         augmentation: its colour.
-        matrix: (2, 3) of `affine`, which holds its geometry.
+        matrix: (2, 3) of `affine_matrix`, which holds its geometry.
         out: (height, width, 3) uint8 BGR, written in place.
     """
     height, width = out.shape[:2]
     warped = _spare.array("warped", height, width, image.shape[2])
-    jitter_colour(warp_picture(image, matrix, (height, width), out=warped), augmentation, out=out)
+    jitter_colour(warp_image(image, matrix, (height, width), out=warped), augmentation, out=out)
 
 
-def apply(sample: Sample, augmentation: Augmentation, size: Size) -> Sample:
+def augment_sample(sample: Sample, augmentation: Augmentation, size: Size) -> Sample:
     """Augment a sample: picture, keypoints and ignore region move by one matrix, then the picture's colour changes.
 
     Args:
         sample: picture of any size, any number of people.
-        augmentation: of `draw` or `fit`.
+        augmentation: of `sample_augmentation` or `fit_whole_image`.
         size: (height, width) px of the output.
     """
-    matrix = affine(augmentation, size)
-    image = warp_picture(sample.image, matrix, size)
+    matrix = affine_matrix(augmentation, size)
+    image = warp_image(sample.image, matrix, size)
     jitter_colour(image, augmentation)
     return Sample(
         image_id=sample.image_id,
         image=image,
-        keypoints=move_keypoints(sample.keypoints, augmentation, matrix, size),
+        keypoints=transform_keypoints(sample.keypoints, augmentation, matrix, size),
         ignore=warp_mask(sample.ignore, matrix, size),
     )

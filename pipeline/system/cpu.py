@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-MOST_WORKERS = 32
+MAX_WORKERS = 32
 """Processes that write shards, at most: they check more JPEGs a second than most disks read."""
 
-MOST_THREADS = 16
+MAX_THREADS = 16
 """Threads that prepare one rank's samples, at most: more of them only wait for Python's lock."""
 
 
@@ -17,10 +17,10 @@ def usable_cores() -> int:
 
 
 def default_workers() -> int:
-    """Processes for work on many files: one a core, at most `MOST_WORKERS`."""
-    return min(usable_cores(), MOST_WORKERS)
+    """Processes for work on many files: one a core, at most `MAX_WORKERS`."""
+    return min(usable_cores(), MAX_WORKERS)
 
 
-def default_threads(ranks: int) -> int:
-    """Threads for one of so many ranks on this machine: its share of the cores, 1 to `MOST_THREADS`."""
-    return max(1, min(usable_cores() // ranks, MOST_THREADS))
+def default_threads(world_size: int) -> int:
+    """Threads for one of so many ranks on this machine: its share of the cores, 1 to `MAX_THREADS`."""
+    return max(1, min(usable_cores() // world_size, MAX_THREADS))

@@ -11,7 +11,7 @@ from pipeline.visualization.targets import (
     Picture,
     direction_colours,
     draw_heatmaps,
-    draw_ignored,
+    draw_ignore_mask,
     draw_keypoints,
     draw_pafs,
     side_colour,
@@ -45,15 +45,17 @@ def contact_sheet(batch: dict[str, NDArray[Any]], columns: int) -> Picture:
     """
     tiles = []
     for place, small in enumerate(batch["image"]):
-        image, keypoints = enlarged(small, batch["keypoints"][place])
+        image, keypoints = enlarge(small, batch["keypoints"][place])
         pictures = (
             draw_keypoints(image, keypoints),
             draw_heatmaps(image, batch["heatmaps"][place]),
             draw_pafs(image, batch["pafs"][place]),
-            draw_ignored(image, batch["mask"][place]),
+            draw_ignore_mask(image, batch["mask"][place]),
         )
         for title, picture in zip(CAPTIONS, pictures, strict=True):
-            tiles.append(captioned(picture, f"{batch['image_id'][place]}: {title}" if title == CAPTIONS[0] else title))
+            tiles.append(
+                add_caption(picture, f"{batch['image_id'][place]}: {title}" if title == CAPTIONS[0] else title)
+            )
     per_row = columns * len(CAPTIONS)
     tiles += [np.full_like(tiles[0], _BACKGROUND)] * (-len(tiles) % per_row)
     strips = [np.pad(strip, _SIDE_GAP, constant_values=_BACKGROUND) for strip in legend(image.shape[1])]
@@ -105,7 +107,7 @@ def _paste(canvas: Picture, x: int, picture: Picture) -> None:
     room[:] = picture[:, : room.shape[1]]
 
 
-def enlarged(image: Picture, keypoints: NDArray[np.float32]) -> tuple[Picture, NDArray[np.float32]]:
+def enlarge(image: Picture, keypoints: NDArray[np.float32]) -> tuple[Picture, NDArray[np.float32]]:
     """A picture as many times as large as it takes to be `MIN_TILE_WIDTH` px wide, and its people."""
     import cv2
 
@@ -116,7 +118,7 @@ def enlarged(image: Picture, keypoints: NDArray[np.float32]) -> tuple[Picture, N
     return large, moved
 
 
-def captioned(picture: Picture, title: str) -> Picture:
+def add_caption(picture: Picture, title: str) -> Picture:
     """A picture, (H, W, 3) uint8 BGR, below a line of text and with a frame around it."""
     label = np.full((CAPTION_HEIGHT, picture.shape[1], 3), _BACKGROUND, dtype=np.uint8)
     _write(label, 4, title)

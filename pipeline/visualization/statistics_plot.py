@@ -13,7 +13,7 @@ from pipeline.visualization.figures import COLOURS, blank_figure, save_figure
 _VISIBILITY = (("visible", 2, "#3b6ea5"), ("hidden", 1, "#9dbbd9"), ("no label", 0, "#e6e6e6"))
 
 
-def draw(sets: Mapping[str, dict[str, Any]], path: Path) -> None:
+def plot_statistics(sets: Mapping[str, dict[str, Any]], path: Path) -> None:
     """Draw the description of each set, from `pipeline.stats.describe`, into a picture file.
 
     Raises:

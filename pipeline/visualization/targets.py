@@ -74,7 +74,7 @@ def draw_pafs(image: Picture, pafs: NDArray[np.float32]) -> Picture:
     return _blend(image, direction_colours(np.degrees(np.arctan2(y, x))), length)
 
 
-def draw_ignored(image: Picture, mask: NDArray[np.uint8]) -> Picture:
+def draw_ignore_mask(image: Picture, mask: NDArray[np.uint8]) -> Picture:
     """Paint the grid cells where the loss does not count (mask 0) magenta.
 
     Args:

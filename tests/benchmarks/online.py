@@ -34,10 +34,10 @@ MAX_PEOPLE = 32
 
 STAGES = (
     (filling, "decode", "decode"),
-    (warp, "warp_picture", "warp"),
+    (warp, "warp_image", "warp"),
     (warp, "jitter_colour", "colour"),
-    (filling, "draw", "draw of chance"),
-    (filling, "move_keypoints", "keypoints"),
+    (filling, "sample_augmentation", "sample augmentation"),
+    (filling, "transform_keypoints", "keypoints"),
     (filling, "decode_runs", "ignore region"),
     (warp, "loss_mask", "loss mask"),
     (filling, "encode_maps", "targets"),
@@ -94,23 +94,23 @@ def measure_stages(shards: Path, *, records: int) -> dict[str, float]:
     start = time.process_time()
     rows = list(read_rows(shards, manifest, TRAIN_COLUMNS, order))
     reading = time.process_time() - start
-    filler = filling.Collator((SIZE, SIZE), 0, 0, AugmentConfig(), TargetConfig())
+    collator = filling.Collator((SIZE, SIZE), 0, 0, AugmentConfig(), TargetConfig())
     batch = next(iter(_batches(shards, 1, 0, TargetConfig())))
-    _fill(filler, rows[:BATCH], batch)
+    _fill(collator, rows[:BATCH], batch)
     with _timed(STAGES) as spent:
         start = time.thread_time()
         for first in range(0, len(rows), BATCH):
-            _fill(filler, rows[first : first + BATCH], batch)
+            _fill(collator, rows[first : first + BATCH], batch)
         whole = time.thread_time() - start
     stages = {"reading": reading, **spent, "between": whole - sum(spent.values())}
     return {name: round(1e3 * seconds / len(rows), 3) for name, seconds in stages.items()}
 
 
-def _fill(filler: filling.Collator, rows: list[filling.Row], batch: filling.Batch) -> None:
+def _fill(collator: filling.Collator, rows: list[filling.Row], batch: filling.Batch) -> None:
     """Fill a batch as `Batches` does: numbers first."""
-    augmentations = [filler.label(row, batch, place) for place, row in enumerate(rows)]
+    augmentations = [collator.write_labels(row, batch, place) for place, row in enumerate(rows)]
     for place, (row, augmentation) in enumerate(zip(rows, augmentations, strict=True)):
-        filler.paint(row, augmentation, batch, place)
+        collator.write_image(row, augmentation, batch, place)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from evaluation.decoder.assembly import BRIDGES
 from evaluation.decoder.decode import DecodeConfig, decode
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import STRIDE, Maps
-from pipeline.skeleton import INDEX, KEYPOINTS, LIMB_INDICES
+from pipeline.skeleton import KEYPOINT_INDEX, KEYPOINTS, LIMB_INDICES
 from tests.support.figures import REST, SIZE, Floats, figure, same_people
 
 WITHOUT_BRIDGES = DecodeConfig(gap=0)
@@ -15,7 +15,7 @@ WITHOUT_BRIDGES = DecodeConfig(gap=0)
 
 def test_keypoints_of_different_kinds_at_one_place_are_joined_without_a_field() -> None:
     person = figure(200, 30, 180, REST)
-    person[INDEX["left_wrist"], :2] = person[INDEX["left_elbow"], :2]
+    person[KEYPOINT_INDEX["left_wrist"], :2] = person[KEYPOINT_INDEX["left_elbow"], :2]
     (found,) = decode(encode_maps(person[None], SIZE))
     assert found.found.all()
 
@@ -25,10 +25,10 @@ def limbs_at(people: Floats, names: set[str], limbs: list[tuple[str, str]]) -> M
     whole = encode_maps(people, SIZE)
     heatmaps, pafs = whole.heatmaps.copy(), np.zeros_like(whole.pafs)
     for name in set(KEYPOINTS) - names:
-        heatmaps[INDEX[name]] = 0
+        heatmaps[KEYPOINT_INDEX[name]] = 0
     pairs = [tuple(pair) for pair in LIMB_INDICES.tolist()]
     for a, b in limbs:
-        i = pairs.index((INDEX[a], INDEX[b]))
+        i = pairs.index((KEYPOINT_INDEX[a], KEYPOINT_INDEX[b]))
         pafs[2 * i : 2 * i + 2] = whole.pafs[2 * i : 2 * i + 2]
     return Maps(heatmaps, pafs)
 
@@ -58,8 +58,8 @@ def test_one_limb_joins_fragments_of_other_people_only_if_they_share_no_keypoint
     people = np.stack([figure(100, 30, 180, REST), figure(300, 30, 180, REST)])
     maps = encode_maps(people, SIZE)
     # a false field from the first person's neck to the second's nose, weaker than the true ones
-    i = [tuple(pair) for pair in LIMB_INDICES.tolist()].index((INDEX["neck"], INDEX["nose"]))
-    (ax, ay), (bx, by) = people[0, INDEX["neck"], :2], people[1, INDEX["nose"], :2]
+    i = [tuple(pair) for pair in LIMB_INDICES.tolist()].index((KEYPOINT_INDEX["neck"], KEYPOINT_INDEX["nose"]))
+    (ax, ay), (bx, by) = people[0, KEYPOINT_INDEX["neck"], :2], people[1, KEYPOINT_INDEX["nose"], :2]
     for t in np.linspace(0.15, 0.85, 60):
         x, y = int((ax + t * (bx - ax)) / STRIDE), int((ay + t * (by - ay)) / STRIDE)
         maps.pafs[2 * i, y - 1 : y + 2, x] = 0.8
@@ -87,7 +87,7 @@ def test_pieces_around_an_absent_keypoint_become_one_person() -> None:
     person = figure(200, 30, 180, REST)[None]
     names = {name for limb in ARM_AND_LEG for name in limb}
     (whole,) = decode(limbs_at(person, names, ARM_AND_LEG))
-    assert set(np.flatnonzero(whole.found)) == {INDEX[name] for name in names}
+    assert set(np.flatnonzero(whole.found)) == {KEYPOINT_INDEX[name] for name in names}
     np.testing.assert_allclose(whole.keypoints[whole.found, :2], person[0, whole.found, :2], atol=0.05)
 
 
@@ -97,7 +97,7 @@ def test_pieces_stay_apart_where_the_keypoint_between_them_was_found_or_they_are
     with_neck = decode(limbs_at(person, names | {"neck"}, [*ARM_AND_LEG, ("neck", "right_shoulder")]))
     assert sorted(np.count_nonzero(p.found) for p in with_neck) == [3, 3, 4]
     moved = person.copy()
-    moved[0, [INDEX[name] for name in ("right_hip", "right_knee", "right_ankle")], 0] += 190
+    moved[0, [KEYPOINT_INDEX[name] for name in ("right_hip", "right_knee", "right_ankle")], 0] += 190
     far = decode(limbs_at(moved, names, ARM_AND_LEG))
     assert sorted(np.count_nonzero(p.found) for p in far) == [3, 6]
 
@@ -110,7 +110,7 @@ def test_legs_of_neighbours_go_to_the_nearer_one() -> None:
     ]
     people = np.stack([figure(120, 30, 180, REST), figure(220, 30, 180, REST)])
     found = decode(limbs_at(people, legs, limbs))
-    people[:, [INDEX[name] for name in set(KEYPOINTS) - legs]] = 0
+    people[:, [KEYPOINT_INDEX[name] for name in set(KEYPOINTS) - legs]] = 0
     same_people(found, people, within=0.05)
 
 
@@ -120,5 +120,5 @@ def test_bridges_span_one_keypoint_and_never_a_limb() -> None:
     for one, other, middle in BRIDGES.tolist():
         assert frozenset((one, other)) not in limbs
         assert {frozenset((one, middle)), frozenset((other, middle))} <= limbs
-    hips = sorted((INDEX["right_hip"], INDEX["left_hip"]))
-    assert [*hips, INDEX["neck"]] in BRIDGES.tolist()
+    hips = sorted((KEYPOINT_INDEX["right_hip"], KEYPOINT_INDEX["left_hip"]))
+    assert [*hips, KEYPOINT_INDEX["neck"]] in BRIDGES.tolist()

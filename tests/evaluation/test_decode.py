@@ -13,7 +13,7 @@ from evaluation.decoder.decode import DecodeConfig, decode
 from pipeline.errors import InputError
 from pipeline.loading.targets import TargetConfig, encode_maps
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE, Maps
-from pipeline.skeleton import FLIP, INDEX, NUM_KEYPOINTS
+from pipeline.skeleton import FLIP_KEYPOINTS, KEYPOINT_INDEX, NUM_KEYPOINTS
 from tests.benchmarks.decoding import crowd_maps, measure_decoding
 from tests.support.figures import REST, SIZE, Floats, crowds, empty_maps, figure, flipped, same_people, table
 
@@ -44,7 +44,7 @@ def test_order_of_the_people_does_not_matter(people: Floats, random: Any) -> Non
 @given(crowds())
 def test_flipping_the_maps_flips_the_people(people: Floats) -> None:
     maps = encode_maps(people, SIZE)
-    mirrored = table(decode(flipped(maps)))[:, FLIP]
+    mirrored = table(decode(flipped(maps)))[:, FLIP_KEYPOINTS]
     mirrored[..., 0] = SIZE[1] - 1 - mirrored[..., 0]
     original = table(decode(maps))
     np.testing.assert_allclose(mirrored[::-1], original, atol=1e-3)
@@ -107,17 +107,17 @@ def test_empty_maps_hold_nobody(grid: tuple[int, int]) -> None:
 
 def test_a_plateau_is_one_peak() -> None:
     maps = empty_maps()
-    maps.heatmaps[INDEX["nose"], 5:8, 10:14] = 0.5
+    maps.heatmaps[KEYPOINT_INDEX["nose"], 5:8, 10:14] = 0.5
     (person,) = decode(maps, EVERYTHING)
-    assert person.found.nonzero()[0].tolist() == [INDEX["nose"]]
-    assert 10 <= (person.keypoints[INDEX["nose"], 0] - 3.5) / STRIDE <= 14
+    assert person.found.nonzero()[0].tolist() == [KEYPOINT_INDEX["nose"]]
+    assert 10 <= (person.keypoints[KEYPOINT_INDEX["nose"], 0] - 3.5) / STRIDE <= 14
 
 
 @pytest.mark.parametrize("name", ["left_ankle", "neck"])
 @pytest.mark.parametrize("height", [1.0, 0.6])
 def test_one_keypoint_is_a_person_only_if_it_is_sure_or_asked_for(name: str, height: float) -> None:
     people = np.zeros((1, NUM_KEYPOINTS, 3), dtype=np.float32)
-    people[0, INDEX[name]] = (101.3, 57.9, 1)
+    people[0, KEYPOINT_INDEX[name]] = (101.3, 57.9, 1)
     maps = encode_maps(people, SIZE)
     maps.heatmaps[:-1] *= height
     assert len(decode(maps)) == (height == 1)
@@ -133,18 +133,18 @@ def test_one_keypoint_is_a_person_only_if_it_is_sure_or_asked_for(name: str, hei
 @pytest.mark.parametrize("y", [0.0, 120.7, 255.0])
 def test_peaks_at_the_edge_are_exact_and_those_in_corners_nearly(x: float, y: float, sigma: float) -> None:
     people = np.zeros((1, NUM_KEYPOINTS, 3), dtype=np.float32)
-    people[0, INDEX["nose"]] = (x, y, 2)
+    people[0, KEYPOINT_INDEX["nose"]] = (x, y, 2)
     (person,) = decode(encode_maps(people, SIZE, TargetConfig(sigma=sigma)), EVERYTHING)
     in_corner = y != 120.7
     # in a corner cell the width cannot be seen and the recipe's is assumed: another one costs up to half a cell
     within = 0.05 if not in_corner or sigma == 7 else 4.0
-    np.testing.assert_allclose(person.keypoints[INDEX["nose"], :2], (x, y), atol=within)
+    np.testing.assert_allclose(person.keypoints[KEYPOINT_INDEX["nose"], :2], (x, y), atol=within)
 
 
 def test_people_below_the_least_score_are_left_out() -> None:
     people = np.zeros((2, NUM_KEYPOINTS, 3), dtype=np.float32)
     people[0] = figure(100, 30, 180, REST)
-    people[1, [INDEX[name] for name in ("left_hip", "left_knee", "left_ankle")]] = [
+    people[1, [KEYPOINT_INDEX[name] for name in ("left_hip", "left_knee", "left_ankle")]] = [
         (300, 60, 2),
         (303, 120, 2),
         (301, 180, 2),
@@ -163,11 +163,16 @@ def test_people_exactly_on_top_of_each_other_are_one() -> None:
 def test_only_the_highest_peaks_of_each_kind_are_candidates() -> None:
     maps = empty_maps()
     for x, height in ((3, 0.3), (9, 0.9), (15, 0.5), (21, 0.7)):
-        maps.heatmaps[INDEX["nose"], 10, x] = height
-        maps.heatmaps[INDEX["neck"], 4, x] = height / 2
+        maps.heatmaps[KEYPOINT_INDEX["nose"], 10, x] = height
+        maps.heatmaps[KEYPOINT_INDEX["neck"], 4, x] = height / 2
     people = decode(maps, DecodeConfig(min_score=0, max_peaks=2))
     cells = [(np.flatnonzero(p.found)[0], round((p.keypoints[p.found][0, 0] - 3.5) / STRIDE)) for p in people]
-    assert cells == [(INDEX["nose"], 9), (INDEX["nose"], 21), (INDEX["neck"], 9), (INDEX["neck"], 21)]
+    assert cells == [
+        (KEYPOINT_INDEX["nose"], 9),
+        (KEYPOINT_INDEX["nose"], 21),
+        (KEYPOINT_INDEX["neck"], 9),
+        (KEYPOINT_INDEX["neck"], 21),
+    ]
 
 
 def test_smoothing_steadies_keypoints_and_hides_false_people_in_strong_noise() -> None:

@@ -6,14 +6,14 @@ import numpy as np
 
 from evaluation.inference.flip import flip_averaged, flip_heatmaps, flip_pafs
 from pipeline.loading.targets import encode_maps
-from pipeline.skeleton import FLIP
+from pipeline.skeleton import FLIP_KEYPOINTS
 from tests.support.people import people as draw_people
 
 HEIGHT, WIDTH = 96, 128
 
 
 def mirrored(keypoints):
-    flipped = keypoints[:, FLIP].copy()
+    flipped = keypoints[:, FLIP_KEYPOINTS].copy()
     flipped[..., 0] = WIDTH - 1 - flipped[..., 0]
     return flipped
 

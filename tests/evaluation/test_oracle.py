@@ -14,7 +14,7 @@ from evaluation.decoder.decode import DecodeConfig, decode
 from evaluation.oracle import GROUPS, main, measure
 from evaluation.scoring.datasets import CocoSet
 from evaluation.scoring.oracle_ablation import STEPS, Disturbance, open_cases, split_by_limbs
-from pipeline.skeleton import INDEX, NUM_KEYPOINTS
+from pipeline.skeleton import KEYPOINT_INDEX, NUM_KEYPOINTS
 from tests.support import coco_folder
 from tests.support.figures import REST, figure
 
@@ -90,7 +90,7 @@ def test_blur_lowers_peaks(coco_mini: Path) -> None:
 def test_a_person_without_neck_is_in_pieces() -> None:
     person = figure(200, 30, 180, REST)
     assert len(split_by_limbs(person)) == 1
-    person[INDEX["neck"]] = 0
+    person[KEYPOINT_INDEX["neck"]] = 0
     pieces = split_by_limbs(person)
     assert sorted(np.count_nonzero(piece[:, 2]) for piece in pieces) == [3, 3, 11]
     np.testing.assert_array_equal(sum(pieces), person)

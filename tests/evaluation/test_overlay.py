@@ -7,13 +7,13 @@ import pytest
 
 from evaluation.decoder.person import Person
 from evaluation.media.overlay import KEYPOINT_COLOURS, LIMB_COLOURS, draw_comparison, draw_people
-from pipeline.skeleton import INDEX, KEYPOINTS, LIMBS, NUM_KEYPOINTS, mirrored_name
+from pipeline.skeleton import KEYPOINT_INDEX, KEYPOINTS, LIMBS, NUM_KEYPOINTS, mirrored_name
 
 
 def person_with(**points: tuple[float, float]) -> Person:
     keypoints = np.zeros((NUM_KEYPOINTS, 3), dtype=np.float32)
     for name, (x, y) in points.items():
-        keypoints[INDEX[name]] = (x, y, 1)
+        keypoints[KEYPOINT_INDEX[name]] = (x, y, 1)
     return Person(keypoints, 0.5)
 
 

@@ -8,13 +8,13 @@ import pytest
 from evaluation.decoder.person import Person
 from evaluation.scoring.results import read_results, to_coco_results, to_people
 from pipeline.errors import InputError
-from pipeline.skeleton import COCO_KEYPOINTS, INDEX, NUM_KEYPOINTS
+from pipeline.skeleton import COCO_KEYPOINTS, KEYPOINT_INDEX, NUM_KEYPOINTS
 
 
 def person_with(**points: tuple[float, float, float]) -> Person:
     keypoints = np.zeros((NUM_KEYPOINTS, 3), dtype=np.float32)
     for name, point in points.items():
-        keypoints[INDEX[name]] = point
+        keypoints[KEYPOINT_INDEX[name]] = point
     return Person(keypoints, 0.7)
 
 
@@ -105,8 +105,10 @@ def test_no_file_is_one_line_too(tmp_path):
 
 def test_people_of_results_are_the_people_the_results_are_of():
     keypoints = np.arange(1, 55, dtype=np.float32).reshape(18, 3)
-    keypoints[INDEX["left_wrist"]] = 0
-    keypoints[INDEX["neck"], :2] = (keypoints[INDEX["left_shoulder"]] + keypoints[INDEX["right_shoulder"]])[:2] / 2
+    keypoints[KEYPOINT_INDEX["left_wrist"]] = 0
+    keypoints[KEYPOINT_INDEX["neck"], :2] = (
+        keypoints[KEYPOINT_INDEX["left_shoulder"]] + keypoints[KEYPOINT_INDEX["right_shoulder"]]
+    )[:2] / 2
     people = [Person(keypoints, 0.2), Person(keypoints + 100, 0.7)]
     again = to_people(to_coco_results(7, people))
     assert [person.score for person in again] == [0.7, 0.2]

@@ -14,7 +14,7 @@ from evaluation.decoder.person import Person
 from evaluation.media.sources import VideoReader
 from evaluation.media.writers import CocoWriter, VideoWriter, coco_category, to_openpose, write_openpose, write_picture
 from pipeline.errors import InputError
-from pipeline.skeleton import COCO_KEYPOINTS, INDEX
+from pipeline.skeleton import COCO_KEYPOINTS, KEYPOINT_INDEX
 from tests.support.oracle import figure, picture
 
 PERSON = Person(figure(50.123456, 60, 80), 0.5)
@@ -22,7 +22,7 @@ PERSON = Person(figure(50.123456, 60, 80), 0.5)
 
 def test_openpose_json_has_the_keys_of_its_authors():
     keypoints = PERSON.keypoints.copy()
-    keypoints[INDEX["left_wrist"]] = 0
+    keypoints[KEYPOINT_INDEX["left_wrist"]] = 0
     written = to_openpose([Person(keypoints, 0.5), PERSON])
     assert written["version"] == 1.3
     first, second = written["people"]
@@ -41,7 +41,7 @@ def test_openpose_json_has_the_keys_of_its_authors():
     assert all(first[key] == [] for key in list(first)[2:])
     assert len(first["pose_keypoints_2d"]) == 54
     assert np.allclose(np.reshape(second["pose_keypoints_2d"], (18, 3)), PERSON.keypoints, atol=1e-4)
-    assert first["pose_keypoints_2d"][3 * INDEX["left_wrist"] :][:3] == [0, 0, 0]
+    assert first["pose_keypoints_2d"][3 * KEYPOINT_INDEX["left_wrist"] :][:3] == [0, 0, 0]
     assert to_openpose([]) == {"version": 1.3, "people": []}
 
 

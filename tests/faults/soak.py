@@ -149,7 +149,7 @@ def read_epochs(seed: int, cases: int, folder: Path) -> Findings:
     return findings
 
 
-def read_rank(shards: Path, seed: int, rank: int, ranks: int) -> tuple[int, Meter]:
+def read_rank(shards: Path, seed: int, rank: int, world_size: int) -> tuple[int, Meter]:
     """Read all epochs of one rank; how many samples, and what it took."""
     from pipeline.loading.augment import AugmentConfig
     from pipeline.loading.batches import create_batches
@@ -167,7 +167,7 @@ def read_rank(shards: Path, seed: int, rank: int, ranks: int) -> tuple[int, Mete
             seed=seed,
             epoch=epoch,
             rank=rank,
-            ranks=ranks,
+            world_size=world_size,
             threads=1,
             augment=AugmentConfig.for_size(128),
             targets=TargetConfig(),

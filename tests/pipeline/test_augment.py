@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipeline.loading.augment import Augmentation, AugmentConfig, affine, draw, fit, move_keypoints
-from pipeline.skeleton import INDEX, KEYPOINTS, mirrored_name
+from pipeline.loading.augment import (
+    Augmentation,
+    AugmentConfig,
+    affine_matrix,
+    fit_whole_image,
+    sample_augmentation,
+    transform_keypoints,
+)
+from pipeline.skeleton import KEYPOINT_INDEX, KEYPOINTS, mirrored_name
 
 DRAWS = 4000
 CONFIG = AugmentConfig()
@@ -27,7 +34,7 @@ def person(left: float, top: float, width: float, height: float) -> np.ndarray:
 
 def many(keypoints: np.ndarray, image_size=(480, 640), config: AugmentConfig = CONFIG) -> list[Augmentation]:
     rng = np.random.default_rng(11)
-    return [draw(rng, keypoints, image_size, config) for _ in range(DRAWS)]
+    return [sample_augmentation(rng, keypoints, image_size, config) for _ in range(DRAWS)]
 
 
 def field(augmentations: list[Augmentation], name: str) -> np.ndarray:
@@ -68,7 +75,9 @@ def test_crop_is_centred_on_random_people_and_jittered():
     size = (368, 368)
     offsets, counts = [], [0, 0]
     for augmentation in many(keypoints):
-        points = keypoints[..., :2] @ affine(augmentation, size)[:, :2].T + affine(augmentation, size)[:, 2]
+        points = (
+            keypoints[..., :2] @ affine_matrix(augmentation, size)[:, :2].T + affine_matrix(augmentation, size)[:, 2]
+        )
         centres = (points.min(axis=1) + points.max(axis=1)) / 2 - (size[1] - 1) / 2  # boxes as the network sees them
         nearest = int(np.abs(centres).max(axis=1).argmin())
         counts[nearest] += 1
@@ -101,7 +110,7 @@ def test_flip_and_colour_are_as_likely_as_configured():
 def test_nobody_centres_on_the_picture():
     nobody = np.zeros((0, 18, 3), dtype=np.float32)
     draws = many(nobody, image_size=(480, 640))
-    still = draw(np.random.default_rng(0), nobody, (480, 640), AugmentConfig(jitter=0))
+    still = sample_augmentation(np.random.default_rng(0), nobody, (480, 640), AugmentConfig(jitter=0))
     np.testing.assert_allclose(still.centre, (319.5, 239.5))
     np.testing.assert_allclose(np.mean([augmentation.centre for augmentation in draws], axis=0), (319.5, 239.5), atol=2)
     scales = field(draws, "scale")
@@ -112,27 +121,31 @@ def test_nobody_centres_on_the_picture():
 def test_people_without_labels_are_nobody():
     seen, unseen = person(100, 100, 80, 150), np.zeros((18, 3), dtype=np.float32)
     args = (480, 640), CONFIG
-    with_unseen = draw(np.random.default_rng(3), np.stack([unseen, seen]), *args)
-    assert with_unseen == draw(np.random.default_rng(3), seen[None], *args)
-    assert draw(np.random.default_rng(3), unseen[None], *args) == draw(np.random.default_rng(3), seen[None][:0], *args)
+    with_unseen = sample_augmentation(np.random.default_rng(3), np.stack([unseen, seen]), *args)
+    assert with_unseen == sample_augmentation(np.random.default_rng(3), seen[None], *args)
+    assert sample_augmentation(np.random.default_rng(3), unseen[None], *args) == sample_augmentation(
+        np.random.default_rng(3), seen[None][:0], *args
+    )
 
 
 def test_unlabelled_keypoints_do_not_widen_the_box():
     full = person(100, 100, 80, 150)
     partly = full.copy()
     partly[5:] = 0
-    alone = draw(np.random.default_rng(3), partly[None], (480, 640), CONFIG)
+    alone = sample_augmentation(np.random.default_rng(3), partly[None], (480, 640), CONFIG)
     half = full.copy()
     half[5:, :2] = full[0, :2]  # inside the box of the others
-    assert alone.scale == draw(np.random.default_rng(3), half[None], (480, 640), CONFIG).scale
-    assert alone.centre == pytest.approx(draw(np.random.default_rng(3), half[None], (480, 640), CONFIG).centre)
+    assert alone.scale == sample_augmentation(np.random.default_rng(3), half[None], (480, 640), CONFIG).scale
+    assert alone.centre == pytest.approx(
+        sample_augmentation(np.random.default_rng(3), half[None], (480, 640), CONFIG).centre
+    )
 
 
 @pytest.mark.parametrize("size", [(368, 368), (192, 256), (256, 192)])
 @pytest.mark.parametrize("flip", [False, True])
 def test_centre_comes_to_the_middle_and_scale_and_rotation_hold(size, flip):
     augmentation = Augmentation(scale=1.3, rotation=30.0, centre=(101.25, 57.5), flip=flip)
-    matrix = affine(augmentation, size)
+    matrix = affine_matrix(augmentation, size)
     assert matrix.dtype == np.float64
     np.testing.assert_allclose(matrix @ (101.25, 57.5, 1), ((size[1] - 1) / 2, (size[0] - 1) / 2))
     assert np.linalg.det(matrix[:, :2]) == pytest.approx(-(1.3**2) if flip else 1.3**2)
@@ -144,8 +157,8 @@ def test_flip_mirrors_at_the_output_width():
     straight = Augmentation(scale=0.8, rotation=12.0, centre=(40.0, 30.0))
     flipped = Augmentation(scale=0.8, rotation=12.0, centre=(40.0, 30.0), flip=True)
     point = np.array((13.7, 44.1, 1))
-    x, y = affine(straight, (96, 160)) @ point
-    np.testing.assert_allclose(affine(flipped, (96, 160)) @ point, (159 - x, y))
+    x, y = affine_matrix(straight, (96, 160)) @ point
+    np.testing.assert_allclose(affine_matrix(flipped, (96, 160)) @ point, (159 - x, y))
 
 
 def test_flip_swaps_sides_by_name():
@@ -153,24 +166,24 @@ def test_flip_swaps_sides_by_name():
     plain = Augmentation(scale=1.0, rotation=0.0, centre=(63.5, 47.5))
     mirrored = Augmentation(scale=1.0, rotation=0.0, centre=(63.5, 47.5), flip=True)
     size = (96, 128)
-    before = move_keypoints(keypoints, plain, affine(plain, size), size)[0]
-    after = move_keypoints(keypoints, mirrored, affine(mirrored, size), size)[0]
+    before = transform_keypoints(keypoints, plain, affine_matrix(plain, size), size)[0]
+    after = transform_keypoints(keypoints, mirrored, affine_matrix(mirrored, size), size)[0]
     np.testing.assert_allclose(before, keypoints[0], atol=1e-4)
     for name in KEYPOINTS:
-        x, y, visibility = before[INDEX[name]]
-        np.testing.assert_allclose(after[INDEX[mirrored_name(name)]], (127 - x, y, visibility), atol=1e-4)
+        x, y, visibility = before[KEYPOINT_INDEX[name]]
+        np.testing.assert_allclose(after[KEYPOINT_INDEX[mirrored_name(name)]], (127 - x, y, visibility), atol=1e-4)
 
 
 def test_keypoints_outside_lose_their_label_and_people_without_any_are_dropped():
     size = (80, 120)
-    same = fit(size, size)
+    same = fit_whole_image(size, size)
     inside, outside, partly = person(10, 10, 50, 50), person(130, 10, 30, 30), person(100, 60, 60, 60)
     partly[3, :2] = (119.5, 79.5)  # the last pixel's outer corner
     partly[4, :2] = (119.6, 70)
     partly[5, :2] = (-0.5, -0.5)
     partly[6, :2] = (50, -0.6)
     partly[7] = (50, 50, 0)
-    moved = move_keypoints(np.stack([inside, outside, partly]), same, affine(same, size), size)
+    moved = transform_keypoints(np.stack([inside, outside, partly]), same, affine_matrix(same, size), size)
     assert moved.shape == (2, 18, 3)
     assert moved.dtype == np.float32
     np.testing.assert_allclose(moved[0], inside, atol=1e-4)
@@ -181,23 +194,23 @@ def test_keypoints_outside_lose_their_label_and_people_without_any_are_dropped()
 
 
 def test_moving_nobody():
-    same = fit((80, 120), (80, 120))
+    same = fit_whole_image((80, 120), (80, 120))
     nobody = np.zeros((0, 18, 3), dtype=np.float32)
-    assert move_keypoints(nobody, same, affine(same, (80, 120)), (80, 120)).shape == (0, 18, 3)
+    assert transform_keypoints(nobody, same, affine_matrix(same, (80, 120)), (80, 120)).shape == (0, 18, 3)
 
 
 def test_keypoints_given_are_left_alone():
     keypoints = person(10, 10, 300, 300)[None]
     keypoints.flags.writeable = False
     flipped = Augmentation(scale=1.0, rotation=10.0, centre=(50.0, 50.0), flip=True)
-    move_keypoints(keypoints, flipped, affine(flipped, (80, 80)), (80, 80))
+    transform_keypoints(keypoints, flipped, affine_matrix(flipped, (80, 80)), (80, 80))
 
 
 @pytest.mark.parametrize(
     ("image_size", "size"), [((480, 640), (368, 368)), ((640, 480), (192, 256)), ((31, 17), (64, 64))]
 )
 def test_fit_shows_the_whole_picture(image_size, size):
-    matrix = affine(fit(image_size, size), size)
+    matrix = affine_matrix(fit_whole_image(image_size, size), size)
     height, width = image_size
     corners = np.array(
         [(-0.5, -0.5, 1), (width - 0.5, -0.5, 1), (-0.5, height - 0.5, 1), (width - 0.5, height - 0.5, 1)]
@@ -213,8 +226,8 @@ def test_the_same_distribution_for_a_smaller_input():
     keypoints = person(100, 100, 80, 150)[None]
     half = AugmentConfig.for_size(184)
     for seed in range(20):
-        full = draw(np.random.default_rng(seed), keypoints, (480, 640), CONFIG)
-        small = draw(np.random.default_rng(seed), keypoints, (480, 640), half)
+        full = sample_augmentation(np.random.default_rng(seed), keypoints, (480, 640), CONFIG)
+        small = sample_augmentation(np.random.default_rng(seed), keypoints, (480, 640), half)
         np.testing.assert_allclose(small.centre, full.centre)
         assert small.scale == pytest.approx(full.scale / 2)
 

@@ -13,11 +13,11 @@ import pytest
 from pipeline.build.build_set import build
 from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
-from pipeline.loading.augment import AugmentConfig, fit
+from pipeline.loading.augment import AugmentConfig, fit_whole_image
 from pipeline.loading.batches import create_batches
 from pipeline.loading.collate import sample_rng, unpack_sample
 from pipeline.loading.targets import TargetConfig, encode_maps
-from pipeline.loading.warp import apply
+from pipeline.loading.warp import augment_sample
 from pipeline.skeleton import COCO_KEYPOINTS, to_coco
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.mindrecord_reader import read_rows
@@ -130,7 +130,7 @@ def test_the_chance_of_a_sample_is_its_own():
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_interleaved_are_the_epoch(shards: Path, ranks: int):
     whole = make(shards, batch_size=2 * ranks)
-    parts = [make(shards, batch_size=2, rank=rank, ranks=ranks) for rank in range(ranks)]
+    parts = [make(shards, batch_size=2, rank=rank, world_size=ranks) for rank in range(ranks)]
     assert {len(part) for part in parts} == {len(whole)}
     for batch, *shares in zip(whole, *parts, strict=True):
         for rank, share in enumerate(shares):
@@ -138,7 +138,7 @@ def test_ranks_interleaved_are_the_epoch(shards: Path, ranks: int):
 
 
 def test_two_ranks_are_disjoint_and_together_the_epoch(shards: Path):
-    first, second = (ids(make(shards, batch_size=2, rank=rank, ranks=2)) for rank in range(2))
+    first, second = (ids(make(shards, batch_size=2, rank=rank, world_size=2)) for rank in range(2))
     assert not set(first) & set(second)
     assert len(set(first) | set(second)) == RECORDS // 4 * 4
     assert set(ids(make(shards, batch_size=1))) == set(range(100, 100 + RECORDS))
@@ -160,7 +160,7 @@ def test_without_augmentation_the_whole_picture_is_fitted(shards: Path):
     for batch in make(shards, augment=None, targets=TargetConfig()):
         for place, image_id in enumerate(batch["image_id"].tolist()):
             sample = unpack_sample(rows[image_id])
-            fitted = apply(sample, fit(sample.image.shape[:2], SIZE), SIZE)
+            fitted = augment_sample(sample, fit_whole_image(sample.image.shape[:2], SIZE), SIZE)
             np.testing.assert_array_equal(batch["image"][place], fitted.image)
             people = len(fitted.keypoints)
             np.testing.assert_array_equal(batch["keypoints"][place, :people], fitted.keypoints)
@@ -189,7 +189,7 @@ def test_max_people_must_hold_everybody(shards: Path):
 
 def test_too_few_records(shards: Path):
     with pytest.raises(InputError, match=r"23 records, but a step takes 24: batch size 8 on 3 ranks"):
-        make(shards, batch_size=8, ranks=3)
+        make(shards, batch_size=8, world_size=3)
 
 
 @pytest.mark.parametrize("size", [100, (64, 60), 0])

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from pipeline.annotations.coco import PersonFilter, annotation_file, image_path, read_annotations, read_coco
 from pipeline.annotations.ignore_region import DILATION, decode_counts
 from pipeline.errors import InputError
-from pipeline.skeleton import INDEX
+from pipeline.skeleton import KEYPOINT_INDEX
 from pipeline.storage.records import rle_to_mask
 from tests.support.coco_folder import CATEGORY, image, mixed, person, write
 
@@ -63,8 +63,8 @@ def test_keypoints_keep_their_fractions_and_gain_a_neck(tmp_path: Path) -> None:
     (one,) = read_coco(write(tmp_path, mixed(1), pictures=False), "train")
     assert one.keypoints.shape == (1, 18, 3)
     assert one.keypoints.dtype == np.float32
-    assert one.keypoints[0, INDEX["nose"]].tolist() == [10, 12.5, 1]
-    assert one.keypoints[0, INDEX["neck"]].tolist() == [15.5, 13.5, 1]
+    assert one.keypoints[0, KEYPOINT_INDEX["nose"]].tolist() == [10, 12.5, 1]
+    assert one.keypoints[0, KEYPOINT_INDEX["neck"]].tolist() == [15.5, 13.5, 1]
 
 
 def _region(tmp_path: Path, segmentation: Any, size: tuple[int, int] = (200, 300)) -> np.ndarray:

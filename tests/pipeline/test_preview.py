@@ -11,9 +11,9 @@ from pipeline.build.build_set import build
 from pipeline.build.plan import BuildOptions
 from pipeline.loading.targets import encode_maps
 from pipeline.preview import main
-from pipeline.skeleton import INDEX
+from pipeline.skeleton import KEYPOINT_INDEX
 from pipeline.visualization.contact_sheet import contact_sheet
-from pipeline.visualization.targets import draw_heatmaps, draw_ignored, draw_keypoints, draw_pafs
+from pipeline.visualization.targets import draw_heatmaps, draw_ignore_mask, draw_keypoints, draw_pafs
 from tests.support import coco_folder
 
 
@@ -71,9 +71,9 @@ def test_no_shards(tmp_path: Path):
 def test_overlays_show_what_they_are_given():
     image = np.full((64, 96, 3), 100, dtype=np.uint8)
     keypoints = np.zeros((1, 18, 3), dtype=np.float32)
-    keypoints[0, INDEX["left_shoulder"]] = 20, 30, 2
-    keypoints[0, INDEX["left_elbow"]] = 70, 30, 2
-    keypoints[0, INDEX["nose"]] = 40, 5, 0
+    keypoints[0, KEYPOINT_INDEX["left_shoulder"]] = 20, 30, 2
+    keypoints[0, KEYPOINT_INDEX["left_elbow"]] = 70, 30, 2
+    keypoints[0, KEYPOINT_INDEX["nose"]] = 40, 5, 0
     maps = encode_maps(keypoints, (64, 96))
     people, heatmaps, pafs = (
         draw_keypoints(image, keypoints),
@@ -87,7 +87,7 @@ def test_overlays_show_what_they_are_given():
     assert pafs[5, 5].max() < 60
     mask = np.ones((8, 12), dtype=np.uint8)
     mask[2, 3] = 0
-    changed = (draw_ignored(image, mask) != image).any(axis=2)
+    changed = (draw_ignore_mask(image, mask) != image).any(axis=2)
     assert changed[16:24, 24:32].all()
     assert changed.sum() == 64
     assert (image == 100).all()

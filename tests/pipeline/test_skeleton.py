@@ -6,9 +6,9 @@ import numpy as np
 
 from pipeline.skeleton import (
     COCO_KEYPOINTS,
-    FLIP,
+    FLIP_KEYPOINTS,
     FLIP_LIMBS,
-    INDEX,
+    KEYPOINT_INDEX,
     KEYPOINTS,
     LIMB_INDICES,
     LIMBS,
@@ -25,7 +25,7 @@ from pipeline.skeleton import (
 def test_the_published_orders():
     assert (NUM_KEYPOINTS, NUM_LIMBS, len(COCO_KEYPOINTS)) == (18, 19, 17)
     assert TO_COCO.tolist() == [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]
-    assert LIMB_INDICES[0].tolist() == [INDEX["neck"], INDEX["right_hip"]]
+    assert LIMB_INDICES[0].tolist() == [KEYPOINT_INDEX["neck"], KEYPOINT_INDEX["right_hip"]]
     # poseParameters.cpp of CMU's OpenPose, POSE_COCO_PAIRS
     pairs = "1,8 8,9 9,10 1,11 11,12 12,13 1,2 2,3 3,4 2,16 1,5 5,6 6,7 5,17 1,0 0,14 0,15 14,16 15,17"
     assert LIMB_INDICES.tolist() == [[int(i) for i in pair.split(",")] for pair in pairs.split()]
@@ -40,10 +40,10 @@ def test_limbs_are_a_connected_skeleton_without_repeats():
 
 
 def test_flips_are_their_own_inverse_and_swap_by_name():
-    assert FLIP[FLIP].tolist() == list(range(NUM_KEYPOINTS))
+    assert FLIP_KEYPOINTS[FLIP_KEYPOINTS].tolist() == list(range(NUM_KEYPOINTS))
     assert FLIP_LIMBS[FLIP_LIMBS].tolist() == list(range(NUM_LIMBS))
     for i, name in enumerate(KEYPOINTS):
-        assert KEYPOINTS[FLIP[i]] == name.replace("left", "?").replace("right", "left").replace("?", "right")
+        assert KEYPOINTS[FLIP_KEYPOINTS[i]] == name.replace("left", "?").replace("right", "left").replace("?", "right")
     for i, (a, b) in enumerate(LIMBS):
         assert LIMBS[FLIP_LIMBS[i]] == (mirrored_name(a), mirrored_name(b))
     assert mirrored_name("nose") == "nose"
@@ -67,7 +67,7 @@ def test_the_neck_is_between_the_shoulders_and_as_visible_as_both():
     coco[:, right] = (21, 24, 2)
     coco[1, right, 2] = 1
     coco[2, right] = (7, 7, 0)
-    neck = from_coco(coco)[:, INDEX["neck"]]
+    neck = from_coco(coco)[:, KEYPOINT_INDEX["neck"]]
     assert neck.tolist() == [[15.5, 22, 2], [15.5, 22, 1], [0, 0, 0]]
 
 

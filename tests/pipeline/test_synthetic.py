@@ -30,7 +30,7 @@ from pipeline.synthetic.rendering.annotations import annotate, annotate_person, 
 from pipeline.synthetic.scenes import render_scene, sample_scene_size
 
 TRAIN, VAL = 150, 6
-INDEX = {name: i for i, name in enumerate(COCO_KEYPOINTS)}
+KEYPOINT_INDEX = {name: i for i, name in enumerate(COCO_KEYPOINTS)}
 
 
 @pytest.fixture(scope="module")
@@ -231,10 +231,10 @@ def test_an_object_in_front_hides_keypoints_and_reduces_the_mask() -> None:
     free, hidden = annotate([obstacle, person], 256, 256)[0], annotate([person, obstacle], 256, 256)[0]
     assert hidden["area"] < free["area"]
     v_free, v_hidden = free["keypoints"][2::3], hidden["keypoints"][2::3]
-    ankles = [INDEX["left_ankle"], INDEX["right_ankle"]]
+    ankles = [KEYPOINT_INDEX["left_ankle"], KEYPOINT_INDEX["right_ankle"]]
     assert [v_free[i] for i in ankles] == [2, 2]
     assert [v_hidden[i] for i in ankles] == [1, 1]
-    assert v_hidden[INDEX["nose"]] == 2
+    assert v_hidden[KEYPOINT_INDEX["nose"]] == 2
     assert hidden["num_keypoints"] == free["num_keypoints"]
 
 
@@ -242,8 +242,8 @@ def test_keypoints_outside_the_image_are_not_labelled() -> None:
     person = figure(0.0).translated(0.0, 90.0)
     (annotation,) = annotate([person], 256, 256)
     keypoints = np.reshape(annotation["keypoints"], (17, 3))
-    assert keypoints[INDEX["left_ankle"]].tolist() == [0, 0, 0]
-    assert keypoints[INDEX["nose"]][2] == VISIBLE
+    assert keypoints[KEYPOINT_INDEX["left_ankle"]].tolist() == [0, 0, 0]
+    assert keypoints[KEYPOINT_INDEX["nose"]][2] == VISIBLE
     assert annotation["bbox"][1] + annotation["bbox"][3] <= 256
     assert annotate([person.translated(0.0, 400.0)], 256, 256) == []
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.loading.targets import TargetConfig, cell_centres, encode_maps
-from pipeline.skeleton import INDEX, LIMB_INDICES, LIMBS, NUM_KEYPOINTS
+from pipeline.skeleton import KEYPOINT_INDEX, LIMB_INDICES, LIMBS, NUM_KEYPOINTS
 from tests.support.people import people
 
 SIZE = (40, 64)
@@ -61,8 +61,8 @@ def test_nobody_is_all_background():
 def horizontal_and_vertical():
     """Two people whose neck-nose limbs cross at a right angle."""
     keypoints = np.zeros((2, NUM_KEYPOINTS, 3), np.float32)
-    keypoints[0, [INDEX["neck"], INDEX["nose"]]] = [(3.5, 19.5, 2), (51.5, 19.5, 2)]
-    keypoints[1, [INDEX["neck"], INDEX["nose"]]] = [(27.5, 3.5, 2), (27.5, 35.5, 1)]
+    keypoints[0, [KEYPOINT_INDEX["neck"], KEYPOINT_INDEX["nose"]]] = [(3.5, 19.5, 2), (51.5, 19.5, 2)]
+    keypoints[1, [KEYPOINT_INDEX["neck"], KEYPOINT_INDEX["nose"]]] = [(27.5, 3.5, 2), (27.5, 35.5, 1)]
     return keypoints
 
 
@@ -78,8 +78,8 @@ def test_overlapping_limbs_are_averaged_and_only_where_they_overlap():
 
 def test_a_limb_without_length_or_with_one_end_draws_nothing():
     keypoints = horizontal_and_vertical()
-    keypoints[0, INDEX["nose"]] = keypoints[0, INDEX["neck"]]
-    keypoints[1, INDEX["nose"], 2] = 0
+    keypoints[0, KEYPOINT_INDEX["nose"]] = keypoints[0, KEYPOINT_INDEX["neck"]]
+    keypoints[1, KEYPOINT_INDEX["nose"], 2] = 0
     maps = encode_maps(keypoints, SIZE)
     assert not maps.pafs.any()
     assert np.isfinite(maps.heatmaps).all()
@@ -87,9 +87,9 @@ def test_a_limb_without_length_or_with_one_end_draws_nothing():
 
 def test_a_keypoint_on_a_cell_centre_peaks_at_one():
     keypoints = np.zeros((1, NUM_KEYPOINTS, 3), np.float32)
-    keypoints[0, INDEX["nose"]] = (8 * 5 + 3.5, 8 * 2 + 3.5, 1)
+    keypoints[0, KEYPOINT_INDEX["nose"]] = (8 * 5 + 3.5, 8 * 2 + 3.5, 1)
     heatmaps = encode_maps(keypoints, SIZE).heatmaps
-    assert heatmaps[INDEX["nose"], 2, 5] == 1
+    assert heatmaps[KEYPOINT_INDEX["nose"], 2, 5] == 1
     assert heatmaps[-1, 2, 5] == 0
 
 

@@ -5,8 +5,8 @@ import colorsys
 import numpy as np
 import pytest
 
-from pipeline.loading.augment import Augmentation, AugmentConfig, affine, draw, fit
-from pipeline.loading.warp import BORDER_GREY, apply, jitter_colour, loss_mask, warp_mask, warp_picture
+from pipeline.loading.augment import Augmentation, AugmentConfig, affine_matrix, fit_whole_image, sample_augmentation
+from pipeline.loading.warp import BORDER_GREY, augment_sample, jitter_colour, loss_mask, warp_image, warp_mask
 from pipeline.maps import grid_to_pixel
 from pipeline.sample import Sample
 
@@ -45,8 +45,8 @@ def one_keypoint(x: float, y: float) -> np.ndarray:
 def test_a_painted_spot_moves_with_its_keypoint(augmentation, size, spot):
     image = blob(120, 160, *spot)
     ignore = np.zeros((120, 160), dtype=np.uint8)
-    moved = apply(Sample(1, image, one_keypoint(*spot), ignore), augmentation, size)
-    ground = apply(Sample(1, np.zeros_like(image), one_keypoint(*spot), ignore), augmentation, size)
+    moved = augment_sample(Sample(1, image, one_keypoint(*spot), ignore), augmentation, size)
+    ground = augment_sample(Sample(1, np.zeros_like(image), one_keypoint(*spot), ignore), augmentation, size)
     x, y, visibility = moved.keypoints[0, 0]
     assert visibility == 2
     np.testing.assert_allclose(centroid(moved.image - ground.image), (x, y), atol=0.06)
@@ -59,8 +59,8 @@ def test_a_painted_pixel_moves_with_its_keypoint(augmentation, size):
     image[64, 79] = 255
     ignore = np.zeros((120, 160), dtype=np.uint8)
     ignore[64, 79] = 1
-    moved = apply(Sample(1, image, one_keypoint(79, 64), ignore), augmentation, size)
-    ground = apply(Sample(1, image * 0, one_keypoint(79, 64), ignore), augmentation, size)
+    moved = augment_sample(Sample(1, image, one_keypoint(79, 64), ignore), augmentation, size)
+    ground = augment_sample(Sample(1, image * 0, one_keypoint(79, 64), ignore), augmentation, size)
     x, y, _ = moved.keypoints[0, 0]
     np.testing.assert_allclose(centroid(moved.image - ground.image), (x, y), atol=0.35)
     brightest = np.unravel_index(moved.image[..., 0].astype(int).__sub__(ground.image[..., 0]).argmax(), size)
@@ -73,8 +73,11 @@ def test_the_ignore_region_moves_with_the_picture():
     ignore[30:70, 50:120] = 1
     image = np.repeat(ignore[..., None] * np.uint8(200), 3, axis=2)
     nobody = np.zeros((0, 18, 3), dtype=np.float32)
-    for augmentation in [*GEOMETRY, *(draw(rng, nobody, (120, 160), AugmentConfig(colour=0)) for _ in range(10))]:
-        moved = apply(Sample(1, image, nobody, ignore), augmentation, (96, 128))
+    for augmentation in [
+        *GEOMETRY,
+        *(sample_augmentation(rng, nobody, (120, 160), AugmentConfig(colour=0)) for _ in range(10)),
+    ]:
+        moved = augment_sample(Sample(1, image, nobody, ignore), augmentation, (96, 128))
         assert moved.ignore.dtype == np.uint8
         assert set(np.unique(moved.ignore)) <= {0, 1}
         inside = moved.image[..., 0] > 170  # the border's grey is 128
@@ -87,10 +90,10 @@ def test_outside_of_the_picture_is_grey_and_counts():
     ignore = np.ones((40, 60), dtype=np.uint8)
     size = (64, 96)
     augmentation = Augmentation(scale=1.0, rotation=0.0, centre=(29.5, 19.5))
-    moved = apply(Sample(1, image, np.zeros((0, 18, 3), np.float32), ignore), augmentation, size)
+    moved = augment_sample(Sample(1, image, np.zeros((0, 18, 3), np.float32), ignore), augmentation, size)
     assert (moved.image[:11] == BORDER_GREY).all()
     assert (moved.image[13:50, 19:76] == 0).all()
-    mask = loss_mask(ignore, affine(augmentation, size), size)
+    mask = loss_mask(ignore, affine_matrix(augmentation, size), size)
     assert mask.shape == (8, 12)
     assert mask[0].all()
     assert not mask[2:6, 3:9].any()
@@ -101,10 +104,10 @@ def test_outside_of_the_picture_is_grey_and_counts():
 def test_the_loss_mask_is_the_ignore_region_at_the_cell_centres(augmentation, size):
     ys, xs = np.mgrid[:120, :160]
     ignore = (np.hypot(xs - 80, ys - 60) < 37).astype(np.uint8)
-    mask = loss_mask(ignore, affine(augmentation, size), size)
+    mask = loss_mask(ignore, affine_matrix(augmentation, size), size)
     assert mask.dtype == np.uint8
     assert mask.shape == (size[0] // 8, size[1] // 8)
-    matrix = np.vstack([affine(augmentation, size), (0, 0, 1)])
+    matrix = np.vstack([affine_matrix(augmentation, size), (0, 0, 1)])
     cell_ys, cell_xs = np.mgrid[: mask.shape[0], : mask.shape[1]].astype(float)
     points = np.stack([grid_to_pixel(cell_xs, 8), grid_to_pixel(cell_ys, 8), np.ones_like(cell_xs)], axis=-1)
     source = points @ np.linalg.inv(matrix).T
@@ -114,7 +117,7 @@ def test_the_loss_mask_is_the_ignore_region_at_the_cell_centres(augmentation, si
 
 
 def test_nothing_ignored_counts_everywhere():
-    matrix = affine(fit((50, 70), (64, 80)), (64, 80))
+    matrix = affine_matrix(fit_whole_image((50, 70), (64, 80)), (64, 80))
     mask = loss_mask(None, matrix, (64, 80))
     assert mask.all()
     np.testing.assert_array_equal(mask, loss_mask(np.zeros((50, 70), np.uint8), matrix, (64, 80)))
@@ -130,10 +133,10 @@ def test_masks_are_cut_at_half():
 
 def test_warping_into_a_given_array():
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
-    matrix = affine(fit((50, 70), (64, 80)), (64, 80))
+    matrix = affine_matrix(fit_whole_image((50, 70), (64, 80)), (64, 80))
     batch = np.zeros((3, 64, 80, 3), dtype=np.uint8)
-    warp_picture(image, matrix, (64, 80), out=batch[1])
-    np.testing.assert_array_equal(batch[1], warp_picture(image, matrix, (64, 80)))
+    warp_image(image, matrix, (64, 80), out=batch[1])
+    np.testing.assert_array_equal(batch[1], warp_image(image, matrix, (64, 80)))
     assert not batch[[0, 2]].any()
 
 
@@ -192,6 +195,8 @@ def test_apply_leaves_its_sample_alone():
     sample = Sample(7, image, one_keypoint(30, 20), np.zeros((50, 70), np.uint8))
     for array in (sample.image, sample.keypoints, sample.ignore):
         array.flags.writeable = False
-    moved = apply(sample, Augmentation(1.1, 5.0, (35.0, 25.0), flip=True, hue=4, saturation=30, value=-20), (64, 64))
+    moved = augment_sample(
+        sample, Augmentation(1.1, 5.0, (35.0, 25.0), flip=True, hue=4, saturation=30, value=-20), (64, 64)
+    )
     assert moved.image_id == 7
     assert moved.image.shape == (64, 64, 3)

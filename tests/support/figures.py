@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from evaluation.decoder.person import Person
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
-from pipeline.skeleton import FLIP, FLIP_LIMBS, INDEX, NUM_KEYPOINTS, NUM_LIMBS
+from pipeline.skeleton import FLIP_KEYPOINTS, FLIP_LIMBS, KEYPOINT_INDEX, NUM_KEYPOINTS, NUM_LIMBS
 
 Floats = NDArray[np.float32]
 SIZE = (256, 400)
@@ -32,7 +32,7 @@ FIGURE: dict[str, tuple[float, float]] = {
 def figure(x: float, y: float, height: float, jitter: Floats) -> Floats:
     """(18, 3) a standing person with its nose at x, y px; `jitter` (18, 2) in fractions of its height."""
     out = np.zeros((NUM_KEYPOINTS, 3), dtype=np.float32)
-    for name, i in INDEX.items():
+    for name, i in KEYPOINT_INDEX.items():
         dx, dy = FIGURE[name.split("_")[-1]]
         side = -1 if name.startswith("right_") else 1
         out[i] = (x + height * (side * dx + jitter[i, 0]), y + height * (dy + jitter[i, 1]), 2)
@@ -78,7 +78,7 @@ def same_people(found: list[Person], truth: Floats, within: float) -> None:
 
 def flipped(maps: Maps) -> Maps:
     """The maps of the mirrored picture: sides swapped by name, x components negated."""
-    heatmaps = maps.heatmaps[[*FLIP, NUM_KEYPOINTS], :, ::-1].copy()
+    heatmaps = maps.heatmaps[[*FLIP_KEYPOINTS, NUM_KEYPOINTS], :, ::-1].copy()
     pafs = maps.pafs.reshape(NUM_LIMBS, 2, *maps.grid)[FLIP_LIMBS, :, :, ::-1].copy()
     pafs[:, 0] *= -1
     return Maps(heatmaps, pafs.reshape(NUM_PAFS, *maps.grid), maps.stride)

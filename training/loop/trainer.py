@@ -106,7 +106,7 @@ class Run:
                 seed=self.config.training.seed,
                 epoch=epoch,
                 rank=self.world.rank,
-                ranks=self.world.size,
+                world_size=self.world.size,
                 threads=self.threads,
                 augment=data.augment,
                 targets=None if self.train_state.on_device else data.target,
