@@ -1,8 +1,8 @@
-"""Batches of augmented samples from a set of shards, and its raw rows for all others.
+"""Load batches of augmented samples from a set of shards.
 
-The only module that uses mindspore.dataset, and as a reader of raw rows in an order of our own: threads of ours fill
-each row into its place of the batch (`pipeline.loading.collate`). Nothing between decoder and batch has to be copied,
-and makes the order independent of threads and ranks.
+MindDataset only reads raw rows, in an order that this module chooses, so the order of the samples does not depend on
+the number of threads or ranks. Threads of this package write each row straight into its batch
+(`pipeline.loading.collate`), without a copy between the decoder and the batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.loading.augment import Augmentation, AugmentConfig
 from pipeline.loading.collate import Batch, Collator
-from pipeline.loading.prefetch import Fill, prefetch_batches
+from pipeline.loading.prefetch import Task, prefetch_batches
 from pipeline.loading.targets import TargetConfig
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from pipeline.sample import Size
@@ -50,15 +50,15 @@ def epoch_order(
 
 @dataclass(frozen=True)
 class Batches(Iterable[Batch]):
-    """The batches of one epoch of one rank; made by `create_batches`. Each iteration starts at the first of them.
+    """Batches of one epoch of one rank, see `create_batches`. Each iteration starts at the first batch.
 
-    Every batch holds
+    A batch is a dictionary of arrays:
 
         image_id: (B,) int64.
         image: (B, H, W, 3) uint8 BGR.
         keypoints: (B, M, K, 3) float32 x, y in px of the image and visibility; rows without a person are 0.
         mask: (B, h, w) uint8, 1 where the loss counts.
-        heatmaps, pafs: (B, K + 1, h, w) and (B, 2L, h, w) float32, where targets were asked for.
+        heatmaps, pafs: (B, K + 1, h, w) and (B, 2L, h, w) float32, only if targets are rendered.
     """
 
     folder: Path
@@ -74,16 +74,16 @@ class Batches(Iterable[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         import cv2
 
-        cv2.setNumThreads(0)  # the threads are here; OpenCV's own would compete with them
+        cv2.setNumThreads(0)  # OpenCV's own threads would compete with the threads of prefetch_batches
         order = self.indices.ravel().tolist()
         batches, batch_size = self.indices.shape
         return prefetch_batches(
             self._indexed_rows(order),
-            partial(self._begin, BufferPool()),
+            partial(self._prepare, BufferPool()),
             batches=batches,
             batch_size=batch_size,
             threads=self.threads,
-            ahead=2 + -(-2 * self.threads // batch_size),
+            max_pending=2 + -(-2 * self.threads // batch_size),
         )
 
     def _indexed_rows(self, order: list[int]) -> Generator[tuple[int, Row]]:
@@ -93,58 +93,58 @@ class Batches(Iterable[Batch]):
         finally:
             rows.close()
 
-    def _allocate(self, memory: BufferPool) -> Batch:
+    def _allocate(self, buffers: BufferPool) -> Batch:
         batch_size = self.indices.shape[1]
         height, width = self.collator.size
         grid = (height // STRIDE, width // STRIDE)
         batch: Batch = {
             "image_id": np.empty(batch_size, dtype=np.int64),
-            "image": memory.array((batch_size, height, width, 3), np.uint8),
+            "image": buffers.array((batch_size, height, width, 3), np.uint8),
             "keypoints": np.zeros((batch_size, self.max_people, NUM_KEYPOINTS, 3), dtype=np.float32),
             "mask": np.empty((batch_size, *grid), dtype=np.uint8),
         }
         if self.collator.targets is not None:
-            batch["heatmaps"] = memory.array((batch_size, NUM_HEATMAPS, *grid), np.float32)
-            batch["pafs"] = memory.array((batch_size, NUM_PAFS, *grid), np.float32)
+            batch["heatmaps"] = buffers.array((batch_size, NUM_HEATMAPS, *grid), np.float32)
+            batch["pafs"] = buffers.array((batch_size, NUM_PAFS, *grid), np.float32)
         return batch
 
-    def _begin(self, memory: BufferPool, rows: list[tuple[int, Row]]) -> tuple[Batch, list[Fill]]:
-        """A batch with everything but its pictures, and what paints each of them."""
-        batch = self._allocate(memory)
-        fills: list[Fill] = []
-        for place, (index, row) in enumerate(rows):
+    def _prepare(self, buffers: BufferPool, rows: list[tuple[int, Row]]) -> tuple[Batch, list[Task]]:
+        """Return a batch that is complete except for its images, and one task per image that writes it."""
+        batch = self._allocate(buffers)
+        tasks: list[Task] = []
+        for index, (record, row) in enumerate(rows):
             try:
-                augmentation = self.collator.write_labels(row, batch, place)
+                augmentation = self.collator.write_labels(row, batch, index)
             except InputError as error:
-                raise self._named(error, index, row) from error
-            fills.append(partial(self._paint, index, row, augmentation, batch, place))
-        return batch, fills
+                raise self._record_error(error, record, row) from error
+            tasks.append(partial(self._write_image, record, row, augmentation, batch, index))
+        return batch, tasks
 
-    def _paint(self, index: int, row: Row, augmentation: Augmentation, batch: Batch, place: int) -> None:
+    def _write_image(self, record: int, row: Row, augmentation: Augmentation, batch: Batch, index: int) -> None:
         try:
-            self.collator.write_image(row, augmentation, batch, place)
+            self.collator.write_image(row, augmentation, batch, index)
         except InputError as error:
-            raise self._named(error, index, row) from error
+            raise self._record_error(error, record, row) from error
 
-    def _named(self, error: InputError, index: int, row: Row) -> InputError:
-        """An error in a record, and which record that is."""
-        file = self.folder / self._shard_of(index)
+    def _record_error(self, error: InputError, record: int, row: Row) -> InputError:
+        """Add the shard file, the image id and the remedy to an error in a record."""
+        file = self.folder / self._shard_file(record)
         return InputError(f"{file}: image {int(row['image_id'])}: {error}: run make shards again")
 
-    def _shard_of(self, index: int) -> str:
+    def _shard_file(self, record: int) -> str:
         ends = np.cumsum([shard.records for shard in self.manifest.shards])
-        return self.manifest.shards[int(np.searchsorted(ends, index, side="right"))].file
+        return self.manifest.shards[int(np.searchsorted(ends, record, side="right"))].file
 
 
 def _check_request(
     folder: Path, manifest: Manifest, size: Size, max_people: int, batch_size: int, world_size: int
 ) -> None:
-    """Raise InputError if a set cannot be batched as asked."""
+    """Raise InputError if the size, max_people or batch size does not suit the set."""
     height, width = size
     if height < STRIDE or width < STRIDE or height % STRIDE or width % STRIDE:
         raise InputError(f"size {height}x{width}: expected height and width in multiples of {STRIDE} px")
     if max_people < manifest.max_people:
-        raise InputError(f"{folder}: max_people is {max_people}, but a picture has {manifest.max_people} people")
+        raise InputError(f"{folder}: max_people is {max_people}, but an image has {manifest.max_people} people")
     step = batch_size * world_size
     if manifest.records < step:
         raise InputError(
@@ -169,26 +169,27 @@ def create_batches(
     start: int = 0,
     stop: int | None = None,
 ) -> Batches:
-    """Prepare the batches of one epoch for one rank; the same arguments give the same bytes.
+    """Create the batches of one epoch for one rank. The same arguments give the same bytes.
 
     Args:
-        folder: a set of shards.
+        folder: folder of a set of shards.
         size: px of the network's input, (height, width) or the side of a square; multiples of 8.
-        batch_size: samples a batch and rank.
-        max_people: M; at least as many as any record has.
-        seed: decides, with the epoch, the order and, with the image id, each sample's augmentation.
+        batch_size: samples per batch on each rank.
+        max_people: M, at least the largest number of people in a record.
+        seed: random seed. With the epoch it determines the order; with the epoch and the image id, an augmentation.
         epoch: counted from 0.
         rank: rank of this process.
         world_size: number of ranks.
-        threads: that decode and augment; the cores shared out among the ranks by default. Does not change the batches.
-        augment: distribution of augmentations; None fits the whole picture into the input instead.
-        targets: also draw heatmaps and part affinity fields.
-        start: batches of the epoch to leave out, for resuming within an epoch.
-        stop: batch of the epoch to end before; None gives all.
+        threads: number of threads that decode and augment; by default this rank's share of the cores. The batches do
+            not depend on it.
+        augment: distribution of the augmentations; None fits the whole image into the input instead.
+        targets: settings of the heatmaps and part affinity fields to render; None renders none.
+        start: index of the first batch, to resume within an epoch.
+        stop: index after the last batch; None for the end of the epoch.
 
     Raises:
-        InputError: the set is missing or damaged, holds too few records or has more people on a picture than
-            max_people, or the size is not on the grid; while iterating, a picture that cannot be decoded.
+        InputError: the set is missing, damaged or has fewer records than a step takes; an image has more than
+            max_people people; the size is not a multiple of 8; during iteration, an image cannot be decoded.
     """
     height, width = (size, size) if isinstance(size, int) else size
     manifest = Manifest.load(folder)

@@ -1,7 +1,7 @@
-"""One row of a shard becomes an augmented sample in its place of a batch, in any thread.
+"""Collate: turn one row of a shard into an augmented sample and write it into a batch, from any thread.
 
-In two steps: the numbers of all rows of a batch, then one picture after the other. A picture's pixels drive everything
-else out of the processor's caches: between two pictures the same few calls take three to five times as long.
+A batch is filled in two passes: first the labels of all rows, then the images one by one. The pixels of an image evict
+everything else from the processor's caches, so computing labels between two images takes three to five times as long.
 """
 
 from __future__ import annotations
@@ -34,62 +34,68 @@ Batch = dict[str, NDArray[Any]]
 """Arrays by name, see `pipeline.loading.batches.Batches`."""
 
 
-_spare = ThreadBuffers()
+_buffers = ThreadBuffers()
 
 
-class _Chance(threading.local):
-    """One generator a thread, set to a sample's key before each use: five times as quick as making one."""
+class _ThreadGenerator(threading.local):
+    """One random number generator per thread. Resetting its state is five times as fast as creating a generator."""
 
     def __init__(self) -> None:
-        self.bits = np.random.Philox(0)
-        self.rng = np.random.Generator(self.bits)
-        self.start = self.bits.state
+        self.bit_generator = np.random.Philox(0)
+        self.generator = np.random.Generator(self.bit_generator)
+        self.initial_state = self.bit_generator.state
 
 
-_chance = _Chance()
+_thread_generator = _ThreadGenerator()
 
 
 def sample_rng(seed: int, epoch: int, image_id: int) -> np.random.Generator:
-    """The chance of one sample: a function of these three numbers and of nothing else.
+    """Return the random number generator of one sample; its numbers depend on the three arguments alone.
 
-    The generator is the calling thread's, valid until its next call. A key of 128 bits and a counter are all the state
-    of Philox (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), so no two samples share chances.
+    The generator belongs to the calling thread and is valid until that thread's next call. A key of 128 bits and a
+    counter are the whole state of Philox (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), so
+    different samples get independent sequences.
     """
     key = np.array((image_id & 0xFFFF_FFFF_FFFF_FFFF, seed << 32 | epoch), dtype=np.uint64)
     zeros = np.zeros(4, dtype=np.uint64)
-    _chance.bits.state = {**_chance.start, "state": {"counter": zeros, "key": key}, "buffer": zeros, "buffer_pos": 4}
-    return _chance.rng
+    _thread_generator.bit_generator.state = {
+        **_thread_generator.initial_state,
+        "state": {"counter": zeros, "key": key},
+        "buffer": zeros,
+        "buffer_pos": 4,
+    }
+    return _thread_generator.generator
 
 
 def unpack_sample(row: Row) -> Sample:
-    """Decode a row; raises InputError for a bad picture or damaged columns."""
+    """Decode a row. Raises InputError for an image that cannot be decoded or for damaged columns."""
     size, runs = unpack_ignore(row["ignore"])
     return Sample(
         image_id=int(row["image_id"]),
-        image=_decode_picture(row, size),
+        image=_decode_image(row, size),
         keypoints=unpack_keypoints(row["keypoints"]),
         ignore=decode_runs(runs, *size),
     )
 
 
-def _decode_picture(row: Row, size: Size, spare: ThreadBuffers | None = None) -> NDArray[np.uint8]:
-    image = decode_image(raw_bytes(row["image"]), strict=True, buffers=spare)
+def _decode_image(row: Row, size: Size, buffers: ThreadBuffers | None = None) -> NDArray[np.uint8]:
+    image = decode_image(raw_bytes(row["image"]), strict=True, buffers=buffers)
     if image.shape[:2] != size:
         found, expected = (f"{width}x{height}" for height, width in (image.shape[:2], size))
-        raise InputError(f"its picture has {found} px, its annotations expect {expected}")
+        raise InputError(f"the image has {found} px, but its annotations expect {expected}")
     return image
 
 
 @dataclass(frozen=True)
 class Collator:
-    """What becomes of a row.
+    """Writes rows into batches.
 
     Attributes:
         size: (height, width) px of the network's input.
-        seed: decides, with the epoch and the image id, a sample's augmentation.
+        seed: random seed; with the epoch and the image id it determines a sample's augmentation.
         epoch: counted from 0.
-        augment: distribution of augmentations; None fits the whole picture into the input instead.
-        targets: also draw heatmaps and part affinity fields; None draws none.
+        augment: distribution of the augmentations; None fits the whole image into the input instead.
+        targets: settings of the heatmaps and part affinity fields to render; None renders none.
     """
 
     size: Size
@@ -98,11 +104,11 @@ class Collator:
     augment: AugmentConfig | None
     targets: TargetConfig | None
 
-    def write_labels(self, row: Row, batch: Batch, place: int) -> Augmentation:
-        """Write all but the picture of a row into its place of a batch.
+    def write_labels(self, row: Row, batch: Batch, index: int) -> Augmentation:
+        """Write everything but the image of a row into the batch, as sample `index`.
 
         Returns:
-            How the picture has to be moved and coloured.
+            The augmentation to apply to the image.
 
         Raises:
             InputError: damaged columns.
@@ -116,20 +122,20 @@ class Collator:
         matrix = affine_matrix(augmentation, self.size)
         keypoints = transform_keypoints(keypoints, augmentation, matrix, self.size)
         ignore = decode_runs(runs, *image_size) if runs.size else None
-        batch["image_id"][place] = image_id
-        batch["keypoints"][place, : len(keypoints)] = keypoints
-        batch["mask"][place] = loss_mask(ignore, matrix, self.size)
+        batch["image_id"][index] = image_id
+        batch["keypoints"][index, : len(keypoints)] = keypoints
+        batch["mask"][index] = loss_mask(ignore, matrix, self.size)
         if self.targets is not None:
-            encode_maps(keypoints, self.size, self.targets, out=Maps(batch["heatmaps"][place], batch["pafs"][place]))
+            encode_maps(keypoints, self.size, self.targets, out=Maps(batch["heatmaps"][index], batch["pafs"][index]))
         return augmentation
 
-    def write_image(self, row: Row, augmentation: Augmentation, batch: Batch, place: int) -> None:
-        """Write the picture of a row into its place of a batch. Raises InputError for a bad picture."""
+    def write_image(self, row: Row, augmentation: Augmentation, batch: Batch, index: int) -> None:
+        """Write the augmented image of a row into the batch. Raises InputError if the image cannot be decoded."""
         from pipeline.loading.warp import augment_image
 
         size, _ = unpack_ignore(row["ignore"])
-        picture = _decode_picture(row, size, _spare)
-        augment_image(picture, augmentation, affine_matrix(augmentation, self.size), out=batch["image"][place])
+        image = _decode_image(row, size, _buffers)
+        augment_image(image, augmentation, affine_matrix(augmentation, self.size), out=batch["image"][index])
 
     def _augmentation(self, image_id: int, keypoints: NDArray[np.float32], image_size: Size) -> Augmentation:
         if self.augment is None:

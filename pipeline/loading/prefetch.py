@@ -1,4 +1,4 @@
-"""Batches filled ahead of time by threads: in order, bounded in memory, the same whatever the number of threads."""
+"""Prefetch batches with a pool of threads: in order, with bounded memory, independent of the number of threads."""
 
 from __future__ import annotations
 
@@ -7,130 +7,135 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
 Row = TypeVar("Row")
 Batch = TypeVar("Batch")
-Fill = Callable[[], None]
-"""Fills one place of a batch."""
+Task = Callable[[], None]
+"""Writes one sample into its batch."""
 
 
 @dataclass
-class _Unfinished(Generic[Batch]):
-    """A batch being filled, how many of its places are open, and the first of them that failed.
+class _PendingBatch(Generic[Batch]):
+    """A batch that is not yet complete or not yet consumed.
 
-    One that could not be begun has no batch and no place.
+    Attributes:
+        batch: None if the preparation of the batch failed.
+        unfinished_tasks: number of tasks that have not finished.
+        failure: index and exception of the first task in the batch that failed.
     """
 
     batch: Batch | None
-    open: int
-    failure: tuple[int, Exception] | None = field(default=None)
+    unfinished_tasks: int
+    failure: tuple[int, Exception] | None = None
 
 
-class _Work(Generic[Row, Batch]):
-    """What the threads share. They never see the consumer, so that a dropped consumer can end them."""
+class _ThreadPool(Generic[Row, Batch]):
+    """State shared by the threads. It holds no reference to the iterator, so that dropping the iterator ends them."""
 
     def __init__(
         self,
         rows: Generator[Row, None, None],
-        begin: Callable[[list[Row]], tuple[Batch, list[Fill]]],
+        prepare: Callable[[list[Row]], tuple[Batch, list[Task]]],
         *,
         batches: int,
         batch_size: int,
-        ahead: int,
+        max_pending: int,
     ) -> None:
-        self._rows, self._begin = rows, begin
-        self._batches, self._batch_size, self._ahead = batches, batch_size, ahead
-        self._changed = threading.Condition()
-        self._queue: deque[_Unfinished[Batch]] = deque()
-        self._places: deque[tuple[_Unfinished[Batch], int, Fill]] = deque()
-        self._begun = 0
-        self._beginning = self._stopped = False
-        self._broken: BaseException | None = None
+        self._rows, self._prepare = rows, prepare
+        self._batches, self._batch_size, self._max_pending = batches, batch_size, max_pending
+        self._condition = threading.Condition()
+        self._pending: deque[_PendingBatch[Batch]] = deque()
+        self._tasks: deque[tuple[_PendingBatch[Batch], int, Task]] = deque()
+        self._prepared = 0  # number of batches
+        self._preparing = self._stopped = False
+        self._thread_error: BaseException | None = None
         self.threads: list[threading.Thread] = []
 
     def run(self) -> None:
-        """Begin batches and fill places until all are done or the work is stopped: the body of every thread."""
+        """Prepare batches and run tasks until all are done or the pool is stopped. This is the body of each thread."""
         try:
-            while (task := self._next()) is not None:
-                task()
-        except BaseException as error:  # no place can be blamed, and nobody would hear of it in a thread
-            with self._changed:
-                self._broken = error
-                self._changed.notify_all()
+            while (job := self._next_job()) is not None:
+                job()
+        except BaseException as error:  # belongs to no task, and would be lost in a thread
+            with self._condition:
+                self._thread_error = error
+                self._condition.notify_all()
 
-    def _next(self) -> Callable[[], None] | None:
-        """Wait for something to do: begin a batch before the places run out, or fill the oldest place."""
-        with self._changed:
+    def _next_job(self) -> Callable[[], None] | None:
+        """Wait for a job: prepare a batch while few tasks are left, else run the oldest task. None ends the thread."""
+        with self._condition:
             while not self._stopped:
-                if self._may_begin():
-                    self._beginning = True
-                    return self._begin_batch
-                if self._places:
-                    return partial(self._fill_place, *self._places.popleft())
-                if self._begun == self._batches:
+                if self._should_prepare():
+                    self._preparing = True
+                    return self._prepare_batch
+                if self._tasks:
+                    return partial(self._run_task, *self._tasks.popleft())
+                if self._prepared == self._batches:
                     return None
-                self._changed.wait()
+                self._condition.wait()
         return None
 
-    def _may_begin(self) -> bool:
-        """Whether another batch has to be begun: by one thread at a time, and while few enough are waiting."""
-        wanted = self._begun < self._batches and len(self._places) < self._batch_size
-        return wanted and not self._beginning and len(self._queue) < self._ahead
+    def _should_prepare(self) -> bool:
+        """Return whether to prepare a batch now: one thread at a time, and at most `max_pending` pending batches."""
+        needed = self._prepared < self._batches and len(self._tasks) < self._batch_size
+        return needed and not self._preparing and len(self._pending) < self._max_pending
 
-    def _begin_batch(self) -> None:
+    def _prepare_batch(self) -> None:
         batch: Batch | None = None
-        fills: list[Fill] = []
+        tasks: list[Task] = []
         failure = None
         try:
             rows = list(itertools.islice(self._rows, self._batch_size))
             if len(rows) < self._batch_size:
-                raise RuntimeError(f"rows ended in batch {self._begun + 1} of {self._batches}")
-            batch, fills = self._begin(rows)
+                raise RuntimeError(f"rows ended in batch {self._prepared + 1} of {self._batches}")
+            batch, tasks = self._prepare(rows)
         except Exception as error:
             failure = (0, error)
-        unfinished = _Unfinished(batch, len(fills), failure)
-        with self._changed:
-            self._begun += 1
-            self._beginning = False
-            self._queue.append(unfinished)
-            self._places.extend((unfinished, place, fill) for place, fill in enumerate(fills))
-            self._changed.notify_all()
+        pending = _PendingBatch(batch, len(tasks), failure)
+        with self._condition:
+            self._prepared += 1
+            self._preparing = False
+            self._pending.append(pending)
+            self._tasks.extend((pending, index, task) for index, task in enumerate(tasks))
+            self._condition.notify_all()
 
-    def _fill_place(self, unfinished: _Unfinished[Batch], place: int, fill: Fill) -> None:
+    def _run_task(self, pending: _PendingBatch[Batch], index: int, task: Task) -> None:
         failure = None
         try:
-            fill()
+            task()
         except Exception as error:
             failure = error
-        with self._changed:
-            unfinished.open -= 1
-            if failure is not None and (unfinished.failure is None or place < unfinished.failure[0]):
-                unfinished.failure = (place, failure)
-            if not unfinished.open:
-                self._changed.notify_all()
+        with self._condition:
+            pending.unfinished_tasks -= 1
+            if failure is not None and (pending.failure is None or index < pending.failure[0]):
+                pending.failure = (index, failure)
+            if not pending.unfinished_tasks:
+                self._condition.notify_all()
 
-    def take(self) -> Batch:
-        """Wait for the oldest batch. Raises what its first failing place raised."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._broken or (self._queue and not self._queue[0].open))
-            if self._broken is not None:
-                raise self._broken
-            unfinished = self._queue.popleft()
-            self._changed.notify_all()
-        if unfinished.failure is not None:
-            raise unfinished.failure[1]
-        assert unfinished.batch is not None  # only one that could not be begun has none, and that is a failure
-        return unfinished.batch
+    def next_batch(self) -> Batch:
+        """Wait for the oldest batch and return it. Raises the exception of its first failed task."""
+        with self._condition:
+            self._condition.wait_for(
+                lambda: self._thread_error or (self._pending and not self._pending[0].unfinished_tasks)
+            )
+            if self._thread_error is not None:
+                raise self._thread_error
+            pending = self._pending.popleft()
+            self._condition.notify_all()
+        if pending.failure is not None:
+            raise pending.failure[1]
+        assert pending.batch is not None  # only a failed preparation leaves no batch
+        return pending.batch
 
     def stop(self) -> None:
-        """End the threads, wait until they have ended, and close the rows."""
-        with self._changed:
+        """Stop the threads, wait until they have ended, and close the rows."""
+        with self._condition:
             self._stopped = True
-            self._changed.notify_all()
-        # the garbage collector may run a finalizer in any thread, and none can wait for itself
+            self._condition.notify_all()
+        # The garbage collector may run this as a finalizer in one of the threads, and a thread cannot join itself.
         if threading.current_thread() in self.threads:
             return
         for thread in self.threads:
@@ -140,54 +145,57 @@ class _Work(Generic[Row, Batch]):
 
 def prefetch_batches(
     rows: Generator[Row, None, None],
-    begin: Callable[[list[Row]], tuple[Batch, list[Fill]]],
+    prepare: Callable[[list[Row]], tuple[Batch, list[Task]]],
     *,
     batches: int,
     batch_size: int,
     threads: int,
-    ahead: int,
+    max_pending: int,
 ) -> Iterator[Batch]:
-    """Fill batches by several threads, each place on its own, and yield them in order.
+    """Build batches in several threads, one task per sample, and yield them in order.
 
-    The threads end, and are waited for, when the iterator is exhausted, closed, dropped or fails, and at exit.
+    The threads are stopped and joined when the iterator is exhausted, closed or garbage-collected, when it raises, and
+    when the interpreter exits.
 
     Args:
         rows: read in order, by one thread at a time, and closed at the end.
-        begin: gives the batch of some rows, and for each place what fills it. Both run in any thread, `begin` one call
-            at a time, and depend on the rows alone, so that the number of threads cannot be seen in the result.
-        batches: how many to yield.
-        batch_size: rows in each.
-        threads: at least 1.
-        ahead: most batches in memory that are unfinished or not yet taken.
+        prepare: returns the batch for a list of rows, and one task per sample that writes it into the batch. Both run
+            in any thread, `prepare` in one at a time. Their results must depend on the rows alone, so that the batches
+            do not depend on the number of threads.
+        batches: number of batches to yield.
+        batch_size: number of rows per batch.
+        threads: number of threads, at least 1.
+        max_pending: maximum number of batches in memory that are incomplete or not yet consumed.
 
     Raises:
-        Whatever `rows`, `begin` or the filling of the earliest place raised, once its batch's turn comes.
+        Exception: an exception from `rows`, `prepare` or the first failed task of a batch, when the iterator reaches
+            that batch.
     """
-    work = _Work(rows, begin, batches=batches, batch_size=batch_size, ahead=ahead)
-    # daemons: interpreter exit waits for other threads before it runs the finalizer that ends these
-    work.threads = [threading.Thread(target=work.run, name=f"batches-{i}", daemon=True) for i in range(threads)]
-    for thread in work.threads:
+    pool = _ThreadPool(rows, prepare, batches=batches, batch_size=batch_size, max_pending=max_pending)
+    # Daemon threads, because at exit the interpreter joins all others before it runs the finalizer that stops them.
+    pool.threads = [threading.Thread(target=pool.run, name=f"batches-{i}", daemon=True) for i in range(threads)]
+    for thread in pool.threads:
         thread.start()
-    return _Batches(work, batches)
+    return _BatchIterator(pool, batches)
 
 
-class _Batches(Iterator[Batch]):
-    """The consumer's end."""
+class _BatchIterator(Iterator[Batch]):
+    """Yields the batches of a pool, and stops the pool when it is closed or garbage-collected."""
 
-    def __init__(self, work: _Work[Row, Batch], batches: int) -> None:
-        self._work, self._left = work, batches
-        self.close = weakref.finalize(self, work.stop)
+    def __init__(self, pool: _ThreadPool[Row, Batch], batches: int) -> None:
+        self._pool, self._remaining = pool, batches
+        self.close = weakref.finalize(self, pool.stop)
 
     def __next__(self) -> Batch:
-        if not self._left or not self.close.alive:
+        if not self._remaining or not self.close.alive:
             self.close()
             raise StopIteration
         try:
-            batch: Batch = self._work.take()
+            batch: Batch = self._pool.next_batch()
         except BaseException:
             self.close()
             raise
-        self._left -= 1
-        if not self._left:
+        self._remaining -= 1
+        if not self._remaining:
             self.close()
         return batch

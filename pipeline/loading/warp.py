@@ -1,7 +1,8 @@
-"""Augmentation in pixels: picture, ignore region and colour, as the numbers of `pipeline.loading.augment` say.
+"""Apply augmentations to pixels: warp the image and the ignore region, and change the colour.
 
-Pictures have three channels, or four of which the last counts for nothing: OpenCV warps four to 368x368 px in 0.71 ms
-where three take 0.85, libjpeg-turbo decodes both at the same speed, and every colour comes out the same.
+`pipeline.loading.augment` defines the augmentations. Images have three channels, or four of which the last is unused:
+OpenCV warps four channels to 368x368 px in 0.71 ms and three in 0.85 ms, libjpeg-turbo decodes both at the same speed,
+and the resulting colours are the same.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ from pipeline.sample import Sample, Size
 from pipeline.system.buffers import ThreadBuffers
 
 BORDER_GREY = 128
-"""What surrounds a picture: the reference's 127.5, rounded to even as OpenCV rounds it."""
+"""Grey value outside of the image: the reference's 127.5, rounded to even as OpenCV does."""
 
-HUES = 180
-"""OpenCV's 8-bit hue runs round a circle of 0..179, 2 degrees a step."""
+NUM_HUES = 180
+"""OpenCV's 8-bit hue is in 0..179 and wraps around; one step is 2 degrees."""
 
-_spare = ThreadBuffers()
+_buffers = ThreadBuffers()
 
 
 def warp_image(
     image: NDArray[np.uint8], matrix: NDArray[np.float64], size: Size, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """Move a picture, with linear interpolation and grey around it.
+    """Warp an image with bilinear interpolation; pixels outside of it are grey.
 
     Args:
         image: (H, W, 3 or 4) uint8.
-        matrix: (2, 3) of `affine_matrix`.
+        matrix: (2, 3) from `affine_matrix`.
         size: (height, width) px of the output.
-        out: written in place where given, (height, width, 3 or 4) uint8.
+        out: (height, width, 3 or 4) uint8 array to write into; a new one by default.
     """
     height, width = size
     warped: NDArray[np.uint8] = cv2.warpAffine(
@@ -43,7 +44,7 @@ def warp_image(
 
 
 def warp_mask(mask: NDArray[np.uint8], matrix: NDArray[np.float64], size: Size) -> NDArray[np.uint8]:
-    """Move a 0/1 mask; half a pixel and more counts as 1, and outside of the mask all is 0.
+    """Warp a 0/1 mask with bilinear interpolation, rounded to 0 or 1; pixels outside of it are 0.
 
     Args:
         mask: (H, W) uint8 0/1.
@@ -51,21 +52,21 @@ def warp_mask(mask: NDArray[np.uint8], matrix: NDArray[np.float64], size: Size) 
         size: (height, width) of the output.
     """
     height, width = size
-    # linear interpolation of bytes ends in rounding, and so cuts at half
-    moved: NDArray[np.uint8] = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
-    return moved
+    # OpenCV rounds the interpolated value of an 8-bit image, which is a threshold of one half.
+    warped: NDArray[np.uint8] = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    return warped
 
 
 def loss_mask(ignore: NDArray[np.uint8] | None, matrix: NDArray[np.float64], size: Size) -> NDArray[np.uint8]:
-    """The complement of the ignore region on the network's output grid, warped straight there.
+    """Warp the ignore region to the network's output grid and return its complement.
 
     Args:
-        ignore: (H, W) uint8 0/1 on the picture, or None where nothing is to be ignored.
-        matrix: (2, 3) of `affine_matrix`.
+        ignore: (H, W) uint8 0/1 in the image's frame; None if nothing is ignored.
+        matrix: (2, 3) from `affine_matrix`.
         size: (height, width) px of the network's input, multiples of the stride.
 
     Returns:
-        (height / 8, width / 8) uint8, 1 where the loss counts: outside of the picture, too, as in CMU's.
+        (height / 8, width / 8) uint8, 1 where the loss counts. As in CMU's code, it counts outside of the image too.
     """
     grid = (size[0] // STRIDE, size[1] // STRIDE)
     if ignore is None:
@@ -75,17 +76,17 @@ def loss_mask(ignore: NDArray[np.uint8] | None, matrix: NDArray[np.float64], siz
     return np.bitwise_xor(warp_mask(ignore, to_grid, grid), np.uint8(1))
 
 
-def _turn_hue(channel: NDArray[np.uint8], change: int) -> None:
-    """Add to the hue, in place, round the circle; arithmetic on bytes takes a quarter of a table's time."""
+def _add_hue(channel: NDArray[np.uint8], change: int) -> None:
+    """Add to the hue in place, with wrap-around. Arithmetic on bytes takes a quarter of the time of a lookup table."""
     channel += np.uint8(change % 256)
-    # beyond the circle lies, of 256 values, either what went past its end or what went round below 0
-    beyond = (channel >= HUES).view(np.uint8)
-    beyond *= np.uint8(HUES if change > 0 else 256 - HUES)
-    channel -= beyond
+    # Values of 180 and more are either above the range of hues, or negative ones that wrapped around at 256.
+    out_of_range = (channel >= NUM_HUES).view(np.uint8)
+    out_of_range *= np.uint8(NUM_HUES if change > 0 else 256 - NUM_HUES)
+    channel -= out_of_range
 
 
-def _shift(channel: NDArray[np.uint8], change: int) -> None:
-    """Add to a channel, in place, clipped to 0..255. OpenCV is quick with a positive number only."""
+def _add_clipped(channel: NDArray[np.uint8], change: int) -> None:
+    """Add to a channel in place, clipped to 0..255. OpenCV is fast for positive numbers only, so subtract negatives."""
     if change > 0:
         cv2.add(channel, change, dst=channel)
     elif change < 0:
@@ -95,12 +96,12 @@ def _shift(channel: NDArray[np.uint8], change: int) -> None:
 def jitter_colour(
     image: NDArray[np.uint8], augmentation: Augmentation, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """Change hue, saturation and value of a picture.
+    """Change the hue, saturation and value of an image.
 
     Args:
         image: (H, W, 3 or 4) uint8 BGR, contiguous.
-        augmentation: the changes; all 0 leaves every colour as it is.
-        out: (H, W, 3) uint8, written in place; `image` itself by default.
+        augmentation: the changes; if all are 0, the colours stay exactly as they are.
+        out: (H, W, 3) uint8 array to write into; `image` itself by default.
 
     Returns:
         `out`.
@@ -108,13 +109,13 @@ def jitter_colour(
     out = image if out is None else out
     if augmentation.hue or augmentation.saturation or augmentation.value:
         height, width = image.shape[:2]
-        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=_spare.array("hsv", height, width, 3))
-        hue, saturation, value = planes = [*_spare.array("planes", 3, height, width)]
+        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=_buffers.array("hsv", height, width, 3))
+        hue, saturation, value = planes = [*_buffers.array("planes", 3, height, width)]
         cv2.split(hsv, planes)
         if augmentation.hue:
-            _turn_hue(hue, augmentation.hue)
-        _shift(saturation, augmentation.saturation)
-        _shift(value, augmentation.value)
+            _add_hue(hue, augmentation.hue)
+        _add_clipped(saturation, augmentation.saturation)
+        _add_clipped(value, augmentation.value)
         cv2.cvtColor(cv2.merge(planes, dst=hsv), cv2.COLOR_HSV2BGR, dst=out)
     elif image.shape[2] > 3:
         cv2.cvtColor(image, cv2.COLOR_BGRA2BGR, dst=out)
@@ -126,25 +127,25 @@ def jitter_colour(
 def augment_image(
     image: NDArray[np.uint8], augmentation: Augmentation, matrix: NDArray[np.float64], out: NDArray[np.uint8]
 ) -> None:
-    """Warp a picture, change its colour, and leave nothing behind but `out`.
+    """Warp an image and change its colour, using buffers of the calling thread for intermediate results.
 
     Args:
         image: (H, W, 3 or 4) uint8 BGR.
-        augmentation: its colour.
-        matrix: (2, 3) of `affine_matrix`, which holds its geometry.
-        out: (height, width, 3) uint8 BGR, written in place.
+        augmentation: the change of colour.
+        matrix: (2, 3) from `affine_matrix`, the geometry.
+        out: (height, width, 3) uint8 BGR array to write into.
     """
     height, width = out.shape[:2]
-    warped = _spare.array("warped", height, width, image.shape[2])
+    warped = _buffers.array("warped", height, width, image.shape[2])
     jitter_colour(warp_image(image, matrix, (height, width), out=warped), augmentation, out=out)
 
 
 def augment_sample(sample: Sample, augmentation: Augmentation, size: Size) -> Sample:
-    """Augment a sample: picture, keypoints and ignore region move by one matrix, then the picture's colour changes.
+    """Augment a sample: move image, keypoints and ignore region by one matrix, then change the image's colour.
 
     Args:
-        sample: picture of any size, any number of people.
-        augmentation: of `sample_augmentation` or `fit_whole_image`.
+        sample: image of any size, any number of people.
+        augmentation: from `sample_augmentation` or `fit_whole_image`.
         size: (height, width) px of the output.
     """
     matrix = affine_matrix(augmentation, size)

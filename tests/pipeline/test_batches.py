@@ -183,7 +183,7 @@ def test_real_pictures(coco_mini: Path, tmp_path: Path):
 
 
 def test_max_people_must_hold_everybody(shards: Path):
-    with pytest.raises(InputError, match="max_people is 0, but a picture has 1 people"):
+    with pytest.raises(InputError, match="max_people is 0, but an image has 1 people"):
         make(shards, max_people=0)
 
 

@@ -14,10 +14,11 @@ import pytest
 from pipeline.loading.prefetch import prefetch_batches
 
 Array = np.ndarray
+WriteRow = Callable[[int, Array, int], None]
 
 
 class Numbers:
-    """Rows 0, 1, 2, …, with a record of what was read and whether they were closed."""
+    """Rows 0, 1, 2, …; counts the rows read and remembers whether the generator was closed."""
 
     def __init__(self, count: int, fail_at: int = -1) -> None:
         self.count, self.fail_at = count, fail_at
@@ -35,35 +36,33 @@ class Numbers:
             self.closed = True
 
 
-def write(row: int, batch: Array, place: int) -> None:
-    batch[place] = row
+def write(row: int, batch: Array, index: int) -> None:
+    batch[index] = row
 
 
-def write_late(row: int, batch: Array, place: int) -> None:
+def write_with_delay(row: int, batch: Array, index: int) -> None:
     time.sleep(0.002 * (row * 7 % 3))
-    batch[place] = row
+    batch[index] = row
 
 
-def begin(fill: Callable[[int, Array, int], None], rows: list[int]) -> tuple[Array, list[Callable[[], None]]]:
+def prepare(write_row: WriteRow, rows: list[int]) -> tuple[Array, list[Callable[[], None]]]:
     batch = np.full(4, -1)
-    return batch, [partial(fill, row, batch, place) for place, row in enumerate(rows)]
+    return batch, [partial(write_row, row, batch, index) for index, row in enumerate(rows)]
 
 
-def start(
-    numbers: Numbers, fill: Callable[[int, Array, int], None] = write, *, batches: int, threads: int, ahead: int = 3
-):
+def start(numbers: Numbers, write_row: WriteRow = write, *, batches: int, threads: int, max_pending: int = 3):
     return prefetch_batches(
         numbers.rows(),
-        partial(begin, fill),
+        partial(prepare, write_row),
         batches=batches,
         batch_size=4,
         threads=threads,
-        ahead=ahead,
+        max_pending=max_pending,
     )
 
 
 @pytest.fixture(autouse=True)
-def _threads_end():
+def _no_thread_is_left():
     before = threading.active_count()
     yield
     assert threading.active_count() == before
@@ -72,34 +71,34 @@ def _threads_end():
 @pytest.mark.parametrize("threads", [1, 2, 4, 9])
 def test_batches_come_in_order_and_whole(threads):
     numbers = Numbers(40)
-    batches = list(start(numbers, write_late, batches=10, threads=threads))
+    batches = list(start(numbers, write_with_delay, batches=10, threads=threads))
     np.testing.assert_array_equal(np.concatenate(batches), np.arange(40))
     assert numbers.closed
 
 
-def test_none():
+def test_zero_batches():
     assert list(start(Numbers(0), batches=0, threads=2)) == []
 
 
-def test_no_more_than_ahead_is_begun():
+def test_at_most_max_pending_batches_are_prepared():
     numbers = Numbers(400)
-    batches = start(numbers, batches=100, threads=3, ahead=2)
+    batches = start(numbers, batches=100, threads=3, max_pending=2)
     next(batches)
     time.sleep(0.1)
-    assert numbers.read == 12  # the one that was taken and two ahead
+    assert numbers.read == 12  # the consumed batch and two pending ones
     del batches
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_the_earliest_failure_is_raised_when_its_turn_comes(threads):
-    def fill(row: int, batch: Array, place: int) -> None:
+def test_the_first_failure_is_raised_at_its_batch(threads):
+    def write_or_fail(row: int, batch: Array, index: int) -> None:
         if row in (9, 10):
             time.sleep(0.05 if row == 9 else 0)
             raise ValueError(f"row {row}")
-        write(row, batch, place)
+        write(row, batch, index)
 
     numbers = Numbers(40)
-    batches = start(numbers, fill, batches=10, threads=threads)
+    batches = start(numbers, write_or_fail, batches=10, threads=threads)
     np.testing.assert_array_equal(next(batches), range(4))
     np.testing.assert_array_equal(next(batches), range(4, 8))
     with pytest.raises(ValueError, match="row 9"):
@@ -121,54 +120,56 @@ def test_a_reader_that_ends_early():
         list(start(Numbers(6), batches=3, threads=2))
 
 
-def test_no_memory_for_a_batch():
+def test_a_memory_error_in_prepare_is_raised():
     def no_memory(rows: list[int]) -> tuple[Array, list[Callable[[], None]]]:
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        list(prefetch_batches(Numbers(8).rows(), no_memory, batches=2, batch_size=4, threads=2, ahead=2))
+        list(prefetch_batches(Numbers(8).rows(), no_memory, batches=2, batch_size=4, threads=2, max_pending=2))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_batch_that_cannot_be_begun_fails_in_its_turn(threads):
-    def begin_some(rows: list[int]) -> tuple[Array, list[Callable[[], None]]]:
+def test_a_failed_preparation_is_raised_at_its_batch(threads):
+    def prepare_or_fail(rows: list[int]) -> tuple[Array, list[Callable[[], None]]]:
         if 9 in rows:
             raise ValueError("batch of 9")
-        return begin(write, rows)
+        return prepare(write, rows)
 
     numbers = Numbers(40)
-    batches = prefetch_batches(numbers.rows(), begin_some, batches=10, batch_size=4, threads=threads, ahead=3)
+    batches = prefetch_batches(
+        numbers.rows(), prepare_or_fail, batches=10, batch_size=4, threads=threads, max_pending=3
+    )
     assert [next(batches).tolist() for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(ValueError, match="batch of 9"):
         next(batches)
     assert numbers.closed
 
 
-def test_batches_are_begun_one_at_a_time_and_before_they_are_needed():
-    running, most, lock = 0, 0, threading.Lock()
+def test_batches_are_prepared_one_at_a_time():
+    running, max_running, lock = 0, 0, threading.Lock()
 
-    def counted(rows: list[int]) -> tuple[Array, list[Callable[[], None]]]:
-        nonlocal running, most
+    def counting_prepare(rows: list[int]) -> tuple[Array, list[Callable[[], None]]]:
+        nonlocal running, max_running
         with lock:
             running += 1
-            most = max(most, running)
+            max_running = max(max_running, running)
         time.sleep(0.001)
         with lock:
             running -= 1
-        return begin(write_late, rows)
+        return prepare(write_with_delay, rows)
 
     rows = Numbers(80).rows()
-    batches = list(prefetch_batches(rows, counted, batches=20, batch_size=4, threads=5, ahead=4))
+    batches = list(prefetch_batches(rows, counting_prepare, batches=20, batch_size=4, threads=5, max_pending=4))
     np.testing.assert_array_equal(np.concatenate(batches), np.arange(80))
-    assert most == 1
+    assert max_running == 1
 
 
-@pytest.mark.parametrize("taken", [0, 1])
-def test_dropping_or_closing_ends_the_threads(taken):
+@pytest.mark.parametrize("consumed", [0, 1])
+def test_dropping_or_closing_the_iterator_ends_the_threads(consumed):
     for end in ("drop", "close"):
         numbers = Numbers(4000)
-        batches = start(numbers, write_late, batches=1000, threads=3)
-        for _ in range(taken):
+        batches = start(numbers, write_with_delay, batches=1000, threads=3)
+        for _ in range(consumed):
             next(batches)
         if end == "close":
             batches.close()
@@ -178,13 +179,13 @@ def test_dropping_or_closing_ends_the_threads(taken):
         assert numbers.closed
 
 
-def test_the_program_ends_with_an_iterator_left():
+def test_the_interpreter_exits_while_an_iterator_is_open():
     code = """
 import itertools, numpy as np
 from pipeline.loading.prefetch import prefetch_batches
 rows = (number for number in itertools.count())
-sizes = {"batches": 99, "batch_size": 4, "threads": 2, "ahead": 2}
-left = prefetch_batches(rows, lambda rows: (np.zeros(4), [lambda: None] * 4), **sizes)
-next(left)
+sizes = {"batches": 99, "batch_size": 4, "threads": 2, "max_pending": 2}
+iterator = prefetch_batches(rows, lambda rows: (np.zeros(4), [lambda: None] * 4), **sizes)
+next(iterator)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=20).returncode == 0
