@@ -1,4 +1,4 @@
-"""The commands of the README, as a user types them."""
+"""The make targets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INHERITED = {"MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "TRAIN", "VAL"
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # `make test` hands its own variables down to every make below it
+    # `make test` passes its own variables to every make that it starts
     environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
     command = ["make", "-C", str(ROOT), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -44,7 +44,7 @@ def ready() -> None:
         pytest.skip("the project's own .venv is absent: run make setup")
 
 
-def test_help_is_the_default_target_and_names_everything() -> None:
+def test_help_is_the_default_target_and_lists_all_targets_and_variables() -> None:
     result = make()
     assert result.returncode == 0
     assert result.stdout == make("help").stdout
@@ -63,17 +63,17 @@ def test_help_is_the_default_target_and_names_everything() -> None:
         (("DATA=/data/coco", "CONFIG=configs/demo.yaml"), "configs/demo.yaml"),
     ],
 )
-def test_the_recipe_follows_from_the_data(arguments: tuple[str, ...], recipe: str) -> None:
+def test_the_default_recipe_depends_on_data_and_processes(arguments: tuple[str, ...], recipe: str) -> None:
     assert f"[{recipe}]" in make("help", *arguments).stdout
 
 
-def test_machines_are_passed_on_where_there_are_several() -> None:
+def test_host_options_are_passed_if_there_are_several_hosts() -> None:
     assert "--hosts" not in make("-n", "train").stdout
     several = make("-n", "train", "NPROC=8", "HOSTS=a b", "NODE_RANK=1", "MASTER=10.0.0.1", "MASTER_PORT=9000").stdout
     assert "--nproc 8 --hosts 'a b' --node-rank 1 --master 10.0.0.1 --master-port 9000" in " ".join(several.split())
 
 
-def test_a_wrong_python_is_one_clear_line(tmp_path: Path) -> None:
+def test_an_unsupported_python_is_reported_in_one_line(tmp_path: Path) -> None:
     old = tmp_path / "python3.8"
     old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.8.18\nexit 1\n')
     old.chmod(0o755)
@@ -83,13 +83,13 @@ def test_a_wrong_python_is_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ready")
-def test_a_missing_coco_folder_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_missing_coco_folder_is_reported_in_one_line(tmp_path: Path) -> None:
     result = make("shards", f"DATA={tmp_path}")
     assert result.returncode == 2
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
     assert errors == [
-        f"Error: DATA={tmp_path}: no annotations/person_keypoints_SPLIT.json with SPLIT one of: train2017 val2017; "
-        "DATA has to be COCO folders, TRAIN and VAL splits in them"
+        f"Error: DATA={tmp_path}: no annotations/person_keypoints_SPLIT.json for SPLIT in: train2017 val2017; "
+        "set DATA to COCO folders, and TRAIN and VAL to their splits"
     ]
 
 
@@ -112,7 +112,7 @@ def test_several_folders_and_splits_make_one_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ready")
-def test_nothing_to_verify_is_not_sound(tmp_path: Path) -> None:
+def test_verify_fails_without_shards(tmp_path: Path) -> None:
     result = make("verify", f"SHARDS={tmp_path / 'shards'}")
     assert result.returncode == 2
     assert "no manifest.json: run make shards" in result.stdout
@@ -123,7 +123,7 @@ def test_nothing_to_verify_is_not_sound(tmp_path: Path) -> None:
     ("target", "command"),
     [("train", "make shards"), ("eval", "make shards"), ("export", "make train"), ("stats", "make shards")],
 )
-def test_a_missing_earlier_step_names_the_command(target: str, command: str, tmp_path: Path) -> None:
+def test_a_missing_earlier_step_is_reported_with_its_command(target: str, command: str, tmp_path: Path) -> None:
     result = make(target, f"SHARDS={tmp_path / 'shards'}", f"RUN={tmp_path / 'run'}")
     assert result.returncode == 2
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
@@ -133,7 +133,7 @@ def test_a_missing_earlier_step_names_the_command(target: str, command: str, tmp
 
 
 @pytest.mark.usefixtures("ready")
-def test_real_pictures_become_shards_and_train(coco_mini: Path, tmp_path: Path) -> None:
+def test_shards_and_training_work_with_real_images(coco_mini: Path, tmp_path: Path) -> None:
     variables = (f"DATA={coco_mini}", f"SHARDS={tmp_path / 'shards'}", f"RUN={tmp_path / 'run'}")
     shards = make("shards", *variables)
     assert shards.returncode == 0, shards.stderr
