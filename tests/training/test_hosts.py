@@ -1,4 +1,4 @@
-"""Which machines train together: what is found out, and what is refused."""
+"""Options for several machines: how they are resolved, and which values are rejected."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_one_machine_is_the_default():
     assert (Cluster(8).world_size, Cluster(8).local_ranks) == (8, range(8))
 
 
-def test_a_number_of_machines_needs_to_be_told_which_this_is():
+def test_a_number_of_machines_requires_the_rank_of_this_one():
     found = resolve_cluster(8, "2", 1, "node-a")
     assert found == Cluster(8, 2, 1, "10.0.0.1", DEFAULT_MASTER_PORT)
     assert (found.world_size, found.local_ranks) == (16, range(8, 16))
@@ -43,36 +43,39 @@ def test_a_number_of_machines_needs_to_be_told_which_this_is():
 
 
 @pytest.mark.parametrize("hosts", ["node-a,node-b", "10.0.0.1 10.0.0.2", "10.0.0.1, node-b"])
-def test_names_tell_which_this_is(hosts):
+def test_the_rank_is_found_by_name_or_address(hosts):
     assert resolve_cluster(4, hosts) == Cluster(4, 2, 1, "10.0.0.1", DEFAULT_MASTER_PORT)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("0",), "--hosts 0: expected how many machines, or different names of all, as in 2 or a,b"),
-        (("",), "--hosts : expected how many machines"),
-        (("node-a,node-a",), "--hosts node-a,node-a: expected how many machines, or different names"),
-        (("2",), r"--node-rank: which of 2 machines is this\? Give 0 to 1"),
-        (("2", 2, "node-a"), "--node-rank 2: expected 0 to 1, as --hosts 2 says"),
+        (("0",), "--hosts 0: expected the number of machines or a distinct name for each, such as 2 or a,b"),
+        (("",), "--hosts : expected the number of machines"),
+        (("node-a,node-a",), "--hosts node-a,node-a: expected the number of machines or a distinct name"),
+        (("2",), "--node-rank: missing with --hosts 2; give the rank of this machine, 0 to 1"),
+        (("2", 2, "node-a"), "--node-rank 2: expected 0 to 1 with --hosts 2"),
         (("2", -1, "node-a"), "--node-rank -1: expected 0 to 1"),
-        (("1", 1), "--node-rank 1: expected 0 to 0, as --hosts 1 says"),
-        (("2", 0), "--master: missing; give the address of machine 0, at which the others reach it"),
-        (("2", 1, "node-x"), "node-x: no machine of that name is known here; give its address"),
-        (("node-a,node-x",), "node-x: no machine of that name is known here"),
-        (("node-a,10.0.0.1",), r"--node-rank: none of node-a,10.0.0.1 is this machine\? Give 0 to 1"),
+        (("1", 1), "--node-rank 1: expected 0 to 0 with --hosts 1"),
+        (("2", 0), "--master: missing; give the address of machine 0 that the other machines can reach"),
+        (("2", 1, "node-x"), "node-x: unknown host name; give its IPv4 address instead"),
+        (("node-a,node-x",), "node-x: unknown host name"),
+        (
+            ("node-a,10.0.0.1",),
+            "--node-rank: this machine is not in --hosts node-a,10.0.0.1; give the rank",
+        ),
         (
             ("2", 0, "node-a"),
-            "--master node-a: 10.0.0.1 is no address of this machine, which is machine 0; it has 10.0.0.2, 127.0.0.1",
+            "--master node-a: 10.0.0.1 is not an address of this machine, which is machine 0; it has 10.0.0.2, 127.0.0.1",
         ),
     ],
 )
-def test_what_is_missing_or_wrong_is_named(arguments, message):
+def test_a_missing_or_wrong_option_is_named(arguments, message):
     with pytest.raises(InputError, match=message):
         resolve_cluster(8, *arguments)
 
 
-def test_the_command_counts_all_processes_and_says_one_line(tiny_recipe, tiny_shards, tmp_path):
+def test_the_command_counts_all_processes_and_reports_errors_in_one_line(tiny_recipe, tiny_shards, tmp_path):
     from training.train import main
 
     def run(*more):
@@ -80,7 +83,7 @@ def test_the_command_counts_all_processes_and_says_one_line(tiny_recipe, tiny_sh
             return CliRunner().invoke(main, tiny.command(tiny_recipe, tiny_shards, tmp_path / "run", *more)[3:])
 
     for result, message in (
-        (run("--hosts", "2"), "--node-rank: which of 2 machines is this"),
+        (run("--hosts", "2"), "--node-rank: missing with --hosts 2"),
         (run("--hosts", "2", "--node-rank", "0"), "--master: missing"),
         (
             run("--nproc", "7", "--hosts", "2", "--node-rank", "1", "--master", "node-a"),
@@ -93,7 +96,7 @@ def test_the_command_counts_all_processes_and_says_one_line(tiny_recipe, tiny_sh
     assert not (tmp_path / "run").exists()
 
 
-def test_a_port_that_is_taken_is_named(tiny_recipe, tiny_shards, tmp_path):
+def test_a_port_in_use_is_named(tiny_recipe, tiny_shards, tmp_path):
     from training.train import main
 
     with socket.socket() as taken, tiny.kept_signals():

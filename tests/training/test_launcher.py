@@ -133,7 +133,7 @@ def test_two_machines_learn_what_one_learns(two, tiny_recipe, tiny_shards, tmp_p
     (code, err), (other_code, other_err) = (finish(machine) for machine in machines)
     assert (code, other_code) == (0, 0), err + other_err
     assert "2 x CPU, 48 records: 48 steps of 4 images, 4 epochs" in err
-    assert other_err == "Machine 1 of 2: worker 1; machine 0, 127.0.0.1, tells of the run\n"
+    assert other_err == "Machine 1 of 2: worker 1; progress is shown on machine 0, 127.0.0.1\n"
     assert tiny.losses(run) == tiny.losses(two[0])
     logs = sorted(str(path.relative_to(run / "logs")) for path in (run / "logs").rglob("*.log"))
     first = [f"node_0/{name}.log" for name in ("msrun", "scheduler", "worker_0")]
@@ -283,7 +283,7 @@ def test_signals_reach_a_worker_in_another_session(tmp_path, number, code):
 def test_a_second_signal_kills(tmp_path, capfd):
     worker = "[signal.signal(n, signal.SIG_IGN) for n in (2, 15)]"
     assert watch(tmp_path / "logs", worker, signal.SIGINT, count=2) == 130
-    assert "Killed; the run goes on from its last checkpoint" in capfd.readouterr().err
+    assert "Killed; continue from the last checkpoint with --resume" in capfd.readouterr().err
 
 
 def test_workers_do_not_outlive_their_scheduler(tmp_path, monkeypatch, capfd):

@@ -119,7 +119,7 @@ def test_a_run_is_not_overwritten(tiny_run, tiny_shards):
 def test_a_device_that_is_not_there(tmp_path):
     from training.distributed.world import init_world
 
-    with pytest.raises(InputError, match="--device ascend: MindSpore finds no Ascend here"):
+    with pytest.raises(InputError, match="--device ascend: MindSpore finds no Ascend device"):
         init_world("ascend", tmp_path / "debug")
 
 

@@ -1,29 +1,24 @@
-"""Environment variables that tell a process how msrun and the launcher started it."""
+"""Environment variables that describe how msrun and the launcher started a process."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 OUTPUT_IS_TERMINAL = "OPENPOSE_OUTPUT_IS_TERMINAL"
-"""Environment variable, 1 where somebody watches the output although it is not a terminal, as a launcher's worker's."""
+"""Environment variable; 1 if the launcher copies a worker's output, which is a log file, to a terminal."""
 
 LOCAL_WORLD_SIZE = "OPENPOSE_LOCAL_WORLD_SIZE"
-"""Environment variable: how many workers this machine has."""
+"""Environment variable; number of workers on this machine."""
+
+LAUNCHER_PID = "OPENPOSE_LAUNCHER_PID"
+"""Environment variable; process id of the launcher that started this process through msrun."""
 
 
 def launched_by_msrun() -> bool:
-    """Whether msrun started this process: a worker, or the scheduler that brings the workers together."""
+    """Return True if msrun started this process, as a worker or as the scheduler that connects the workers."""
     return os.environ.get("MS_ROLE") in ("MS_WORKER", "MS_SCHED")
 
 
-def local_world_size(total: int) -> int:
-    """How many of `total` processes this machine has."""
-    return int(os.environ.get(LOCAL_WORLD_SIZE, total))
-
-
-LAUNCHER_PID = "OPENPOSE_LAUNCHER_PID"
-"""Environment variable: id of the process that launched this one through msrun."""
+def local_world_size(world_size: int) -> int:
+    """Return the number of workers on this machine; `world_size` if the launcher did not set it."""
+    return int(os.environ.get(LOCAL_WORLD_SIZE, world_size))

@@ -1,8 +1,8 @@
-"""Where processes that train together wait for each other for as long as it takes.
+"""Barrier and all-gather without a timeout, through files in the folder of the run.
 
-On CPU, a process that waits in one of MindSpore's collectives gives up after half a minute, whatever it is told, and
-evaluation, or the compilation of its graphs, may take one process minutes longer than another. Files in the run's
-folder, which all of them share, are waited for without end; whoever launched the processes ends them if one dies.
+On CPU, MindSpore's collectives fail after 30 s of waiting, and no option changes that. Evaluation or graph compilation
+can take one process minutes longer than another. The processes therefore wait for files in the run folder, which all of
+them share. If a process dies, the launcher ends the others.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from pipeline.system.files import write_atomically
 from training.distributed.world import World
 
 PREFIX = ".barrier-"
-"""Of the files' names, which are gone when a barrier is over."""
-POLL = 0.05
-"""s between looks for the others' files."""
+"""Prefix of the file names. The files are removed at the end of each barrier."""
+POLL_INTERVAL = 0.05
+"""Seconds between two checks for the files of the other processes."""
 
 
 class FileBarrier:
-    """The processes of a run, seen from one of them.
+    """Barrier among all processes of a run.
 
     Attributes:
-        rank: of this process.
-        size: how many there are.
+        rank: Rank of this process.
+        size: Number of processes.
     """
 
     def __init__(self, run: Path, world: World) -> None:
-        """Every process makes one, at about the same time as the others."""
+        """Create the barrier in the run folder `run`; a collective call, so every process has to make it."""
         self.run = run
         self.world = world
         self.rank = world.rank
         self.size = world.size
         if self.rank == 0:
-            # before the others know the name, for none of theirs may go
-            for left in run.glob(f"{PREFIX}*"):
-                left.unlink()
-        self.name = int(world.all_gather(np.array([secrets.randbits(62)], dtype=np.int64))[0])
-        self.number = 0
+            # remove files of a killed run before the other processes learn the token and write files of their own
+            for leftover in run.glob(f"{PREFIX}*"):
+                leftover.unlink()
+        self.token = int(world.all_gather(np.array([secrets.randbits(62)], dtype=np.int64))[0])
+        self.count = 0
 
     def all_gather(self, data: bytes) -> list[bytes]:
-        """What each process gives, by rank; every process has to call this, sooner or later."""
+        """Return the `data` of all processes, ordered by rank; a collective call that waits without a timeout."""
         if self.size == 1:
             return [data]
-        self.number += 1
-        files = [self.run / f"{PREFIX}{self.name:016x}-{self.number}-{rank}" for rank in range(self.size)]
+        self.count += 1
+        files = [self.run / f"{PREFIX}{self.token:016x}-{self.count}-{rank}" for rank in range(self.size)]
         write_atomically(files[self.rank], data)
         for file in files:
             while not file.exists():
-                time.sleep(POLL)
-        everything = [file.read_bytes() for file in files]
-        self.world.all_gather(np.zeros(1, dtype=np.int64))  # nobody is still reading
+                time.sleep(POLL_INTERVAL)
+        gathered = [file.read_bytes() for file in files]
+        self.world.all_gather(np.zeros(1, dtype=np.int64))  # wait until every process has read the files
         files[self.rank].unlink()
-        return everything
+        return gathered

@@ -1,4 +1,4 @@
-"""Which machines train together, and which of them this one is; checked before anything starts."""
+"""The machines that train together and the rank of this one, checked before any process starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 from pipeline.errors import InputError
 
 DEFAULT_MASTER_PORT = 8118
-"""Of machine 0, where nobody says: the one that msrun takes."""
+"""Default port of machine 0; msrun has the same default."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,12 @@ class Cluster:
     """The machines that train together.
 
     Attributes:
-        processes: on each of them.
-        hosts: how many machines.
-        rank: which of them this is; machine 0 brings all processes together and keeps the run.
+        processes_per_host: Number of processes on each machine.
+        hosts: Number of machines.
+        host_rank: Rank of this machine. Machine 0 runs the scheduler, which connects all processes, and rank 0, which
+            writes the run folder.
         master: IPv4 address of machine 0.
-        port: of machine 0; None for any that is free, where there is one machine.
+        port: Port of the scheduler on machine 0; None for any free port, which is possible with one machine only.
     """
 
     processes_per_host: int
@@ -34,7 +35,7 @@ class Cluster:
 
     @property
     def world_size(self) -> int:
-        """Processes on all machines."""
+        """Number of processes on all machines."""
         return self.processes_per_host * self.hosts
 
     @property
@@ -44,72 +45,75 @@ class Cluster:
 
 
 def resolve_cluster(
-    processes: int,
+    processes_per_host: int,
     hosts: str = "1",
-    rank: int | None = None,
+    host_rank: int | None = None,
     master: str | None = None,
     port: int = DEFAULT_MASTER_PORT,
 ) -> Cluster:
-    """Settle which machines there are.
+    """Resolve the options `--nproc`, `--hosts`, `--node-rank`, `--master` and `--master-port`.
 
     Args:
-        processes: on each machine.
-        hosts: their number, or their names or addresses, machine 0 first; names also give `rank` and `master`.
-        rank: which of them this is.
-        master: name or address of machine 0.
-        port: of machine 0.
+        processes_per_host: Number of processes on each machine.
+        hosts: Number of machines, or the names or addresses of all machines, machine 0 first. With names, `host_rank`
+            and `master` are optional.
+        host_rank: Rank of this machine.
+        master: Name or address of machine 0.
+        port: Port of machine 0.
 
     Raises:
-        InputError: something is missing, out of range or unknown.
+        InputError: An option is missing, out of range or names an unknown machine.
     """
     names = [name for name in re.split(r"[,\s]+", hosts.strip()) if name]
-    named = len(names) > 1 or not hosts.strip().isdecimal()
-    count = len(names) if named else int(hosts)
+    has_names = len(names) > 1 or not hosts.strip().isdecimal()
+    count = len(names) if has_names else int(hosts)
     if count < 1 or len(set(names)) < len(names):
-        raise InputError(f"--hosts {hosts}: expected how many machines, or different names of all, as in 2 or a,b")
-    if rank is not None and not 0 <= rank < count:
-        raise InputError(f"--node-rank {rank}: expected 0 to {count - 1}, as --hosts {hosts} says")
+        raise InputError(
+            f"--hosts {hosts}: expected the number of machines or a distinct name for each, such as 2 or a,b"
+        )
+    if host_rank is not None and not 0 <= host_rank < count:
+        raise InputError(f"--node-rank {host_rank}: expected 0 to {count - 1} with --hosts {hosts}")
     if count == 1:
-        return Cluster(processes)
-    if rank is None:
-        rank = _own_rank(names) if named else None
-    if rank is None:
-        problem = f"none of {hosts} is this machine" if named else f"which of {count} machines is this"
-        raise InputError(f"--node-rank: {problem}? Give 0 to {count - 1}")
-    if not master and not named:
-        raise InputError("--master: missing; give the address of machine 0, at which the others reach it")
-    return Cluster(processes, count, rank, _master_address(master or names[0], rank), port)
+        return Cluster(processes_per_host)
+    if host_rank is None:
+        host_rank = _find_host_rank(names) if has_names else None
+    if host_rank is None:
+        problem = f"this machine is not in --hosts {hosts}" if has_names else f"missing with --hosts {count}"
+        raise InputError(f"--node-rank: {problem}; give the rank of this machine, 0 to {count - 1}")
+    if not master and not has_names:
+        raise InputError("--master: missing; give the address of machine 0 that the other machines can reach")
+    return Cluster(processes_per_host, count, host_rank, _master_address(master or names[0], host_rank), port)
 
 
-def _own_rank(names: list[str]) -> int | None:
-    """Which of the machines this is, or None."""
+def _find_host_rank(names: list[str]) -> int | None:
+    """Return the rank of this machine among `names`, or None."""
     own = _own_addresses() | {socket.gethostname()}
     for rank, name in enumerate(names):
-        if name in own or _address(name) in own:
+        if name in own or _resolve_address(name) in own:
             return rank
     return None
 
 
 def _own_addresses() -> set[str]:
-    """IPv4 addresses of this machine."""
-    every = (address for addresses in psutil.net_if_addrs().values() for address in addresses)
-    return {address.address for address in every if address.family == socket.AF_INET}
+    """Return the IPv4 addresses of this machine."""
+    interfaces = psutil.net_if_addrs().values()
+    return {address.address for addresses in interfaces for address in addresses if address.family == socket.AF_INET}
 
 
-def _address(name: str) -> str:
-    """IPv4 address of a machine."""
+def _resolve_address(name: str) -> str:
+    """Return the IPv4 address of a machine."""
     try:
         return socket.gethostbyname(name)
     except (OSError, UnicodeError):
-        raise InputError(f"{name}: no machine of that name is known here; give its address") from None
+        raise InputError(f"{name}: unknown host name; give its IPv4 address instead") from None
 
 
-def _master_address(name: str, rank: int) -> str:
-    """Address of machine 0; InputError if machine 0 itself does not know it as its own, as msrun has to."""
-    address, own = _address(name), _own_addresses()
-    if rank == 0 and address not in own:
+def _master_address(name: str, host_rank: int) -> str:
+    """Return the address of machine 0. msrun on machine 0 requires that the address is one of this machine's."""
+    address, own = _resolve_address(name), _own_addresses()
+    if host_rank == 0 and address not in own:
         known = ", ".join(sorted(own))
         raise InputError(
-            f"--master {name}: {address} is no address of this machine, which is machine 0; it has {known}"
+            f"--master {name}: {address} is not an address of this machine, which is machine 0; it has {known}"
         )
     return address

@@ -1,4 +1,4 @@
-"""Where this process runs: its device, its rank and how many others there are."""
+"""Device, rank and world size of this process, and collective communication among the processes of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ from training.distributed.environment import launched_by_msrun, local_world_size
 
 @dataclass(frozen=True)
 class World:
-    """A process among all that train together; `local_size` of the `size` are on this machine."""
+    """The processes that train together, as seen from one of them.
+
+    Attributes:
+        device: MindSpore's device target, `CPU` or `Ascend`.
+        rank: Rank of this process.
+        size: World size: number of processes on all machines.
+        local_size: Number of processes on this machine.
+    """
 
     device: str
     rank: int = 0
@@ -30,47 +37,47 @@ class World:
 
     @property
     def targets_on_device(self) -> bool:
-        """Whether drawing targets belongs on the device: an Ascend has power to spare, a CPU is the host itself."""
+        """True if training targets are best rendered on the device: an Ascend has spare capacity, a CPU has none."""
         return self.device == "Ascend"
 
     def all_gather(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Put the (N,) values of all processes together, rank by rank; every process has to call this."""
+        """Concatenate the (N,) values of all processes in the order of rank; a collective call."""
         if self.size == 1:
             return values
-        # as pairs of int32: on CPU, an AllGather of int64 drops the upper halves without a word
+        # as pairs of int32: on CPU, AllGather of int64 drops the upper halves without an error
         halves = ms.Tensor(np.ascontiguousarray(values).view(np.int32))
         gathered: NDArray[np.int32] = ops.AllGather()(halves).asnumpy()
         return gathered.view(np.int64)
 
     def broadcast(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The (N,) values that rank 0 has; every process has to call this, with as many."""
+        """Return the (N,) values of rank 0; a collective call with the same N on every process."""
         if self.size == 1:
             return values
-        everywhere: NDArray[np.float32] = ops.AllGather()(ms.Tensor(values)).asnumpy()
-        return everywhere[: len(values)]
+        gathered: NDArray[np.float32] = ops.AllGather()(ms.Tensor(values)).asnumpy()
+        return gathered[: len(values)]
 
 
 def init_world(device: str, debug_folder: Path) -> World:
-    """Choose the device and join the other processes; comes before any tensor is made.
+    """Select the device and connect to the other processes. Call it before creating any tensor.
 
     Args:
-        device: auto (Ascend where MindSpore loads it, else CPU), cpu or ascend.
-        debug_folder: where MindSpore leaves graphs that do not compile, instead of in the working directory; removed
-            at exit if it is empty.
+        device: `auto` (Ascend if MindSpore can load it, else CPU), `cpu` or `ascend`.
+        debug_folder: Folder for the graphs that MindSpore dumps when compilation fails; without it they would go to
+            the working directory. The folder is removed at exit if it is empty.
 
     Raises:
-        InputError: the device asked for is not there, or not all processes came together.
+        InputError: The requested device is not available, or not all processes connected.
     """
     ascend = ms.hal.is_available("Ascend")
     if device == "ascend" and not ascend:
-        raise InputError("--device ascend: MindSpore finds no Ascend here; install CANN, or use --device cpu")
+        raise InputError("--device ascend: MindSpore finds no Ascend device; install CANN, or use --device cpu")
     target = "Ascend" if ascend and device != "cpu" else "CPU"
     _set_device(target)
     ms.set_context(mode=ms.GRAPH_MODE, save_graphs_path=str(debug_folder))
     atexit.register(_remove_if_empty, debug_folder)
     if not launched_by_msrun():
         return World(target)
-    _come_together()
+    _init_communication()
     size = communication.get_group_size()
     world = World(target, communication.get_rank(), size, local_world_size(size))
     ms.set_auto_parallel_context(
@@ -79,28 +86,28 @@ def init_world(device: str, debug_folder: Path) -> World:
     return world
 
 
-def _come_together() -> None:
-    """Wait for all processes; the scheduler among them stays here until they end."""
+def _init_communication() -> None:
+    """Wait until all processes are connected. In the scheduler this call returns only after all workers have ended."""
     try:
         communication.init()
     except RuntimeError as error:
         reason = str(error).strip().partition(". ")[0]
         count = os.environ.get("MS_WORKER_NUM")
         raise InputError(
-            f"not all of {count} processes came together: does this command run on every machine of --hosts, with the "
-            f"same --master and --master-port? MindSpore says: {' '.join(reason.split())}"
+            f"not all of {count} processes connected: run this command on every machine of --hosts, with the same "
+            f"--master and --master-port; MindSpore reports: {' '.join(reason.split())}"
         ) from error
 
 
 def make_debug_folder() -> Path:
-    """A folder for what MindSpore leaves of graphs that do not compile, where there is no run's: it goes at exit."""
+    """Return a temporary `debug_folder` for `init_world`, for commands without a run folder; it is removed at exit."""
     folder = Path(tempfile.mkdtemp(prefix="openpose-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def _set_device(target: str) -> None:
-    """Choose the device, unless the caller has used this very one already: MindSpore allows no choice after that."""
+    """Select the device. MindSpore refuses that after first use of a device, which is no error if it is the same."""
     current = ms.get_context("device_target")
     try:
         ms.set_device(target)

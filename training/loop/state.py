@@ -64,7 +64,7 @@ class StepResult:
 
 
 class TrainState:
-    """A network in training. Comes after `training.distributed.world.init_world`; draws its first weights from the recipe's seed."""
+    """A network in training, with the optimizer and step; create it after `training.distributed.world.init_world`."""
 
     def __init__(self, config: Config, world: World, total: int) -> None:
         """`total` is the number of updates of the whole run; InputError if the device lacks the recipe's precision."""
