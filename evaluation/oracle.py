@@ -125,7 +125,8 @@ def main(
 
     from evaluation.decoder.decode import DecodeConfig
     from evaluation.scoring.oracle_ablation import Disturbance, open_cases
-    from training.config import Config, override_config
+    from training.config import Config
+    from training.recipes import override_config
 
     config = DecodeConfig(**override_config(Config(), overrides).evaluation.decoder.model_dump())
     pictures = open_set(shards, coco, split)

@@ -54,9 +54,9 @@ def main(
     silence_mindspore()
     from training.checkpoint.checkpoint import load_checkpoint
     from training.checkpoint.run_folder import find_checkpoint
-    from training.config import override_evaluation
     from training.distributed.world import init_world, make_debug_folder
     from training.graphs.metadata import SUFFIXES
+    from training.recipes import override_evaluation
 
     if dynamic and kind != "mindir":
         raise InputError(f"--dynamic: MindSpore writes {kind.upper()} for one size only; take --format mindir")

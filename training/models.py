@@ -58,8 +58,8 @@ def create_network(name: str, *, checkpoint: Path | str | None = None) -> OpenPo
     Raises:
         InputError: no such recipe, no such checkpoint, or one of another network.
     """
-    from training.config import load_config
     from training.network.openpose import OpenPose
+    from training.recipes import load_config
 
     model = load_config(recipe_path(name)).model
     if checkpoint is None:
@@ -86,7 +86,7 @@ def _load_network(name: str, model: ModelConfig, path: Path) -> OpenPose:
 
 def shipped_models() -> dict[ModelConfig, tuple[str, ...]]:
     """The networks of the shipped recipes, each with the names of the recipes that share it."""
-    from training.config import load_config
+    from training.recipes import load_config
 
     found: dict[ModelConfig, tuple[str, ...]] = {}
     for name in recipe_names():

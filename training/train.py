@@ -67,11 +67,10 @@ def main(
     signals = StopSignal()  # before NumPy and MindSpore start threads
     from pipeline.storage.manifest import Manifest
     from training.checkpoint.run_folder import check_init_options, check_run_folder, list_checkpoints
-    from training.config import load_config
     from training.distributed.environment import launched_by_msrun
     from training.distributed.launcher import exit_with_launcher, launch
     from training.loop.plan import plan_run
-    from training.recipes import find_recipe
+    from training.recipes import find_recipe, load_config
 
     if launched_by_msrun():
         exit_with_launcher(cluster)

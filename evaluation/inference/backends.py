@@ -70,8 +70,8 @@ def _load_checkpoint(path: Path, device: str, overrides: Sequence[str]) -> Backe
     _require_mindspore(path)
     from training.checkpoint.checkpoint import load_checkpoint
     from training.checkpoint.run_folder import find_checkpoint
-    from training.config import override_evaluation
     from training.distributed.world import init_world, make_debug_folder
+    from training.recipes import override_evaluation
 
     init_world(device, debug_folder=make_debug_folder())
     checkpoint = load_checkpoint(find_checkpoint(path))
@@ -80,8 +80,9 @@ def _load_checkpoint(path: Path, device: str, overrides: Sequence[str]) -> Backe
 
 
 def _load_graph(path: Path, device: str, overrides: Sequence[str]) -> Backend:
-    from training.config import Config, override_evaluation
+    from training.config import Config
     from training.graphs.metadata import GraphMetadata
+    from training.recipes import override_evaluation
 
     exported = GraphMetadata.load(path)
     config = override_evaluation(Config(evaluation=exported.evaluation), overrides)

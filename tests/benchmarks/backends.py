@@ -67,8 +67,8 @@ def _untrained(folder: Path) -> Path:
 
     silence_mindspore()
     from training.checkpoint.checkpoint import TrainingPosition, save_checkpoint
-    from training.config import load_config
     from training.network.openpose import OpenPose
+    from training.recipes import load_config
 
     config = load_config(ROOT / "configs" / "demo.yaml")
     save_checkpoint(folder, OpenPose(config.model).get_parameters(), config, TrainingPosition(0, 1, "", 1), keep=1)

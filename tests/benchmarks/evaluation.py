@@ -16,7 +16,7 @@ from evaluation.scoring.datasets import PictureSet, ShardSet
 from evaluation.scoring.detect import detect_people
 from evaluation.scoring.evaluation import score_detections
 from pipeline.system.log_filters import silence_mindspore
-from training.config import load_config
+from training.recipes import load_config
 
 RECIPE = Path(__file__).resolve().parent.parent.parent / "configs" / "demo.yaml"
 

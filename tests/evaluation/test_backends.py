@@ -16,10 +16,10 @@ from pipeline.errors import InputError
 from pipeline.skeleton import KEYPOINTS, LIMBS
 from tests.support import tiny
 from tests.support.coco_folder import ROOT
-from training.config import parse_config
 from training.export import main
 from training.graphs.export_graph import InputShape, choose_input_shape
 from training.graphs.metadata import GraphMetadata, metadata_path
+from training.recipes import parse_config
 
 RECIPE = parse_config({**tiny.RECIPE, "evaluation": {"size": 64, "batch_size": 2, "flip": True}}, source="tiny")
 SIZES = [(64, 80), (70, 64), (128, 150), (300, 900), (900, 300), (20, 30)]

@@ -23,9 +23,9 @@ from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
 from tests.support import coco_folder, tiny
 from tests.support.oracle import Oracle, figure, picture, truth_of, two_people
-from training.config import override_config
 from training.distributed.file_barrier import FileBarrier
 from training.distributed.world import World
+from training.recipes import override_config
 
 SIZES = [(200, 300), (300, 200), (180, 240), (240, 240), (200, 310)]
 EVERYBODY = 14

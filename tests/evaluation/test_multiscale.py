@@ -11,7 +11,8 @@ from evaluation.inference.predictor import Predictor
 from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
 from tests.support.oracle import Oracle, figure, picture
-from training.config import Config, EvaluationConfig, override_config
+from training.config import Config, EvaluationConfig
+from training.recipes import override_config
 
 SIZE = 192
 SCALES = [(1.0,), (0.5,), (2.0,), (0.5, 1.0), (1.0, 1.5), (1.0, 0.9), (2.0, 0.5, 1.0, 1.5)]

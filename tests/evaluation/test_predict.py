@@ -20,7 +20,8 @@ from evaluation.predict import OUTPUTS, main
 from tests.evaluation.test_sources import write_video
 from tests.support import tiny
 from tests.support.oracle import Oracle, figure, picture
-from training.config import EvaluationConfig, parse_config
+from training.config import EvaluationConfig
+from training.recipes import parse_config
 
 SIZE = 128
 FRAMES = 23

@@ -11,7 +11,8 @@ from evaluation.inference.predictor import Predictor, decode_people
 from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
 from tests.support.oracle import Oracle, figure, picture
-from training.config import Config, DecoderConfig, EvaluationConfig, ModelConfig, override_config
+from training.config import Config, DecoderConfig, EvaluationConfig, ModelConfig
+from training.recipes import override_config
 
 SIZES = [(200, 300), (300, 200), (90, 120), (600, 900), (200, 310), (150, 600), (64, 64)]
 

@@ -124,7 +124,7 @@ OVERRIDES = ("training.lr=2e-4", "training.lr=[", "model=3", "a.b.c=1", "=", "tr
 def recipes(seed: int, cases: int, folder: Path) -> Findings:
     """Recipes and overrides; a sample through the command."""
     from tests.support.tiny import kept_signals
-    from training.config import load_config
+    from training.recipes import load_config
     from training.train import main
 
     trial = Trial()

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from tests.support.coco_folder import ROOT
-from training.config import Config, load_config, parse_config
+from training.config import Config
+from training.recipes import load_config, parse_config
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 

@@ -26,7 +26,8 @@ LAYERS = {
         "pipeline.shards pipeline.stats pipeline.verify pipeline.preview",
     ),
     "training": (
-        "training.config training.recipes",
+        "training.config",
+        "training.recipes",
         "training.network training.distributed training.cloud",
         "training.loss",
         "training.optim",

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from evaluation.options import flip_option, recipe_overrides, scales_option
-from training.config import Config, override_evaluation
+from training.config import Config
+from training.recipes import override_evaluation
 
 
 @click.command()

@@ -19,7 +19,8 @@ import pytest
 from tests.project.test_cli import COMMANDS
 from tests.project.test_make import INHERITED
 from tests.support.coco_folder import ROOT
-from training.config import Config, override_config
+from training.config import Config
+from training.recipes import override_config
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

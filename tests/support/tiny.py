@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.loading.augment import AugmentConfig
-from training.config import Config, parse_config
+from training.config import Config
+from training.recipes import parse_config
 
 if TYPE_CHECKING:
     from pipeline.system.signals import StopSignal

@@ -6,7 +6,8 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.errors import InputError
-from training.config import Config, load_config, override_config, parse_config
+from training.config import Config
+from training.recipes import load_config, override_config, parse_config
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_a_resolved_recipe_reads_back_the_same():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[" * 5000, "not YAML: nested too deep"),
+        ("[" * 5000, "not YAML: nested too deeply"),
         ("model: 2001-99-99", "not YAML: month must be in 1..12"),
         ("model: !!python/object/apply:os.system [true]", "not YAML: could not determine a constructor"),
         ("model:\n  stages: " + "x" * 100_000, r"model\.stages: 'xxx.*\.\.\..*': input should be a valid integer"),

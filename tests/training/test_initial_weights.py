@@ -13,11 +13,11 @@ from tests.support.published import random_weights, vgg
 from tests.support.torch_files import write
 from training.checkpoint.checkpoint import TrainingPosition, load_checkpoint, write_checkpoint
 from training.checkpoint.run_folder import check_init_options, find_checkpoint, list_checkpoints
-from training.config import load_config, override_config
 from training.convert import main as convert
 from training.loop.plan import use_checkpoint_normalisation
 from training.network.openpose import OpenPose
 from training.optim.ema import AVERAGE_PREFIX
+from training.recipes import load_config, override_config
 from training.weights.initial_weights import InitialWeights, apply_initial_weights
 
 OTHER = ["model.mean=[1, 2, 3]", "model.std=[4, 5, 6]"]

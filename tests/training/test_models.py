@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from tests.support import tiny
 from training import models
 from training import recipes as recipes_module
-from training.config import load_config, parse_config
+from training.recipes import load_config, parse_config
 
 RANDOM = {**tiny.RECIPE, "model": tiny.RECIPE["model"] | {"mean": [1, 2, 3]}}
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.support.coco_folder import ROOT
-from training.config import ModelConfig, load_config
+from training.config import ModelConfig
+from training.recipes import load_config
 
 SMALL = ModelConfig(
     backbone="compact", feature_widths=(16, 16), stages=3, first_width=16, stage_width=8, stage_depth=1, batch_norm=True

@@ -8,10 +8,11 @@ import pytest
 
 from pipeline.errors import InputError
 from tests.support import tiny
-from training.config import Config, TrainingConfig, override_config
+from training.config import Config, TrainingConfig
 from training.distributed.world import World
 from training.loop.state import StepResult, TrainState
 from training.optim.precision import Precision, choose_precision
+from training.recipes import override_config
 
 CPU, ASCEND = "CPU", "Ascend"
 FLOAT32 = Precision(None, 1.0, None)

@@ -7,9 +7,10 @@ import itertools
 import pytest
 
 from pipeline.errors import InputError
-from training.config import Config, TrainingConfig, override_config
+from training.config import Config, TrainingConfig
 from training.loop.plan import TrainingPlan, changed_fields, plan_run, samples_per_update
 from training.optim.schedule import ema_decay, group_learning_rates, learning_rate
+from training.recipes import override_config
 
 
 def test_steps_fall_at_their_boundaries():

@@ -18,8 +18,8 @@ from pipeline.errors import InputError
 from tests.support import tiny
 from training.checkpoint.checkpoint import load_checkpoint
 from training.checkpoint.run_folder import checkpoint_path, list_checkpoints
-from training.config import load_config, override_config
 from training.loop.trainer import EXIT_DIVERGED
+from training.recipes import load_config, override_config
 
 
 def test_the_loss_falls(tiny_run):

@@ -25,10 +25,10 @@ from training.checkpoint.run_folder import (
     find_checkpoint,
     list_checkpoints,
 )
-from training.config import override_config
 from training.distributed.file_barrier import FileBarrier
 from training.distributed.world import World
 from training.loop.validation import Score, Validation
+from training.recipes import override_config
 
 EVALUATED = [10, 20, 30, 40, 48]
 

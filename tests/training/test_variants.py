@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from evaluation import evaluate
 from tests.support import tiny
 from training import export
-from training.config import parse_config
 from training.graphs.metadata import GraphMetadata
+from training.recipes import parse_config
 
 STEPS = 48
 MODELS = {

@@ -17,8 +17,9 @@ from pipeline.errors import InputError
 from pipeline.system.files import set_default_permissions
 from training.checkpoint.reader import read_tensors
 from training.checkpoint.run_folder import best_checkpoint_path, checkpoint_path, list_checkpoints
-from training.config import Config, parse_config
+from training.config import Config
 from training.optim.ema import AVERAGE_PREFIX
+from training.recipes import parse_config
 
 FORMAT = 1
 _STATE = "openpose"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import Config, ModelConfig, parse_config
+from training.config import Config, ModelConfig
+from training.recipes import parse_config
 from training.weights.published_names import (
     PUBLISHED_NETWORKS,
     LayerNames,
