@@ -1,4 +1,4 @@
-"""Command-line options of all that finds people in pictures. Imports click alone, so that --help is quick."""
+"""Command-line options shared by `evaluation.evaluate` and `evaluation.predict`. Only click is imported."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ def _parse_scales(_context: click.Context, _option: click.Parameter, value: str 
     try:
         return None if value is None else tuple(float(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"{value!r}: expected numbers with commas between, as in 0.5,1,1.5,2") from None
+        raise click.BadParameter(f"{value!r}: expected numbers separated by commas, such as 0.5,1,1.5,2") from None
 
 
 scales_option = click.option(
     "--scales",
     metavar="NUMBER,…",
     callback=_parse_scales,
-    help="Average over these factors on the recipe's size: 0.5,1,1.5,2.",
+    help="Average over these multiples of the recipe's image size, such as 0.5,1,1.5,2.  [default: the recipe's]",
 )
-"""`scales`: a tuple of floats, or None for the recipe's own."""
+"""Passes `scales` to the command: a tuple of floats, or None to keep the recipe's value."""
 
 flip_option = click.option(
     "--flip/--no-flip",
     default=None,
-    help="Average with the mirrored picture's answer, or not.  [default: the recipe's]",
+    help="Average the maps of each image and of its mirror image, or not.  [default: the recipe's]",
 )
-"""`flip`: True, False, or None for the recipe's own."""
+"""Passes `flip` to the command: True, False, or None to keep the recipe's value."""
 
 
 def recipe_overrides(overrides: Sequence[str], scales: Sequence[float] | None, flip: bool | None) -> tuple[str, ...]:
-    """The `--set` overrides, and after them, so that they win, those that `--scales` and `--flip` stand for."""
-    more = []
+    """Return the `--set` overrides, followed by those for `--scales` and `--flip`, which therefore take precedence."""
+    added = []
     if scales is not None:
-        more.append(f"evaluation.scales=[{', '.join(str(scale) for scale in scales)}]")
+        added.append(f"evaluation.scales=[{', '.join(str(scale) for scale in scales)}]")
     if flip is not None:
-        more.append(f"evaluation.flip={str(flip).lower()}")
-    return (*overrides, *more)
+        added.append(f"evaluation.flip={str(flip).lower()}")
+    return (*overrides, *added)

@@ -1,4 +1,4 @@
-"""Find people in pictures, videos and camera frames: python -m evaluation.predict SOURCES --ckpt F --out DIR."""
+"""Detect people in images, videos and camera streams: python -m evaluation.predict SOURCES --ckpt F --out DIR."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTPUTS = ("overlay", "openpose", "coco")
 def _parse_outputs(_context: click.Context, _option: click.Parameter, value: str) -> frozenset[str]:
     outputs = frozenset(part.strip() for part in value.split(","))
     if not outputs <= frozenset(OUTPUTS):
-        raise click.BadParameter(f"{value!r}: expected some of {','.join(OUTPUTS)}")
+        raise click.BadParameter(f"{value!r}: expected one or more of {','.join(OUTPUTS)}")
     return outputs
 
 
@@ -29,9 +29,9 @@ def _parse_outputs(_context: click.Context, _option: click.Parameter, value: str
     "--ckpt",
     type=click.Path(path_type=Path),
     required=True,
-    help="Checkpoint, run folder (its newest is taken), or graph of training.export.",
+    help="Checkpoint, run folder (its newest checkpoint is used) or graph exported by training.export.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for what is found.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder.")
 @click.option(
     "--write",
     "outputs",
@@ -39,19 +39,25 @@ def _parse_outputs(_context: click.Context, _option: click.Parameter, value: str
     default=",".join(OUTPUTS),
     show_default=True,
     callback=_parse_outputs,
-    help="Which of these to write.",
+    help="Outputs to write, separated by commas.",
 )
 @click.option(
     "--min-keypoints",
     type=click.IntRange(1, NUM_KEYPOINTS),
     default=3,
     show_default=True,
-    help="Leave out people with fewer keypoints; evaluation counts even lone ones.",
+    help="Leave out people with fewer keypoints than this; evaluation.evaluate keeps them all.",
 )
 @scales_option
 @flip_option
 @device_option
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override: evaluation.size=432.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Override the recipe: evaluation.size=432.",
+)
 @reports_input_errors
 def main(
     sources: tuple[str, ...],
@@ -64,47 +70,48 @@ def main(
     device: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Find the people in SOURCES: pictures, videos, folders of them with all their folders, and numbers of cameras.
+    """Detect people in SOURCES: image files, video files, folders (searched recursively) and camera numbers.
 
     \b
-    OUT/overlays/   NAME.jpg, NAME.png or NAME.mp4: skeletons drawn on pictures and videos
-    OUT/openpose/   NAME_keypoints.json, for a video's frames NAME_000000000012_keypoints.json:
-                    the OpenPose authors' json, 18 keypoints x, y in px and score
+    OUT/overlays/   NAME.jpg, NAME.png or NAME.mp4: images and videos with skeletons
+    OUT/openpose/   NAME_keypoints.json, for frames of a video NAME_000000000012_keypoints.json:
+                    OpenPose's JSON format, 18 keypoints with x, y in px and score
     OUT/results.json, OUT/images.json
-                    COCO keypoint results, and which picture each image id is
+                    COCO keypoint results, and the image that belongs to each image id
 
-    NAME is a file's name below the folder that was given, numbered where two would be one. A picture whose name is a
-    number, as in COCO, has it as its image id.
+    NAME is the path of the source file relative to the given folder; a number is appended if two files would get the
+    same name. If the file name of an image is a number, as in COCO, this number is its image id.
 
-    Ctrl-C ends a video or a camera; what was read until then is finished. What cannot be read is skipped.
+    Ctrl-C stops reading a video or a camera; images and frames that were already read are still processed. Files that
+    cannot be read are skipped.
 
-    Exit codes: 0 all done; 1 something was skipped; 2 something given is wrong; 130 stopped by Ctrl-C.
+    Exit codes: 0 success; 1 some sources were skipped; 2 invalid arguments; 130 stopped by Ctrl-C.
     """  # noqa: D301
     silence_opencv()
     from pipeline.system.signals import StopSignal
 
-    signals = StopSignal()  # before NumPy and MindSpore start threads
-    signals.start_watching("Stopping; what has been read is finished")
+    signals = StopSignal()  # created before NumPy and MindSpore start threads, which inherit the blocked signals
+    signals.start_watching("Stopping; images and frames already read are still processed")
     from evaluation.inference.predictor import Predictor
-    from evaluation.media.prediction import Prediction, predict
+    from evaluation.media.prediction import PredictionRun, predict_sources
     from evaluation.media.sources import find_sources
     from evaluation.media.writers import CocoWriter
 
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; expected a folder")
-    found = find_sources(sources, out)
-    fewest = f"evaluation.decoder.min_keypoints={min_keypoints}"
-    predictor = Predictor.load(ckpt, device, recipe_overrides((fewest, *overrides), scales, flip))
+    media = find_sources(sources, out)
+    default_overrides = (f"evaluation.decoder.min_keypoints={min_keypoints}",)
+    predictor = Predictor.load(ckpt, device, recipe_overrides((*default_overrides, *overrides), scales, flip))
     with contextlib.ExitStack() as stack:
         coco = stack.enter_context(CocoWriter(out)) if "coco" in outputs else None
-        prediction = Prediction(predictor, out, outputs, coco, stopped=lambda: signals.number != 0)
-        predict(prediction, found)
-    for line in prediction.summary():
+        run = PredictionRun(predictor, out, outputs, coco, should_stop=lambda: signals.number != 0)
+        predict_sources(run, media)
+    for line in run.summary():
         click.echo(line)
     if signals.number:
         raise SystemExit(128 + signals.number)
-    if prediction.problems.lines:
-        click.echo(f"{len(prediction.problems.lines)} skipped", err=True)
+    if run.skipped.messages:
+        click.echo(f"{len(run.skipped.messages)} skipped", err=True)
         raise SystemExit(1)
 
 

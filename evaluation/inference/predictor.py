@@ -172,7 +172,7 @@ class Predictor:
             yield _NetworkOutput(image.item, image.letterboxes, tuple(maps))
 
     def _forward(self, canvases: Sequence[Image]) -> list[Maps]:
-        """Return the maps of canvases of one size. A short batch is filled up, because graphs have a fixed batch size."""
+        """Return the maps of canvases of one size. A short batch is filled up: graphs have a fixed batch size."""
         height, width, _ = canvases[0].shape
         self.canvases.add((height, width))
         batch = np.full((self.config.batch_size, height, width, 3), PADDING_GREY, dtype=np.uint8)

@@ -1,6 +1,7 @@
-"""One run over sources: their pictures through the predictor, their people into files, what fails noted and skipped.
+"""Detect people in all images and videos of one run and write the outputs. Sources that cannot be read are skipped.
 
-Files of a picture are written in threads beside the network; lists and videos, which have an order, by the caller's.
+Per-image files are written in threads while the network runs. Files that depend on the order of the images (videos and
+the COCO lists) are written by the calling thread.
 """
 
 from __future__ import annotations
@@ -21,178 +22,179 @@ from evaluation.decoder.person import Person
 from evaluation.inference.predictor import Predictor
 from evaluation.inference.threads import create_thread_pool, prefetch, prefetch_map
 from evaluation.media.overlay import draw_people
-from evaluation.media.sources import PictureFile, Sources, Video, VideoReader, printable, read_picture
-from evaluation.media.writers import VIDEO_SUFFIX, CocoWriter, VideoWriter, write_openpose, write_picture
+from evaluation.media.sources import ImageFile, Sources, Video, VideoReader, printable, read_image
+from evaluation.media.writers import VIDEO_SUFFIX, CocoWriter, VideoWriter, write_image, write_openpose_json
 from pipeline.errors import InputError
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 Item = TypeVar("Item")
 
-_AHEAD = 8
-"""Pictures drawn, and frames read, ahead of what is written."""
+PREFETCH_DEPTH = 8
+"""Maximum number of frames read, and of images drawn, ahead of the files being written."""
 
 
 @dataclass
-class Problems:
-    """Sources that could not be used, each said in one line when it is met.
+class SkippedSources:
+    """Sources that could not be used.
 
     Attributes:
-        lines: that were said.
+        messages: one line for each skipped source, in the order of occurrence.
     """
 
-    lines: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
-    def report(self, source: object, problem: object) -> None:
-        """Say what is wrong with a source, above any progress; from any thread."""
-        line = f"Skipped {printable(source)}: {printable(problem)}"
-        self.lines.append(line)
-        tqdm.write(line, file=sys.stderr)
+    def add(self, source: object, reason: object) -> None:
+        """Print a message to stderr, above the progress bar, and keep it. Can be called from any thread."""
+        message = f"Skipped {printable(source)}: {printable(reason)}"
+        self.messages.append(message)
+        tqdm.write(message, file=sys.stderr)
 
 
 @dataclass
-class Prediction:
-    """One run of the command: what finds people, and where they go.
+class PredictionRun:
+    """One run of `evaluation.predict`: the predictor, the outputs, and what was written so far.
 
     Attributes:
         predictor: network and recipe.
-        out: folder of all outputs.
-        outputs: what to write, of overlay, openpose and coco.
-        coco: the lists of pictures and results, None without that output.
-        stopped: whether the user asked to stop; what has been read is still finished.
-        problems: that were met.
-        written: pictures and frames done.
+        out: output folder.
+        outputs: kinds of output to write, of overlay, openpose and coco.
+        coco: writer of the COCO files; None without that output.
+        should_stop: function that returns True once the user wants to stop. Images and frames that were already read
+            are still processed.
+        skipped: sources that were skipped.
+        written: number of images and frames written.
     """
 
     predictor: Predictor
     out: Path
     outputs: frozenset[str]
     coco: CocoWriter | None
-    stopped: Callable[[], bool]
-    problems: Problems = field(default_factory=Problems)
+    should_stop: Callable[[], bool]
+    skipped: SkippedSources = field(default_factory=SkippedSources)
     written: int = 0
 
     @property
-    def overlays(self) -> Path:
-        """Folder of pictures and videos with skeletons."""
+    def overlay_folder(self) -> Path:
+        """Folder of the images and videos with skeletons."""
         return self.out / "overlays"
 
     @property
-    def openpose(self) -> Path:
-        """Folder of the OpenPose authors' json files."""
+    def openpose_folder(self) -> Path:
+        """Folder of the JSON files in OpenPose's format."""
         return self.out / "openpose"
 
-    def pictures(self, pictures: Sequence[PictureFile]) -> None:
-        """Find and write the people of picture files."""
-        progress = tqdm(total=len(pictures), unit="picture", desc="pictures", disable=None)
+    def process_images(self, images: Sequence[ImageFile]) -> None:
+        """Detect people in image files and write the outputs."""
+        progress = tqdm(total=len(images), unit="picture", desc="pictures", disable=None)
         sizes: dict[int, tuple[int, int]] = {}
 
-        def load(picture: PictureFile) -> Picture | None:
+        def load(file: ImageFile) -> Image | None:
             try:
-                image = read_picture(picture.path)
+                image = read_image(file.path)
             except InputError as error:
-                self.problems.report(picture.path, error)
+                self.skipped.add(file.path, error)
                 progress.update()
                 return None
-            sizes[picture.image_id] = (image.shape[0], image.shape[1])
+            sizes[file.image_id] = (image.shape[0], image.shape[1])
             return image
 
-        def write(found: tuple[PictureFile, list[Person]]) -> tuple[PictureFile, list[Person]]:
-            self._write_files(*found)
-            return found
+        def write(detection: tuple[ImageFile, list[Person]]) -> tuple[ImageFile, list[Person]]:
+            self._write_image_outputs(*detection)
+            return detection
 
         with progress, create_thread_pool() as pool:
-            people_found = self.predictor.predict_stream(self._until_stopped(pictures), load)
-            for picture, people in prefetch_map(pool, write, people_found, _AHEAD):
-                self._list(picture.image_id, sizes.pop(picture.image_id), people, file_name=str(picture.path))
+            detections = self.predictor.predict_stream(self._until_stopped(images), load)
+            for file, people in prefetch_map(pool, write, detections, PREFETCH_DEPTH):
+                self._add_to_coco(file.image_id, sizes.pop(file.image_id), people, file_name=str(file.path))
                 progress.update()
 
-    def _write_files(self, picture: PictureFile, people: list[Person]) -> None:
-        """The files of one picture; it is read again, for to keep it would take the memory of many large pictures."""
+    def _write_image_outputs(self, file: ImageFile, people: list[Person]) -> None:
+        """Write the files of one image. It is read again: keeping many large images takes too much memory."""
         if "openpose" in self.outputs:
-            write_openpose(self.openpose, picture.name, people)
+            write_openpose_json(self.openpose_folder, file.name, people)
         if "overlay" in self.outputs:
             try:
-                image = read_picture(picture.path)
+                image = read_image(file.path)
             except InputError as error:
-                self.problems.report(picture.path, f"has changed: {error}")
+                self.skipped.add(file.path, f"has changed: {error}")
                 return
-            lossless = picture.path.suffix.lower() == ".png"
-            write_picture(self.overlays, picture.name, draw_people(image, people), lossless=lossless)
+            lossless = file.path.suffix.lower() == ".png"
+            write_image(self.overlay_folder, file.name, draw_people(image, people), lossless=lossless)
 
-    def video(self, video: Video, first_id: int) -> int:
-        """Find and write the people of a video's frames, in order; returns how many frames there were.
+    def process_video(self, video: Video, first_image_id: int) -> int:
+        """Detect people in the frames of a video, write the outputs, and return the number of frames.
 
         Args:
-            video: file or camera.
-            first_id: image id of the first frame.
+            video: video file or camera.
+            first_image_id: image id of the first frame.
         """
         try:
             reader = VideoReader(video.source)
         except InputError as error:
-            self.problems.report(video.title, error)
+            self.skipped.add(video.title, error)
             return 0
         with contextlib.closing(reader):
-            frames = self._frames(video, reader, first_id)
-        if self.stopped():
+            frames = self._process_frames(video, reader, first_image_id)
+        if self.should_stop():
             return frames
         if not frames:
-            self.problems.report(video.title, "no frame of it can be read")
-        elif reader.frames and frames < 0.9 * reader.frames:  # some formats only estimate how many there are
-            self.problems.report(video.title, f"the rest of it, damaged after {frames} of {reader.frames} frames")
+            self.skipped.add(video.title, "no frame can be read")
+        elif reader.num_frames and frames < 0.9 * reader.num_frames:  # in some formats the number is an estimate
+            self.skipped.add(video.title, f"damaged after {frames} of {reader.num_frames} frames; the rest is left out")
         return frames
 
-    def _frames(self, video: Video, reader: VideoReader, first_id: int) -> int:
-        """Write frame by frame; returns how many there were."""
+    def _process_frames(self, video: Video, reader: VideoReader, first_image_id: int) -> int:
+        """Detect people frame by frame, write the outputs, and return the number of frames."""
         overlay = "overlay" in self.outputs
 
-        def write(found: tuple[tuple[int, Picture], list[Person]]) -> tuple[int, list[Person], Picture]:
-            (index, image), people = found
+        def write(detection: tuple[tuple[int, Image], list[Person]]) -> tuple[int, list[Person], Image]:
+            (index, image), people = detection
             if "openpose" in self.outputs:
-                write_openpose(self.openpose, video.frame_name(index), people)
+                write_openpose_json(self.openpose_folder, video.frame_name(index), people)
             return index, people, draw_people(image, people) if overlay else image
 
-        frames = enumerate(prefetch(self._until_stopped(reader), _AHEAD))
-        path = self.overlays / f"{video.name}{VIDEO_SUFFIX}"
-        progress = tqdm(total=reader.frames, unit="frame", desc=printable(video.title), disable=None)
+        frames = enumerate(prefetch(self._until_stopped(reader), PREFETCH_DEPTH))
+        path = self.overlay_folder / f"{video.name}{VIDEO_SUFFIX}"
+        progress = tqdm(total=reader.num_frames, unit="frame", desc=printable(video.title), disable=None)
         count = 0
         with progress, create_thread_pool() as pool, VideoWriter(path, reader.fps) as writer:
-            people_found = self.predictor.predict_stream(frames, lambda item: item[1])
-            for index, people, drawn in prefetch_map(pool, write, people_found, _AHEAD):
+            detections = self.predictor.predict_stream(frames, lambda item: item[1])
+            for index, people, image in prefetch_map(pool, write, detections, PREFETCH_DEPTH):
                 if overlay:
-                    writer.write(drawn)
-                size = drawn.shape[0], drawn.shape[1]
-                self._list(first_id + index, size, people, file_name=video.title, frame=index)
+                    writer.write(image)
+                size = image.shape[0], image.shape[1]
+                self._add_to_coco(first_image_id + index, size, people, file_name=video.title, frame=index)
                 progress.update()
                 count += 1
         return count
 
-    def _list(self, image_id: int, size: tuple[int, int], people: Sequence[Person], **about: object) -> None:
+    def _add_to_coco(self, image_id: int, size: tuple[int, int], people: Sequence[Person], **fields: object) -> None:
         self.written += 1
         if self.coco:
-            self.coco.add(image_id, size, people, **about)
+            self.coco.add(image_id, size, people, **fields)
 
     def _until_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
-        return itertools.takewhile(lambda _: not self.stopped(), items)
+        return itertools.takewhile(lambda _: not self.should_stop(), items)
 
     def summary(self) -> Iterator[str]:
-        """A line for each kind of output."""
+        """Yield one line for each kind of output."""
         if "overlay" in self.outputs:
-            yield f"{self.overlays}/: what was found, drawn on pictures and videos"
+            yield f"{self.overlay_folder}/: images and videos with skeletons"
         if "openpose" in self.outputs:
-            yield f"{self.openpose}/: {self.written} files, in the json of the OpenPose authors"
+            yield f"{self.openpose_folder}/: {self.written} files in OpenPose's JSON format"
         if self.coco:
-            people = f"{self.coco.people} people on {self.written} pictures"
-            yield f"{self.out / 'results.json'}: {people}, as COCO keypoint results; images.json says which is which"
+            counts = f"{self.coco.people} people in {self.written} images"
+            yield f"{self.out / 'results.json'}: {counts}, as COCO keypoint results; images.json lists the image ids"
 
 
-def predict(prediction: Prediction, sources: Sources) -> None:
-    """Find the people of all sources, pictures first."""
-    for stranger in sources.strangers:
-        prediction.problems.report(stranger, "its name ends like that of no picture or video")
-    if sources.pictures:
-        prediction.pictures(sources.pictures)
-    image_id = sources.first_free_id
+def predict_sources(run: PredictionRun, sources: Sources) -> None:
+    """Detect people in all sources, images first."""
+    for path in sources.unsupported:
+        run.skipped.add(path, "not an image or video: unknown file name extension")
+    if sources.images:
+        run.process_images(sources.images)
+    image_id = sources.next_image_id
     for video in sources.videos:
-        if not prediction.stopped():
-            image_id += prediction.video(video, image_id)
+        if not run.should_stop():
+            image_id += run.process_video(video, image_id)

@@ -1,6 +1,6 @@
-"""Where pictures come from that people are sought in: picture files, folders, video files and cameras.
+"""Input media of `evaluation.predict`: image files, folders, video files and cameras.
 
-Every picture gets a name, under which its outputs are written, and an image id; both are unique.
+Each image and video gets a unique name, which is used for its outputs. Each image also gets a unique image id.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.storage.images import check_image
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".gif"})
-"""Endings of file names, in lower case."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".gif"})
+"""File name extensions, in lower case."""
 
-USUAL_FPS = 30.0
-"""Frames a second of a source that does not tell, as many cameras."""
+DEFAULT_FPS = 30.0
+"""Frames per second of sources that do not report it, such as many cameras."""
 
-LONGEST_NAME = 180
-"""Bytes of a part of a name; file systems take 255, and endings are appended."""
+MAX_NAME_BYTES = 180
+"""Maximum length in bytes of one part of an output name. File systems allow 255, and extensions are appended."""
 
 _COCO_ID = re.compile(r"\d{1,12}", re.ASCII)
 _FRAME = re.compile(r"(.+)_\d{12}", re.ASCII)
 
 
 @dataclass(frozen=True)
-class PictureFile:
-    """A picture.
+class ImageFile:
+    """An image file.
 
     Attributes:
-        path: its file.
-        name: of its outputs, without ending; `/` between folders.
-        image_id: COCO's.
+        path: path of the file.
+        name: name of its outputs, without extension, with `/` between folders.
+        image_id: COCO image id.
     """
 
     path: Path
@@ -49,11 +49,11 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class Video:
-    """A video file, or a camera by its number.
+    """A video file or a camera.
 
     Attributes:
-        source: the file or the number.
-        name: of its outputs, without ending; `/` between folders.
+        source: path of the file, or number of the camera.
+        name: name of its outputs, without extension, with `/` between folders.
     """
 
     source: Path | int
@@ -61,127 +61,129 @@ class Video:
 
     @property
     def title(self) -> str:
-        """What it is called where people read it."""
+        """Text that identifies the video in messages."""
         return f"camera {self.source}" if isinstance(self.source, int) else str(self.source)
 
     def frame_name(self, index: int) -> str:
-        """Name of a frame's outputs, in the form of the OpenPose authors' library."""
+        """Return the output name of a frame, in the format of the OpenPose library."""
         return f"{self.name}_{index:012d}"
 
 
 @dataclass(frozen=True)
 class Sources:
-    """All that was asked for.
+    """All images and videos given on the command line.
 
     Attributes:
-        pictures: in the order given; of a folder, in alphabetical order.
-        videos: likewise.
-        strangers: files that were named but are neither by their ending.
+        images: image files in the order given; the files of a folder are in alphabetical order.
+        videos: videos in the same order.
+        unsupported: files given by name whose extension is that of neither an image nor a video.
     """
 
-    pictures: tuple[PictureFile, ...]
+    images: tuple[ImageFile, ...]
     videos: tuple[Video, ...]
-    strangers: tuple[Path, ...] = ()
+    unsupported: tuple[Path, ...] = ()
 
     @property
-    def first_free_id(self) -> int:
-        """The smallest image id above those of all pictures: frames of videos count from here."""
-        return 1 + max((picture.image_id for picture in self.pictures), default=0)
+    def next_image_id(self) -> int:
+        """Smallest image id above those of all images; frames of videos are numbered from here."""
+        return 1 + max((image.image_id for image in self.images), default=0)
 
 
 @dataclass
-class _Names:
-    """Names given out so far, in one case, for file systems that know only one."""
+class _UniqueNames:
+    """Names assigned so far, stored case-folded because some file systems ignore case."""
 
-    taken: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
 
-    def give(self, path: PurePath) -> str:
-        """A name for the outputs of a path: nothing in it leaves a folder, and none comes twice."""
-        wanted = "/".join(_harmless(part) for part in (*path.parts[:-1], path.stem))
-        for count in itertools.count(2):
-            name = wanted if count == 2 else f"{wanted}-{count - 1}"
-            frame = _FRAME.fullmatch(name.casefold())
-            if name.casefold() not in self.taken and not (frame and frame[1] in self.taken):
-                break
-        self.taken.add(name.casefold())
+    def assign(self, path: PurePath) -> str:
+        """Return a name for the outputs of a path. It is unique and cannot point outside the output folder."""
+        base = "/".join(_sanitize(part) for part in (*path.parts[:-1], path.stem))
+        candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+        name = next(candidate for candidate in candidates if self._is_free(candidate.casefold()))
+        self.used.add(name.casefold())
         return name
 
+    def _is_free(self, name: str) -> bool:
+        """True if neither a source nor a frame of a video has this name."""
+        frame = _FRAME.fullmatch(name)
+        return name not in self.used and not (frame and frame[1] in self.used)
 
-def _harmless(part: str) -> str:
-    """A part of a path without separators, control characters and what is not text, and never `.` or `..`."""
+
+def _sanitize(part: str) -> str:
+    """Replace separators, control characters and undecodable bytes in a part of a path; never return `.` or `..`."""
     text = "".join("_" if not letter.isprintable() or letter in "/\\:" else letter for letter in part)
-    text = text.encode()[:LONGEST_NAME].decode(errors="ignore")
+    text = text.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
     return f"_{text[1:]}" if text[:1] in ("", ".") else text
 
 
 def find_sources(arguments: Sequence[str], out: Path) -> Sources:
-    """Find pictures and videos.
+    """Find the images and videos given on the command line.
 
     Args:
-        arguments: files; folders, which are searched with all their folders, hidden ones left out; and the numbers of
-            cameras. A file or folder whose name is a number is given as ./NUMBER.
-        out: a folder that is not searched, for what lies in it was made from pictures.
+        arguments: files, folders and camera numbers. Folders are searched recursively, without hidden files and
+            folders. A file or folder whose name is a number has to be given as ./NUMBER.
+        out: output folder. It is not searched, because it may hold overlays of an earlier run.
 
     Raises:
-        InputError: a file or folder that is not there, or no picture or video at all.
+        InputError: a file or folder does not exist, or there is no image or video at all.
     """
     videos: list[tuple[Path | int, PurePath]] = []
-    pictures: list[tuple[Path, PurePath]] = []
-    strangers: list[Path] = []
+    images: list[tuple[Path, PurePath]] = []
+    unsupported: list[Path] = []
     for argument in dict.fromkeys(arguments):
         if re.fullmatch(r"\d{1,4}", argument, re.ASCII):
             videos.append((int(argument), PurePath(f"camera{argument}")))
             continue
-        for path, relative in _files(Path(argument), out):
+        for path, relative in _list_files(Path(argument), out):
             suffix = path.suffix.lower()
-            if suffix in PICTURES:
-                pictures.append((path, relative))
-            elif suffix in VIDEOS:
+            if suffix in IMAGE_SUFFIXES:
+                images.append((path, relative))
+            elif suffix in VIDEO_SUFFIXES:
                 videos.append((path, relative))
             elif path == Path(argument):
-                strangers.append(path)
-    if not pictures and not videos:
-        endings = " ".join(sorted(PICTURES | VIDEOS))
-        raise InputError(f"{printable(' '.join(arguments))}: no picture or video found; they end in {endings}")
-    names = _Names()
-    named_videos = tuple(Video(source, names.give(relative)) for source, relative in videos)
-    ids = _image_ids([path for path, _ in pictures])
-    named = ((path, names.give(relative)) for path, relative in pictures)
-    found = tuple(PictureFile(path, name, image_id) for (path, name), image_id in zip(named, ids, strict=True))
-    return Sources(found, named_videos, tuple(strangers))
+                unsupported.append(path)
+    if not images and not videos:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        raise InputError(f"{printable(' '.join(arguments))}: no image or video found; supported extensions: {suffixes}")
+    names = _UniqueNames()
+    named_videos = tuple(Video(source, names.assign(relative)) for source, relative in videos)
+    image_names = [names.assign(relative) for _, relative in images]
+    paths = [path for path, _ in images]
+    image_files = tuple(map(ImageFile, paths, image_names, _image_ids(paths)))
+    return Sources(image_files, named_videos, tuple(unsupported))
 
 
-def _files(path: Path, out: Path) -> Iterator[tuple[Path, PurePath]]:
-    """A file, or the files of a folder, each with its path below what was given."""
+def _list_files(path: Path, out: Path) -> Iterator[tuple[Path, PurePath]]:
+    """Yield a file, or all files of a folder, each with its path relative to the folder."""
     if not path.is_dir():
         if not path.exists():
             raise InputError(f"{printable(path)}: no such file or folder")
         yield path, PurePath(path.name)
         return
-    unwanted = out.resolve()
-    for folder, folders, files in os.walk(path):
-        here = Path(folder)
-        folders[:] = sorted(name for name in folders if name[0] != "." and (here / name).resolve() != unwanted)
+    excluded = out.resolve()
+    for root, folders, files in os.walk(path):
+        parent = Path(root)
+        folders[:] = sorted(name for name in folders if name[0] != "." and (parent / name).resolve() != excluded)
         for name in sorted(name for name in files if name[0] != "."):
-            yield here / name, (here / name).relative_to(path)
+            yield parent / name, (parent / name).relative_to(path)
 
 
 def _image_ids(paths: Sequence[Path]) -> list[int]:
-    """COCO's ids where a file's name is a number, as in COCO; the others count on from the largest of these."""
-    places: dict[int, int] = {}
-    for place, path in enumerate(paths):
+    """Return the number in the file name where it is one, as in COCO; the others are numbered above the largest."""
+    indices: dict[int, int] = {}
+    for index, path in enumerate(paths):
         if _COCO_ID.fullmatch(path.stem):
-            places.setdefault(int(path.stem), place)
-    ids = {place: image_id for image_id, place in places.items()}
-    free = itertools.count(1 + max(places, default=0))
-    return [ids[place] if place in ids else next(free) for place in range(len(paths))]
+            indices.setdefault(int(path.stem), index)
+    ids = {index: image_id for image_id, index in indices.items()}
+    unused = itertools.count(1 + max(indices, default=0))
+    return [ids[index] if index in ids else next(unused) for index in range(len(paths))]
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """Read a picture, (H, W, 3) uint8 BGR, turned as its EXIF orientation says, which is how people see it.
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) uint8 BGR, rotated according to its EXIF orientation, as image viewers do.
 
     Raises:
-        InputError: it cannot be read, is damaged or no picture.
+        InputError: the file cannot be read, is damaged or is not an image.
     """
     import cv2
 
@@ -196,20 +198,20 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     except cv2.error:
         image = None
     if image is None:
-        raise InputError("damaged, or no picture that OpenCV knows")
+        raise InputError("damaged, or not an image that OpenCV can read")
     return np.asarray(image, dtype=np.uint8)
 
 
 class VideoReader:
-    """An open video.
+    """An open video file or camera.
 
     Attributes:
-        fps: frames a second.
-        frames: how many it should have, None if that is not known.
+        fps: frames per second.
+        num_frames: number of frames according to the file; None if unknown.
     """
 
     def __init__(self, source: Path | int) -> None:
-        """Open a file or a camera; raises InputError where that cannot be."""
+        """Open a file or a camera. Raise InputError if that fails."""
         import cv2
 
         if isinstance(source, int):
@@ -217,24 +219,26 @@ class VideoReader:
         else:
             self._capture = cv2.VideoCapture(str(source.absolute()), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
-            raise InputError("no such camera" if isinstance(source, int) else "damaged, or no video that OpenCV knows")
-        fps, frames = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.fps = fps if 0 < fps <= 1000 else USUAL_FPS
-        self.frames = int(frames) if 0 < frames < 2**31 else None
+            raise InputError(
+                "no such camera" if isinstance(source, int) else "damaged, or not a video that OpenCV can read"
+            )
+        fps, num_frames = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.fps = fps if 0 < fps <= 1000 else DEFAULT_FPS
+        self.num_frames = int(num_frames) if 0 < num_frames < 2**31 else None
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """The frames, (H, W, 3) uint8 BGR, to the end or to the first that cannot be read."""
+        """Yield the frames, (H, W, 3) uint8 BGR, up to the end or the first frame that cannot be read."""
         while True:
-            read, image = self._capture.read()
-            if not read:
+            success, image = self._capture.read()
+            if not success:
                 return
             yield np.asarray(image, dtype=np.uint8)
 
     def close(self) -> None:
-        """Let go of the file or the camera."""
+        """Close the file or the camera."""
         self._capture.release()
 
 
 def printable(text: object) -> str:
-    """A name as it can stand in one line of a message."""
+    """Return text with unprintable characters escaped, so that it fits in one line of a message."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))

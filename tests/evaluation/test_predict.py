@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from evaluation.inference.letterbox import PADDING_GREY
 from evaluation.inference.predictor import Predictor
-from evaluation.media.prediction import Prediction, predict
+from evaluation.media.prediction import PredictionRun, predict_sources
 from evaluation.media.sources import VideoReader, find_sources
 from evaluation.media.writers import CocoWriter
 from evaluation.predict import OUTPUTS, main
@@ -38,16 +38,16 @@ def moving(i):
     return people if i % 5 != 4 else people[:0]
 
 
-def at_work(out, known, outputs=OUTPUTS, coco=None, stopped=lambda: False):
+def prediction_run(out, known, outputs=OUTPUTS, coco=None, should_stop=lambda: False):
     predictor = Predictor(Oracle(known, SIZE), EvaluationConfig(size=SIZE, batch_size=4))
-    return Prediction(predictor, out, frozenset(outputs), coco, stopped)
+    return PredictionRun(predictor, out, frozenset(outputs), coco, should_stop)
 
 
-def run(folder, known, *arguments, stopped=lambda: False):
+def run(folder, known, *arguments, should_stop=lambda: False):
     out = folder / "out"
     with CocoWriter(out) as coco:
-        prediction = at_work(out, known, coco=coco, stopped=stopped)
-        predict(prediction, find_sources([str(folder / argument) for argument in arguments], out))
+        prediction = prediction_run(out, known, coco=coco, should_stop=should_stop)
+        predict_sources(prediction, find_sources([str(folder / argument) for argument in arguments], out))
     return prediction
 
 
@@ -80,7 +80,7 @@ def test_a_video_comes_out_frame_by_frame_in_order(tmp_path, film):
     write_video(tmp_path / "walk.avi", [picture(colour(i), FRAME) for i in range(FRAMES)], codec="MJPG")
     prediction = run(tmp_path, film, "walk.avi")
     out = tmp_path / "out"
-    assert (prediction.written, prediction.problems.lines) == (FRAMES, [])
+    assert (prediction.written, prediction.skipped.messages) == (FRAMES, [])
     files = sorted(path.name for path in (out / "openpose").iterdir())
     assert files == [f"walk_{i:012d}_keypoints.json" for i in range(FRAMES)]
     images, people = listed(out)
@@ -115,16 +115,16 @@ def test_a_camera_is_a_video(tmp_path, film, monkeypatch):
     )
     out = tmp_path / "out"
     with CocoWriter(out) as coco:
-        predict(at_work(out, film, coco=coco), find_sources(["3"], out))
+        predict_sources(prediction_run(out, film, coco=coco), find_sources(["3"], out))
     assert len(list((out / "openpose").glob("camera3_00000000000?_keypoints.json"))) == 6
     assert (out / "overlays" / "camera3.mp4").exists()
     assert listed(out)[0][1]["file_name"] == "camera 3"
 
 
 def test_a_camera_that_is_not_there_is_skipped(tmp_path):
-    prediction = at_work(tmp_path / "out", {})
-    predict(prediction, find_sources(["9999"], tmp_path))
-    assert prediction.problems.lines == ["Skipped camera 9999: no such camera"]
+    prediction = prediction_run(tmp_path / "out", {})
+    predict_sources(prediction, find_sources(["9999"], tmp_path))
+    assert prediction.skipped.messages == ["Skipped camera 9999: no such camera"]
 
 
 def test_pictures_of_many_shapes_go_to_their_own_names(tmp_path):
@@ -137,7 +137,7 @@ def test_pictures_of_many_shapes_go_to_their_own_names(tmp_path):
         cv2.imwrite(str(tmp_path / name), picture(20 + 20 * i, size))
     prediction = run(tmp_path, known, "a", "b", "c.jpg")
     out = tmp_path / "out"
-    assert prediction.problems.lines == []
+    assert prediction.skipped.messages == []
     assert sorted(path.name for path in (out / "overlays").iterdir()) == [
         "000000000099.jpg",
         "c.jpg",
@@ -175,13 +175,13 @@ def test_what_cannot_be_read_is_skipped_and_said_in_one_line_each(tmp_path, capf
     prediction = run(tmp_path, known, *names)
     lines = capfd.readouterr().err.splitlines()
     skipped = [line for line in lines if line.startswith("Skipped ")]
-    assert len(skipped) == len(prediction.problems.lines) == 5
+    assert len(skipped) == len(prediction.skipped.messages) == 5
     for name, said in (
         (r"text\n.jpg", "neither a JPEG nor a PNG"),
         ("cut.jpg", "damaged JPEG"),
-        ("text.mp4", "no video that OpenCV knows"),
+        ("text.mp4", "not a video that OpenCV can read"),
         ("cut.avi", "of 30 frames"),
-        ("notes.txt", "its name ends like"),
+        ("notes.txt", "unknown file name extension"),
     ):
         assert any(line.startswith(f"Skipped {tmp_path / name}: ") and said in line for line in skipped), (name, lines)
     overlays = sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir())
@@ -196,10 +196,10 @@ def test_a_picture_that_goes_away_meanwhile_is_skipped(tmp_path):
             return super().__call__(images)
 
     cv2.imwrite(str(tmp_path / "x.jpg"), picture(50, (64, 64)))
-    prediction = at_work(tmp_path / "out", {}, ["overlay"])
+    prediction = prediction_run(tmp_path / "out", {}, ["overlay"])
     prediction.predictor.network = Thief({50: ((64, 64), figure(32, 32, 50)[None])}, SIZE)
-    predict(prediction, find_sources([str(tmp_path / "x.jpg")], tmp_path / "out"))
-    assert prediction.problems.lines == [
+    predict_sources(prediction, find_sources([str(tmp_path / "x.jpg")], tmp_path / "out"))
+    assert prediction.skipped.messages == [
         f"Skipped {tmp_path / 'x.jpg'}: has changed: cannot be read: No such file or directory"
     ]
 
@@ -209,7 +209,7 @@ def test_only_what_is_asked_for_is_written(tmp_path, film):
     cv2.imwrite(str(tmp_path / "x.png"), picture(colour(0), FRAME))
     for output in ("overlay", "openpose"):
         out = tmp_path / output
-        predict(at_work(out, film, [output]), find_sources([str(tmp_path)], tmp_path))
+        predict_sources(prediction_run(out, film, [output]), find_sources([str(tmp_path)], tmp_path))
         written = {path.suffix for path in out.rglob("*") if path.is_file()}
         assert written == ({".png", ".mp4"} if output == "overlay" else {".json"})
 
@@ -223,28 +223,28 @@ def test_a_stop_finishes_what_was_read(tmp_path, film):
         film,
         "walk.avi",
         "next.avi",
-        stopped=lambda: openpose_files.is_dir() and any(openpose_files.iterdir()),
+        should_stop=lambda: openpose_files.is_dir() and any(openpose_files.iterdir()),
     )
     assert 4 <= prediction.written < 100
     assert len(list(VideoReader(tmp_path / "out" / "overlays" / "walk.mp4"))) == prediction.written
     assert len(listed(tmp_path / "out")[0]) == prediction.written == len(list(openpose_files.iterdir()))
-    assert prediction.problems.lines == []
+    assert prediction.skipped.messages == []
 
 
 def test_memory_stays_bounded_over_a_long_video(tmp_path):
     """Frames are read only a few batches ahead of what is written."""
     write_video(tmp_path / "long.avi", [picture(50, (64, 64)) for _ in range(300)], codec="MJPG")
-    prediction = at_work(tmp_path / "out", {50: ((64, 64), figure(32, 32, 50)[None][:0])}, ["openpose"])
+    prediction = prediction_run(tmp_path / "out", {50: ((64, 64), figure(32, 32, 50)[None][:0])}, ["openpose"])
     read, most = 0, 0
 
-    def stopped():
+    def should_stop():
         nonlocal read, most
         read += 1
         most = max(most, read - prediction.written)
         return False
 
-    prediction.stopped = stopped
-    predict(prediction, find_sources([str(tmp_path)], tmp_path / "out"))
+    prediction.should_stop = should_stop
+    predict_sources(prediction, find_sources([str(tmp_path)], tmp_path / "out"))
     assert prediction.written == 300
     assert most < 60
 
@@ -290,7 +290,7 @@ def test_the_command_says_what_it_wrote(tmp_path, graph):
     ]
     before = (out / "openpose" / "x_keypoints.json").stat().st_mtime_ns
     again = call(tmp_path, "--ckpt", graph, "--out", out, "--write", "overlay")
-    assert again.stdout == f"{out}/overlays/: what was found, drawn on pictures and videos\n"
+    assert again.stdout == f"{out}/overlays/: images and videos with skeletons\n"
     assert (out / "openpose" / "x_keypoints.json").stat().st_mtime_ns == before
 
 
@@ -335,11 +335,11 @@ def test_lone_points_are_left_out_unless_asked_for(tmp_path, graph):
     ("arguments", "said"),
     [
         (("none.jpg", "--out", "out"), "none.jpg: no such file or folder"),
-        (("empty", "--out", "out"), "empty: no picture or video found"),
+        (("empty", "--out", "out"), "empty: no image or video found"),
         (("x.png", "--out", "x.png"), "--out x.png: is a file"),
         (("x.png", "--out", "x.png/deep"), "cannot be written"),
-        (("x.png", "--out", "out", "--write", "pdf"), "'pdf': expected some of overlay,openpose,coco"),
-        (("x.png", "--out", "out", "--scales", "1;2"), "'1;2': expected numbers with commas"),
+        (("x.png", "--out", "out", "--write", "pdf"), "'pdf': expected one or more of overlay,openpose,coco"),
+        (("x.png", "--out", "out", "--scales", "1;2"), "'1;2': expected numbers separated by commas"),
         (("x.png", "--out", "out", "--scales", "99"), "different factors from 0.1 to 4.0"),
         (("x.png", "--out", "out", "--set", "model.stages=3"), "takes evaluation"),
     ],
@@ -367,7 +367,7 @@ def test_ctrl_c_finalises_the_files(number, tmp_path, graph):
     process.send_signal(number)
     said, complaint = process.communicate(timeout=60)
     assert process.returncode == 128 + number, complaint
-    assert "Stopping; what has been read is finished" in complaint
+    assert "Stopping; images and frames already read are still processed" in complaint
     frames = list(VideoReader(out / "overlays" / "long.mp4"))
     assert 0 < len(frames) < 6000
     assert len(listed(out)[0]) == len(frames) == len(list((out / "openpose").iterdir()))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.media.sources import LONGEST_NAME, USUAL_FPS, VideoReader, find_sources, printable, read_picture
+from evaluation.media.sources import DEFAULT_FPS, MAX_NAME_BYTES, VideoReader, find_sources, printable, read_image
 from pipeline.errors import InputError
 from tests.support.oracle import picture
 
@@ -37,24 +37,24 @@ def test_folders_are_searched_in_order_with_their_folders_and_not_where_outputs_
     touch(tmp_path, "b.JPG", "a/z.png", "a/b/c.webp", "notes.txt", ".hidden.jpg", ".git/x.jpg", "out/overlays/b.jpg")
     touch(tmp_path, "clip.MP4", "a/film.avi")
     found = find(tmp_path)
-    assert [one.name for one in found.pictures] == ["b", "a/z", "a/b/c"]
-    assert [one.path for one in found.pictures] == [tmp_path / "b.JPG", tmp_path / "a/z.png", tmp_path / "a/b/c.webp"]
+    assert [one.name for one in found.images] == ["b", "a/z", "a/b/c"]
+    assert [one.path for one in found.images] == [tmp_path / "b.JPG", tmp_path / "a/z.png", tmp_path / "a/b/c.webp"]
     assert [one.name for one in found.videos] == ["clip", "a/film"]
-    assert found.strangers == ()
+    assert found.unsupported == ()
 
 
 def test_names_that_meet_are_numbered(tmp_path):
     touch(tmp_path, "1/x.jpg", "1/x.png", "2/x.jpg", "2/X.jpg", "2/x-2.jpg", "x.jpg", "x.mp4")
     found = find(tmp_path, "1", "2", "x.jpg", "x.mp4", "x.jpg")
     assert [one.name for one in found.videos] == ["x"]
-    assert [one.name for one in found.pictures] == ["x-2", "x-3", "X-4", "x-2-2", "x-5", "x-6"]
+    assert [one.name for one in found.images] == ["x-2", "x-3", "X-4", "x-2-2", "x-5", "x-6"]
 
 
 def test_a_picture_cannot_be_named_like_a_videos_frame(tmp_path):
     touch(tmp_path, "x_000000000007.jpg", "y_000000000007.jpg", "x.mp4")
     found = find(tmp_path)
     assert found.videos[0].frame_name(7) == "x_000000000007"
-    assert [one.name for one in found.pictures] == ["x_000000000007-2", "y_000000000007"]
+    assert [one.name for one in found.images] == ["x_000000000007-2", "y_000000000007"]
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_a_picture_cannot_be_named_like_a_videos_frame(tmp_path):
         ("..\\..\\up.jpg", "_._.._up"),
         ("C:up.jpg", "C_up"),
         ("naïve é.jpg", "naïve é"),
-        ("x" * 240 + ".jpg", "x" * LONGEST_NAME),
-        ("é" * 120 + ".jpg", "é" * (LONGEST_NAME // 2)),
+        ("x" * 240 + ".jpg", "x" * MAX_NAME_BYTES),
+        ("é" * 120 + ".jpg", "é" * (MAX_NAME_BYTES // 2)),
     ],
 )
 def test_hostile_names_become_harmless(name, expected, tmp_path):
     touch(tmp_path, name)
-    (found,) = find(tmp_path, name).pictures
+    (found,) = find(tmp_path, name).images
     assert found.name == expected
     assert (tmp_path / "out" / found.name).resolve().parent == tmp_path / "out"
 
@@ -82,7 +82,7 @@ def test_names_that_are_not_text(tmp_path):
 
     raw = os.fsencode(tmp_path) + b"/\xff\xfe.jpg"
     Path(os.fsdecode(raw)).touch()
-    (found,) = find(tmp_path).pictures
+    (found,) = find(tmp_path).images
     assert found.name == "__"
     assert "\\udcff" in printable(found.path)
     found.name.encode()
@@ -91,10 +91,10 @@ def test_names_that_are_not_text(tmp_path):
 def test_image_ids_are_cocos_where_names_are_numbers_and_unique(tmp_path):
     touch(tmp_path, "1/000000000042.jpg", "1/007.png", "1/dog.jpg", "2/42.jpg", "2/0000000000000000001.jpg")
     found = find(tmp_path, "1", "2")
-    assert [one.image_id for one in found.pictures] == [42, 7, 43, 44, 45]
-    assert found.first_free_id == 46
+    assert [one.image_id for one in found.images] == [42, 7, 43, 44, 45]
+    assert found.next_image_id == 46
     touch(tmp_path, "3/b.jpg", "3/a.jpg")
-    assert [one.image_id for one in find(tmp_path, "3").pictures] == [1, 2]
+    assert [one.image_id for one in find(tmp_path, "3").images] == [1, 2]
 
 
 def test_numbers_are_cameras(tmp_path, monkeypatch):
@@ -102,16 +102,16 @@ def test_numbers_are_cameras(tmp_path, monkeypatch):
     touch(tmp_path, "7/x.jpg")
     found = find_sources(["0", "12"], tmp_path)
     assert [(one.source, one.name) for one in found.videos] == [(0, "camera0"), (12, "camera12")]
-    assert find_sources(["./7"], tmp_path).pictures[0].name == "x"
+    assert find_sources(["./7"], tmp_path).images[0].name == "x"
 
 
 def test_what_is_not_there_is_an_error_and_what_is_strange_is_noted(tmp_path):
     touch(tmp_path, "x.jpg", "notes.txt", "empty/notes.txt")
-    assert find(tmp_path, "x.jpg", "notes.txt").strangers == (tmp_path / "notes.txt",)
+    assert find(tmp_path, "x.jpg", "notes.txt").unsupported == (tmp_path / "notes.txt",)
     with pytest.raises(InputError, match=r"y\.jpg: no such file or folder"):
         find(tmp_path, "x.jpg", "y.jpg")
     for arguments in (["empty"], ["notes.txt"]):
-        with pytest.raises(InputError, match=r"no picture or video found; they end in .*\.jpg"):
+        with pytest.raises(InputError, match=r"no image or video found; supported extensions: .*\.jpg"):
             find(tmp_path, *arguments)
     with pytest.raises(InputError, match=r"a\\nb: no such file"):
         find(tmp_path, "a\nb")
@@ -123,13 +123,13 @@ def test_pictures_of_all_kinds_are_read(suffix, tmp_path):
     image[:, 30:, 2] = 200
     path = tmp_path / f"x{suffix}"
     assert cv2.imwrite(str(path), image)
-    assert np.abs(read_picture(path)[:, [5, 55]].astype(int) - image[:, [5, 55]]).max() < 6
+    assert np.abs(read_image(path)[:, [5, 55]].astype(int) - image[:, [5, 55]]).max() < 6
 
 
 def test_grey_and_transparent_pictures_have_three_colours(tmp_path):
     for channels in (1, 4):
         cv2.imwrite(str(tmp_path / "x.png"), np.full((10, 12, channels), 77, np.uint8))
-        assert (read_picture(tmp_path / "x.png") == picture(77, (10, 12))).all()
+        assert (read_image(tmp_path / "x.png") == picture(77, (10, 12))).all()
 
 
 def test_pictures_are_turned_as_people_see_them(tmp_path):
@@ -140,7 +140,7 @@ def test_pictures_are_turned_as_people_see_them(tmp_path):
     tiff = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
     exif = b"Exif\x00\x00" + tiff
     (tmp_path / "x.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
-    seen = read_picture(tmp_path / "x.jpg")
+    seen = read_image(tmp_path / "x.jpg")
     assert seen.shape == (60, 40, 3)
     assert seen[:, 25:].mean() > 190
     assert seen[:, :15].mean() < 60
@@ -153,25 +153,25 @@ def test_bad_pictures_are_errors(tmp_path):
         ("text.jpg", b"not a picture", "neither a JPEG nor a PNG"),
         ("cut.jpg", whole[: len(whole) // 2], "damaged JPEG"),
         ("empty.png", b"", "an empty file"),
-        ("text.bmp", b"hello", "no picture that OpenCV knows"),
-        ("empty.webp", b"", "no picture that OpenCV knows"),
-        ("cut.bmp", bitmap[:30], "no picture that OpenCV knows"),
+        ("text.bmp", b"hello", "not an image that OpenCV can read"),
+        ("empty.webp", b"", "not an image that OpenCV can read"),
+        ("cut.bmp", bitmap[:30], "not an image that OpenCV can read"),
     ):
         path = tmp_path / name
         path.write_bytes(data)
         with pytest.raises(InputError, match=said):
-            read_picture(path)
+            read_image(path)
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        read_picture(tmp_path / "none.jpg")
+        read_image(tmp_path / "none.jpg")
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
-        read_picture(tmp_path)
+        read_image(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("x.mp4", "mp4v"), ("x.avi", "MJPG"), ("odd %03d.webm", "VP80")])
 def test_videos_are_read_frame_by_frame(name, codec, tmp_path, capfd):
     write_video(tmp_path / name, [picture(8 * i, (48, 64)) for i in range(20)], codec=codec)
     reader = VideoReader(tmp_path / name)
-    assert (reader.fps, reader.frames) == (12.5, 20)
+    assert (reader.fps, reader.num_frames) == (12.5, 20)
     frames = list(reader)
     reader.close()
     assert [round(frame.mean() / 8) for frame in frames] == list(range(20))
@@ -184,7 +184,7 @@ def test_what_is_no_video_is_an_error(tmp_path):
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "x.mp4").read_bytes()[:600])
     (tmp_path / "text.avi").write_text("no video")
     for name in ("cut.mp4", "text.avi", "none.mkv"):
-        with pytest.raises(InputError, match="no video that OpenCV knows"):
+        with pytest.raises(InputError, match="not a video that OpenCV can read"):
             VideoReader(tmp_path / name)
     with pytest.raises(InputError, match="no such camera"):
         VideoReader(9999)
@@ -193,4 +193,4 @@ def test_what_is_no_video_is_an_error(tmp_path):
 def test_a_source_that_tells_no_speed_gets_the_usual_one(tmp_path, monkeypatch):
     write_video(tmp_path / "x.avi", [picture(8, (48, 64))], codec="MJPG")
     monkeypatch.setattr(cv2, "CAP_PROP_FPS", -1)
-    assert VideoReader(tmp_path / "x.avi").fps == USUAL_FPS
+    assert VideoReader(tmp_path / "x.avi").fps == DEFAULT_FPS

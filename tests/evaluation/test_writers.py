@@ -12,7 +12,14 @@ import pytest
 
 from evaluation.decoder.person import Person
 from evaluation.media.sources import VideoReader
-from evaluation.media.writers import CocoWriter, VideoWriter, coco_category, to_openpose, write_openpose, write_picture
+from evaluation.media.writers import (
+    CocoWriter,
+    VideoWriter,
+    coco_category,
+    to_openpose_json,
+    write_image,
+    write_openpose_json,
+)
 from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS, KEYPOINT_INDEX
 from tests.support.oracle import figure, picture
@@ -23,7 +30,7 @@ PERSON = Person(figure(50.123456, 60, 80), 0.5)
 def test_openpose_json_has_the_keys_of_its_authors():
     keypoints = PERSON.keypoints.copy()
     keypoints[KEYPOINT_INDEX["left_wrist"]] = 0
-    written = to_openpose([Person(keypoints, 0.5), PERSON])
+    written = to_openpose_json([Person(keypoints, 0.5), PERSON])
     assert written["version"] == 1.3
     first, second = written["people"]
     assert list(first) == [
@@ -42,12 +49,12 @@ def test_openpose_json_has_the_keys_of_its_authors():
     assert len(first["pose_keypoints_2d"]) == 54
     assert np.allclose(np.reshape(second["pose_keypoints_2d"], (18, 3)), PERSON.keypoints, atol=1e-4)
     assert first["pose_keypoints_2d"][3 * KEYPOINT_INDEX["left_wrist"] :][:3] == [0, 0, 0]
-    assert to_openpose([]) == {"version": 1.3, "people": []}
+    assert to_openpose_json([]) == {"version": 1.3, "people": []}
 
 
 def test_openpose_files_are_made_with_their_folders(tmp_path):
-    write_openpose(tmp_path / "new", "a/b/x", [PERSON])
-    assert json.loads((tmp_path / "new/a/b/x_keypoints.json").read_text()) == to_openpose([PERSON])
+    write_openpose_json(tmp_path / "new", "a/b/x", [PERSON])
+    assert json.loads((tmp_path / "new/a/b/x_keypoints.json").read_text()) == to_openpose_json([PERSON])
     assert [path.name for path in (tmp_path / "new/a/b").iterdir()] == ["x_keypoints.json"]
 
 
@@ -129,8 +136,8 @@ def test_a_video_without_frames_is_not_written(tmp_path):
 
 def test_pictures_are_jpeg_or_lossless(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
-    write_picture(tmp_path, "a/x", image, lossless=True)
-    write_picture(tmp_path, "a/x", image, lossless=False)
+    write_image(tmp_path, "a/x", image, lossless=True)
+    write_image(tmp_path, "a/x", image, lossless=False)
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["x.jpg", "x.png"]
     assert (cv2.imread(str(tmp_path / "a/x.png")) == image).all()
     assert cv2.imread(str(tmp_path / "a/x.jpg")).shape == image.shape
@@ -144,8 +151,8 @@ def test_what_cannot_be_written_is_one_clear_line(tmp_path):
             video.write(picture(0, (32, 32)))
 
     for write in (
-        lambda: write_openpose(tmp_path / "file", "x", []),
-        lambda: write_picture(tmp_path / "file", "x", picture(0, (8, 8)), lossless=True),
+        lambda: write_openpose_json(tmp_path / "file", "x", []),
+        lambda: write_image(tmp_path / "file", "x", picture(0, (8, 8)), lossless=True),
         lambda: CocoWriter(tmp_path / "file"),
         write_video,
     ):

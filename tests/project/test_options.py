@@ -47,4 +47,4 @@ def test_a_shorthand_wins_over_set():
 def test_what_is_no_list_of_numbers_is_refused(value):
     result = CliRunner().invoke(show, ["--scales", value])
     assert result.exit_code == 2
-    assert "expected numbers with commas between, as in 0.5,1,1.5,2" in result.output
+    assert "expected numbers separated by commas, such as 0.5,1,1.5,2" in result.output
