@@ -1,4 +1,4 @@
-"""Make a checkpoint of published weights: python -m training.convert vgg19.pth --out vgg19.ckpt."""
+"""Convert published weights to a checkpoint: python -m training.convert vgg19.pth --out vgg19.ckpt."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ if TYPE_CHECKING:
     from training.weights.conversion import ConvertedWeights
 
 NETWORK_NAMES = ("torchvision-vgg19", "modelzoo-vgg19", "modelzoo-openpose", "cmu")
-"""Keys of `training.weights.published_names.PUBLISHED_NETWORKS`; a test compares both."""
+"""Keys of `training.weights.published_names.PUBLISHED_NETWORKS`, repeated here so that --help imports little.
+
+A test compares the two."""
 
 
 @functools.cache
 def network_shapes(model: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Shape of every tensor of a recipe's network, by name."""
+    """Return the shape of every tensor of a configuration's network, by name."""
     from training.network.openpose import OpenPose
 
     return {parameter.name: tuple(parameter.shape) for parameter in OpenPose(model).get_parameters()}
 
 
 def convert_file(source: Path, kind: str | None) -> ConvertedWeights:
-    """Read a published network's weights as this program's.
+    """Read the weights of a published network and convert them for this project.
 
     Args:
         source: a PyTorch file, a .safetensors or a MindSpore checkpoint.
-        kind: one of NETWORK_NAMES; None to go by its names.
+        kind: one of NETWORK_NAMES; None to recognise the network by its tensor names.
 
     Raises:
-        InputError: no such file, one that is damaged, holds anything but tensors, or no network of a known kind.
+        InputError: the file does not exist, is damaged, contains anything but tensors, or is of an unknown network.
     """
     from training.weights.conversion import convert_weights
     from training.weights.reader import open_weights
@@ -48,17 +50,17 @@ def convert_file(source: Path, kind: str | None) -> ConvertedWeights:
         raise InputError(f"{source}: {error}") from error
 
 
-def describe(converted: ConvertedWeights) -> list[str]:
-    """What there is to say about converted weights, in lines."""
-    from training.weights.report import matched, spans
+def summarise_conversion(converted: ConvertedWeights) -> list[str]:
+    """Return the lines that the command prints about converted weights."""
+    from training.weights.report import count_by_part, layer_ranges
 
     model = converted.config.model
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (model.mean, model.std))
     return [
-        f"{converted.kind.name}, {matched(network_shapes(model), converted.tensors)}",
+        f"{converted.network.name}, {count_by_part(network_shapes(model), converted.tensors)}",
         *converted.changes,
-        f"normalisation of BGR pictures, 0..255: mean {mean}, std {std}",
-        *([f"left out: {spans(converted.left_out)}"] if converted.left_out else []),
+        f"normalisation of BGR values from 0 to 255: mean {mean}, std {std}",
+        *([f"not used: {layer_ranges(converted.unused)}"] if converted.unused else []),
     ]
 
 
@@ -70,11 +72,11 @@ def describe(converted: ConvertedWeights) -> list[str]:
     type=click.Choice(["auto", *NETWORK_NAMES]),
     default="auto",
     show_default=True,
-    help="Which network it is; auto: by the names of its tensors.",
+    help="Published network in SOURCE; auto recognises it by its tensor names.",
 )
 @reports_input_errors
 def main(source: Path, out: Path, kind: str) -> None:
-    """Turn published weights into a checkpoint to evaluate, to export, or to begin a training with (--init).
+    """Convert published weights to a checkpoint for evaluation, export, or as initial weights of a training (--init).
 
     \b
     torchvision-vgg19  VGG19 of torchvision, with or without batch normalisation
@@ -82,15 +84,15 @@ def main(source: Path, out: Path, kind: str) -> None:
     modelzoo-openpose  OpenPose of MindSpore ModelZoo, the reference
     cmu                CMU's COCO body model as distributed for PyTorch (body_pose_model.pth)
 
-    SOURCE is a PyTorch file, old or new, a .safetensors or a MindSpore checkpoint. It is read as data: nothing in it
-    is run, and PyTorch need not be installed. The checkpoint carries the normalisation that the weights were trained
-    with.
-    """  # noqa: D301 - click's mark of lines to keep
+    SOURCE is a PyTorch file in the old or new format, a .safetensors or a MindSpore checkpoint. It is read as data: no
+    code in it is executed, and PyTorch is not needed. The checkpoint contains the normalisation that the weights were
+    trained with.
+    """  # noqa: D301 - click keeps the lines after \b as they are
     from pipeline.system.log_filters import silence_mindspore
 
     silence_mindspore()
     if out.suffix != ".ckpt" or out.is_dir():
-        raise InputError(f"--out {out}: expected the name of a file that ends in .ckpt")
+        raise InputError(f"--out {out}: expected a file name that ends in .ckpt")
     converted = convert_file(source, None if kind == "auto" else kind)
     import mindspore as ms
 
@@ -98,7 +100,7 @@ def main(source: Path, out: Path, kind: str) -> None:
 
     parameters = [ms.Parameter(ms.Tensor(value), name=name) for name, value in converted.tensors.items()]
     write_checkpoint(out, parameters, converted.config, TrainingPosition(step=0, records=0, shards="", processes=1))
-    for line in describe(converted):
+    for line in summarise_conversion(converted):
         click.echo(line)
     click.echo(out)
 

@@ -64,7 +64,7 @@ def test_cmus_network_is_recognised_and_told(cmu):
     source, out, said, *_ = cmu
     assert said.splitlines() == [
         "cmu, 72 of 72 tensors: backbone 20 of 20, features 4 of 4, stages 48 of 48",
-        "normalisation of BGR pictures, 0..255: mean 128 128 128, std 256 256 256",
+        "normalisation of BGR values from 0 to 255: mean 128 128 128, std 256 256 256",
         str(out),
     ]
     assert sorted(path.name for path in out.parent.iterdir()) == [source.name, out.name]
@@ -114,9 +114,9 @@ def test_every_name_of_cmus_is_known_with_and_without_its_module():
                 f"{prefix}{name}.bias": held(np.ones(shape[0])),
             }
         converted = convert_weights(file, lambda _: shapes)
-        assert converted.kind.name == "cmu"
+        assert converted.network.name == "cmu"
         assert converted.tensors.keys() == shapes.keys()
-        assert not converted.left_out
+        assert not converted.unused
 
 
 def modelzoo_names(norms):
@@ -145,11 +145,11 @@ def test_every_name_of_the_references_network_is_known(norms):
             for number in ("gamma", "beta", "moving_mean", "moving_variance"):
                 file[f"network.{prefix}.{int(place) + 1}.{number}"] = held(np.ones(shape[0], "f4"))
     converted = convert_weights(file, lambda _: shapes)
-    assert converted.kind.name == "modelzoo-openpose"
+    assert converted.network.name == "modelzoo-openpose"
     assert converted.tensors.keys() == shapes.keys()
-    assert converted.left_out == ["moments.network.base.conv4_3_CPM.weight", "learning_rate"]
+    assert converted.unused == ["moments.network.base.conv4_3_CPM.weight", "learning_rate"]
     assert (converted.config.model.mean, converted.config.model.std) == ((127.5,) * 3, (255.0,) * 3)
-    assert any("10 folded" in change for change in converted.changes) == norms
+    assert any("10 layers folded" in change for change in converted.changes) == norms
 
 
 def tiny_shapes(_):
@@ -187,7 +187,7 @@ def test_a_vgg_for_rgb_answers_pictures_in_bgr(prefix, kind):
     """The first layer on a picture, as torchvision is fed and as this program feeds it."""
     file = tiny_vgg(prefix)
     converted = converted_vgg(file)
-    assert converted.kind.name == kind
+    assert converted.network.name == kind
     assert len(converted.tensors) == 20
     model = converted.config.model
     assert {"mean": model.mean, "std": model.std} == {
@@ -212,15 +212,15 @@ def test_batch_normalisation_is_folded():
     expected = (raw - mean) / np.sqrt(variance + EPSILON) * gamma + beta
     found = convolved(x, *(converted.tensors[f"backbone.1.conv.{each}"] for each in ("weight", "bias")))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert converted.changes[1] == "batch normalisation: 10 folded into the convolutions before them"
-    assert not converted.left_out
+    assert converted.changes[1] == "batch normalisation: 10 layers folded into the preceding convolutions"
+    assert not converted.unused
 
 
 def test_a_network_without_biases():
     file = {name: array for name, array in tiny_vgg("layers").items() if name.endswith("weight")}
     converted = converted_vgg(file)
     assert not converted.tensors["backbone.3.conv.bias"].any()
-    assert "biases: the file has none, so they are 0" in converted.changes
+    assert "biases: set to 0, because the file has none" in converted.changes
 
 
 def change_one(name, array):
@@ -232,7 +232,7 @@ def change_one(name, array):
     [
         (
             {"a.b": np.ones(3), "c": np.ones(3)},
-            r"its names \('a\.b, c' …\) are of no known network; expected one of torchvision-vgg19, modelzoo-vgg19",
+            r"the tensor names \('a\.b, c' …\) belong to no known network; expected one of torchvision-vgg19, model",
         ),
         (
             {name: each for name, each in tiny_vgg().items() if "features.5" not in name},
@@ -246,10 +246,13 @@ def change_one(name, array):
             change_one("features.2.weight", np.ones((4, 5, 1, 1), "f4")),
             r"features\.2\.weight: shape \(4, 5, 1, 1\), expected \(4, 4, 1, 1\)",
         ),
-        (change_one("features.2.bias", np.arange(4)), r"features\.2\.bias: int64 numbers, expected floats"),
+        (
+            change_one("features.2.bias", np.arange(4)),
+            r"features\.2\.bias: dtype int64, expected a floating-point type",
+        ),
         (
             change_one("features.2.bias", np.float32([1, np.nan, 2, 3])),
-            r"features\.2\.bias: holds numbers that are not finite",
+            r"features\.2\.bias: contains values that are not finite",
         ),
         (change_one("features.2.bias", np.array([1e300] * 4)), "not finite"),
         ({**tiny_vgg(norms=True), "features.1.running_var": np.float32([1, -1, 1, 1])}, "its variance is below 0"),
@@ -261,7 +264,7 @@ def test_what_is_no_such_network_is_one_line(file, message):
 
 
 def test_a_kind_can_be_said():
-    assert converted_vgg(tiny_vgg("layers"), "modelzoo-vgg19").kind.name == "modelzoo-vgg19"
+    assert converted_vgg(tiny_vgg("layers"), "modelzoo-vgg19").network.name == "modelzoo-vgg19"
     with pytest.raises(ValueError, match=r"has no conv1_1\.weight"):
         converted_vgg(tiny_vgg("layers"), "cmu")
 
@@ -294,9 +297,9 @@ def test_the_command_tells_what_it_did(torchvision, tmp_path):
         0,
         [
             "torchvision-vgg19, 20 of 184 tensors: backbone 20 of 20, features 0 of 4, stages 0 of 160",
-            "first convolution: inputs from RGB to BGR",
-            "normalisation of BGR pictures, 0..255: mean 103.53 116.28 123.675, std 57.375 57.12 58.395",
-            "left out: features.23 (2 tensors), classifier.0 (2 tensors)",
+            "first convolution: input channels reordered from RGB to BGR",
+            "normalisation of BGR values from 0 to 255: mean 103.53 116.28 123.675, std 57.375 57.12 58.395",
+            "not used: features.23 (2 tensors), classifier.0 (2 tensors)",
             str(out),
         ],
     )
@@ -312,8 +315,8 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(tmp_path):
             "Error: nowhere.pth: No such file or directory; expected a PyT",
         ),
         ((tmp_path / "a.pth", "--out", tmp_path / "x.ckpt"), "Error: "),
-        ((tmp_path / "a.pth", "--out", tmp_path / "x.pth"), "expected the name of a file that ends in .ckpt"),
-        ((tmp_path / "a.pth", "--out", tmp_path), "expected the name of a file that ends in .ckpt"),
+        ((tmp_path / "a.pth", "--out", tmp_path / "x.pth"), "expected a file name that ends in .ckpt"),
+        ((tmp_path / "a.pth", "--out", tmp_path), "expected a file name that ends in .ckpt"),
     ):
         result = run(*arguments)
         assert result.exit_code == 2
@@ -324,5 +327,5 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(tmp_path):
 
 def test_a_checkpoint_of_this_program_is_no_published_network(tmp_path):
     ms.save_checkpoint([{"name": "backbone.0.conv.weight", "data": ms.Tensor(np.ones(3, "f4"))}], f"{tmp_path}/a.ckpt")
-    with pytest.raises(InputError, match="are of no known network"):
+    with pytest.raises(InputError, match="belong to no known network"):
         convert_file(tmp_path / "a.ckpt", None)

@@ -38,7 +38,8 @@ def test_every_tensor_goes_to_its_place(tmp_path):
     network = OpenPose(tiny.recipe().model)
     said = apply_initial_weights(network.get_parameters(), checkpoint, tiny.recipe().model, ())
     assert said == [
-        f"Weights of {tmp_path / 'a.ckpt'}: 38 of 38 tensors: backbone 10 of 10, features 4 of 4, stages 24 of 24"
+        f"Initial weights from {tmp_path / 'a.ckpt'}: "
+        "38 of 38 tensors: backbone 10 of 10, features 4 of 4, stages 24 of 24"
     ]
     for name, value in values(network).items():
         np.testing.assert_array_equal(value, checkpoint.tensors[name].asnumpy())
@@ -67,12 +68,14 @@ def test_no_layer_stays_random_unnoticed(tmp_path):
     assert str(caught.value) == (
         f"{checkpoint.path}: has 22 of 38 tensors: backbone 10 of 10, features 0 of 4, stages 12 of 24; "
         "features.0.conv to features.1.conv (4 tensors), stages.1.pafs.body.0.conv to stages.1.heatmaps.head "
-        "(12 tensors) would stay random: if that is meant, add --allow-missing features --allow-missing stages"
+        "(12 tensors) would stay random; to allow this, add --allow-missing features --allow-missing stages"
     )
     for name, value in values(network).items():
         np.testing.assert_array_equal(value, before[name])
     said = apply_initial_weights(network.get_parameters(), checkpoint, tiny.recipe().model, ("features", "stages.1"))
-    assert said[1].startswith("random, as allowed: features.0.conv to features.1.conv (4 tensors), stages.1")
+    assert said[1].startswith(
+        "random, as allowed by --allow-missing: features.0.conv to features.1.conv (4 tensors), stages.1"
+    )
     for name, value in values(network).items():
         expected = checkpoint.tensors[name].asnumpy() if name in checkpoint.tensors else before[name]
         np.testing.assert_array_equal(value, expected)
@@ -92,15 +95,24 @@ def test_a_part_that_is_none_is_named(tmp_path, name):
     [
         (
             "model.stage_width=16",
-            r"stages\.0\.pafs\.body\.0\.conv\.weight: shape \(8, 16, 3, 3\), the recipe's network has \(16, 16, 3, 3\) "
-            r"\(model\.stage_width: 8 there, 16 here\)",
+            r"stages\.0\.pafs\.body\.0\.conv\.weight: shape \(8, 16, 3, 3\), "
+            r"but the recipe's network has \(16, 16, 3, 3\) "
+            r"\(model\.stage_width: 8 in the checkpoint, 16 in the recipe\)",
         ),
         (
             "model.feature_widths=[16, 24]",
-            r"features\.1\.conv\.weight: shape \(16, 16, 3, 3\), .* \(model\.feature_widths: \(16, 16\) there, \(16",
+            r"features\.1\.conv\.weight: shape \(16, 16, 3, 3\), .* "
+            r"\(model\.feature_widths: \(16, 16\) in the checkpoint, \(16",
         ),
-        ("model.stages=3", r"stages\.2.* would stay random \(model\.stages: 2 there, 3 here\): if that is meant, add"),
-        ("model.batch_norm=true", r"would stay random \(model\.batch_norm: False there, True here\)"),
+        (
+            "model.stages=3",
+            r"stages\.2.* would stay random "
+            r"\(model\.stages: 2 in the checkpoint, 3 in the recipe\); to allow this, add",
+        ),
+        (
+            "model.batch_norm=true",
+            r"would stay random \(model\.batch_norm: False in the checkpoint, True in the recipe\)",
+        ),
     ],
 )
 def test_the_field_that_would_fit_is_named(tmp_path, override, message):
@@ -115,7 +127,7 @@ def test_what_does_not_fit_may_stay_random_where_that_is_allowed(tmp_path):
     model = override_config(tiny.recipe(), ["model.stage_width=16"]).model
     said = apply_initial_weights(OpenPose(model).get_parameters(), checkpoint, model, ("stages",))
     assert "backbone 10 of 10, features 4 of 4, stages " in said[0]
-    assert "random, as allowed: stages.0.pafs.body.0.conv to stages.1" in said[1]
+    assert "random, as allowed by --allow-missing: stages.0.pafs.body.0.conv to stages.1" in said[1]
 
 
 def test_normalisation_belongs_to_the_weights(tmp_path):
@@ -136,7 +148,9 @@ def test_files_that_are_no_start(tmp_path):
     with pytest.raises(InputError, match="--allow-missing stages: belongs to --init"):
         check_init_options(None, ("stages",), going_on=False)
     (tmp_path / "a.pth").write_bytes(b"\x80\x02.")
-    with pytest.raises(InputError, match=r"weights of others: python -m training\.convert .*a\.pth --out FILE\.ckpt"):
+    with pytest.raises(
+        InputError, match=r"to convert published weights: python -m training\.convert .*a\.pth --out FILE\.ckpt"
+    ):
         InitialWeights(tmp_path / "a.pth").load()
 
 
@@ -153,7 +167,7 @@ def test_a_run_begins_with_the_weights_of_another_and_goes_on(tiny_shards, tmp_p
     assert start_from(checkpoint.path, tiny_shards, run, **training) == 0
     said = capfd.readouterr().err
     assert "model.mean 1 2 3" in said
-    assert f"Weights of {checkpoint.path}: 38 of 38 tensors" in said
+    assert f"Initial weights from {checkpoint.path}: 38 of 38 tensors" in said
     first = load_checkpoint(find_checkpoint(run))
     assert first.step == 1
     assert first.config.model.mean == (1, 2, 3) == load_config(run / "config.yaml").model.mean
@@ -166,7 +180,7 @@ def test_a_run_begins_with_the_weights_of_another_and_goes_on(tiny_shards, tmp_p
     assert tiny.train_here(config, tiny_shards, run, resume=True) == 0
     said = capfd.readouterr().err
     assert "Going on after step 2" in said
-    assert "Weights of" not in said
+    assert "Initial weights" not in said
     last = load_checkpoint(find_checkpoint(run))
     assert (last.step, last.config.model.mean) == (3, (1, 2, 3))
 
@@ -185,7 +199,7 @@ def test_from_torchvisions_file_to_a_training_with_its_backbone(tiny_shards, tmp
     source, converted = write(tmp_path / "vgg19.pth", weights, "legacy"), tmp_path / "vgg19.ckpt"
     assert CliRunner().invoke(convert, [str(source), "--out", str(converted)]).exit_code == 0
     how = {"overrides": ["model.backbone=vgg19"], "max_steps": 1, "batch_size": 2, "freeze_backbone_steps": 1}
-    with pytest.raises(InputError, match="would stay random: if that is meant, add --allow-missing features --allow-m"):
+    with pytest.raises(InputError, match="would stay random; to allow this, add --allow-missing features --allow-m"):
         start_from(converted, tiny_shards, tmp_path / "run", **how)
     assert start_from(converted, tiny_shards, tmp_path / "run", allow_missing=("features", "stages"), **how) == 0
     trained = load_checkpoint(find_checkpoint(tmp_path / "run"))

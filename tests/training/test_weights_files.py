@@ -27,7 +27,7 @@ from tests.support.torch_files import (
     write,
     zipped,
 )
-from training.weights import pickle_reader as pickled
+from training.weights import pickle_reader
 from training.weights.reader import open_weights
 from training.weights.stored_tensor import strided_view
 
@@ -138,13 +138,15 @@ def test_nothing_is_run(tmp_path, kind, what, monkeypatch):
     (tmp_path / "a.pth").write_bytes(FORMATS[kind]({"a": HOSTILE[what]}, {}))
     message = refusal(tmp_path / "a.pth")
     assert message.startswith(f"{tmp_path / 'a.pth'}: ")
-    assert "which is no tensor; save a model's state_dict()" in message or "has an instruction, " in message
+    assert "which is not a tensor; save the state_dict() of the model" in message or "has the opcode " in message
     assert not (tmp_path / "ran").exists()
 
 
 def test_what_a_file_names_is_told():
-    with pytest.raises(ValueError, match=r"^holds 'posix\.system', which is no tensor; save a model's state_dict\(\)$"):
-        pickled.load(io.BytesIO(pickle(HOSTILE["a command"])))
+    with pytest.raises(
+        ValueError, match=r"^contains 'posix\.system', which is not a tensor; save the state_dict\(\) of the model$"
+    ):
+        pickle_reader.load(io.BytesIO(pickle(HOSTILE["a command"])))
 
 
 SMALL = np.arange(8, dtype="<f4")
@@ -217,7 +219,7 @@ BROKEN = {
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_pickle_that_is_none_is_refused(what):
     with pytest.raises(ValueError, match="pickle"):
-        pickled.load(io.BytesIO(b"\x80\x02" + BROKEN[what]))
+        pickle_reader.load(io.BytesIO(b"\x80\x02" + BROKEN[what]))
 
 
 def test_a_small_file_takes_no_time_and_no_memory(tmp_path, kind):
@@ -225,7 +227,7 @@ def test_a_small_file_takes_no_time_and_no_memory(tmp_path, kind):
     doubled = b")" + b"q\x00h\x00\x86" * 5000
     (tmp_path / "a.pth").write_bytes(FORMATS[kind]({"a": doubled, "b": b"}" + doubled + b"Ns"}, {}))
     began = time.process_time()
-    assert "keys that are no names" in refusal(tmp_path / "a.pth")
+    assert "keys that are not names" in refusal(tmp_path / "a.pth")
     assert time.process_time() - began < 5
 
 
@@ -233,7 +235,7 @@ ORDERED = name("collections", "OrderedDict")
 SWOLLEN = {
     "pairs of a long list": (
         ORDERED + b"](](" + b"N" * 100_000 + b"eq\x00" + b"h\x00" * 100_000 + b"e\x85R",
-        "of no pairs",
+        "something other than pairs",
     ),
     "a list made a dictionary again and again": (
         b"]("
@@ -244,9 +246,9 @@ SWOLLEN = {
         + ORDERED
         + b"q\x02"
         + b"h\x02h\x01\x85R" * 9999,
-        "more of itself than it holds",
+        "more data than it contains",
     ),
-    "a long name again and again": (b"}" + value("a" * 10**6) + b"q\x00" + b"Nsh\x00" * 100_000, "that are no names"),
+    "a long name again and again": (b"}" + value("a" * 10**6) + b"q\x00" + b"Nsh\x00" * 100_000, "that are not names"),
 }
 
 
@@ -255,7 +257,7 @@ def test_a_small_pickle_stays_small(what):
     data, message = SWOLLEN[what]
     began = time.process_time()
     with pytest.raises(ValueError, match=message):
-        pickled.load(io.BytesIO(b"\x80\x02" + data + b"."))
+        pickle_reader.load(io.BytesIO(b"\x80\x02" + data + b"."))
     assert time.process_time() - began < 5
 
 
@@ -281,7 +283,7 @@ def test_a_zip_that_is_none_of_pytorchs(tmp_path):
     assert "is damaged" in refusal(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", "text")
-    assert "a zip that PyTorch did not write" in refusal(path)
+    assert "a zip that was not written by PyTorch" in refusal(path)
     path.write_bytes(zipped({"a": tensor("0", SMALL)}, {"0": SMALL}).replace(b"little", b"bigbig"))
     refusal(path)
 
@@ -293,11 +295,11 @@ def test_other_files(tmp_path):
         path.write_bytes(content)
         refusal(path)
     path.write_bytes(b"text")
-    assert "damaged, or of no known format; expected a PyTorch file (.pth, .pt), a .safetensors or a Mi" in refusal(
+    assert "damaged, or not a known format; expected a PyTorch file (.pth, .pt), a .safetensors or a Mi" in refusal(
         path
     )
     path.write_bytes(legacy({"epoch": 7}, {}))
-    assert refusal(path) == f"{path}: holds no tensors"
+    assert refusal(path) == f"{path}: contains no tensors; expected the weights of a published network"
     path.write_bytes(
         legacy({}, {}).replace(value({"little_endian": True})[2:-1], value({"little_endian": False})[2:-1])
     )

@@ -1,4 +1,4 @@
-"""Turns the tensors of a published network into this program's: names, channels and normalisation."""
+"""Convert the tensors of a published network to this project's names, channel order and normalisation."""
 
 from __future__ import annotations
 
@@ -21,135 +21,141 @@ from training.weights.stored_tensor import StoredTensor
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, ...]
-Shapes = Callable[[ModelConfig], Mapping[str, Shape]]
-"""Gives the shape of every tensor of the network that a recipe describes, by name."""
+ShapesOfModel = Callable[[ModelConfig], Mapping[str, Shape]]
+"""Function that returns the shape of every tensor of the network of a configuration, by name."""
 
 EPSILON = 1e-5
-"""What PyTorch and MindSpore add to the variance in batch normalisation."""
+"""Value that PyTorch and MindSpore add to the variance in batch normalisation."""
 
-_NORM_NAMES = (
+_BATCH_NORM_NAMES = (
     ("weight", "gamma"),
     ("bias", "beta"),
     ("running_mean", "moving_mean"),
     ("running_var", "moving_variance"),
 )
-"""Of the numbers of batch normalisation, in PyTorch and in MindSpore."""
-_COUNTER = ".num_batches_tracked"
-"""Of PyTorch's batch normalisation; it decides nothing."""
+"""Names of the tensors of batch normalisation: (PyTorch, MindSpore)."""
+_BATCH_COUNTER = ".num_batches_tracked"
+"""Suffix of the batch counter of PyTorch's batch normalisation. It has no effect on inference."""
 
 
 @dataclass(frozen=True)
 class ConvertedWeights:
-    """A published network in this program's terms.
+    """The weights of a published network, converted for this project.
 
     Attributes:
-        kind: what it was.
-        tensors: by this program's names.
-        config: a recipe whose network they fit, with the normalisation they were trained with.
-        changes: what was done to the numbers.
-        left_out: bare names of what was not needed of the file.
+        network: the published network.
+        tensors: weights by this project's names.
+        config: configuration of the network that they fit, with the normalisation they were trained with.
+        changes: description of each change of the values, one line each.
+        unused: names, without wrapper prefixes, of the tensors of the file that were not needed.
     """
 
-    kind: PublishedNetwork
+    network: PublishedNetwork
     tensors: dict[str, Floats]
     config: Config
     changes: list[str]
-    left_out: list[str]
+    unused: list[str]
 
 
-def convert_weights(source: Mapping[str, StoredTensor], shapes: Shapes, kind: str | None = None) -> ConvertedWeights:
-    """Find a published network's convolutions and make them this program's.
+def convert_weights(
+    source: Mapping[str, StoredTensor], shapes: ShapesOfModel, kind: str | None = None
+) -> ConvertedWeights:
+    """Convert the convolutions of a published network.
 
-    Batch normalisation is folded into the convolution before it, which changes no answer. Where a network takes RGB,
-    the inputs of its first convolution change places, for this program's pictures are BGR.
+    Batch normalisation is folded into the preceding convolution, which does not change the output of the network. If
+    a network expects RGB, the input channels of its first convolution are reversed, because this project uses BGR.
 
     Args:
-        source: tensors by name.
-        shapes: of this program's network.
-        kind: a key of PUBLISHED_NETWORKS; None to go by the names.
+        source: tensors of the file by name.
+        shapes: function that returns the tensor shapes of this project's network.
+        kind: a key of PUBLISHED_NETWORKS; None to recognise the network by its tensor names.
 
     Raises:
-        ValueError: the names are of no known network, or a tensor is missing, damaged or of a wrong shape or type.
+        ValueError: the network is unknown, or a tensor is missing, damaged or has the wrong shape or dtype.
     """
-    found = {strip_wrapper_prefixes(name): tensor for name, tensor in source.items()}
-    known = PUBLISHED_NETWORKS[kind] if kind else recognise_network(found)
-    if known is None:
+    stripped = {strip_wrapper_prefixes(name): tensor for name, tensor in source.items()}
+    network = PUBLISHED_NETWORKS[kind] if kind else recognise_network(stripped)
+    if network is None:
         names = ", ".join(name[:40] for name in sorted(source)[:3])
-        raise ValueError(
-            f"its names ({names!a} …) are of no known network; expected one of {', '.join(PUBLISHED_NETWORKS)}"
-        )
-    layers = known.layers(found)
-    config = _recipe(known, layers)
-    reader = _Reader(found, layers)
+        known = ", ".join(PUBLISHED_NETWORKS)
+        raise ValueError(f"the tensor names ({names!a} …) belong to no known network; expected one of {known}")
+    layers = network.layers(stripped)
+    config = _make_config(network, layers)
+    reader = _LayerReader(stripped, layers)
     expected = shapes(config.model)
     tensors = {}
     for layer in layers:
         weight, bias = reader.convolution(layer, expected[f"{layer.target}.weight"])
-        if known.rgb and layer is layers[0]:
+        if network.rgb_input and layer is layers[0]:
             weight = weight[:, ::-1]
         tensors[f"{layer.target}.weight"], tensors[f"{layer.target}.bias"] = np.ascontiguousarray(weight), bias
-    left_out = [name for name in found if name not in reader.used and not name.endswith(_COUNTER)]
-    return ConvertedWeights(known, tensors, config, _changes(known, layers, reader), left_out)
+    unused = [name for name in stripped if name not in reader.used and not name.endswith(_BATCH_COUNTER)]
+    return ConvertedWeights(network, tensors, config, _describe_changes(network, layers, reader), unused)
 
 
-def _recipe(kind: PublishedNetwork, layers: list[LayerNames]) -> Config:
+def _make_config(network: PublishedNetwork, layers: list[LayerNames]) -> Config:
     stages = {layer.target.split(".")[1] for layer in layers if layer.target.startswith("stages.")}
-    model = {"mean": kind.mean, "std": kind.std} | ({"stages": len(stages)} if stages else {})
-    return parse_config({"model": model}, source="what the file describes")
+    model = {"mean": network.mean, "std": network.std} | ({"stages": len(stages)} if stages else {})
+    return parse_config({"model": model}, source="configuration of the converted network")
 
 
-def _changes(kind: PublishedNetwork, layers: list[LayerNames], reader: _Reader) -> list[str]:
-    norms = sum(layer.source_norm is not None for layer in layers)
-    return [
-        *(["first convolution: inputs from RGB to BGR"] if kind.rgb else []),
-        *([f"batch normalisation: {norms} folded into the convolutions before them"] if norms else []),
-        *([] if reader.biased else ["biases: the file has none, so they are 0"]),
-    ]
+def _describe_changes(network: PublishedNetwork, layers: list[LayerNames], reader: _LayerReader) -> list[str]:
+    batch_norms = sum(layer.source_norm is not None for layer in layers)
+    changes = []
+    if network.rgb_input:
+        changes.append("first convolution: input channels reordered from RGB to BGR")
+    if batch_norms:
+        changes.append(f"batch normalisation: {batch_norms} layers folded into the preceding convolutions")
+    if not reader.has_biases:
+        changes.append("biases: set to 0, because the file has none")
+    return changes
 
 
-class _Reader:
-    """Reads the tensors of a file, and remembers which."""
+class _LayerReader:
+    """Read the layers of a published network, and record which tensors were used."""
 
-    def __init__(self, file: Mapping[str, StoredTensor], layers: list[LayerNames]) -> None:
-        self.file = file
+    def __init__(self, tensors: Mapping[str, StoredTensor], layers: list[LayerNames]) -> None:
+        self.tensors = tensors
         self.used: set[str] = set()
-        self.biased = any(f"{layer.source}.bias" in file for layer in layers)
+        self.has_biases = any(f"{layer.source}.bias" in tensors for layer in layers)
 
     def convolution(self, layer: LayerNames, shape: Shape) -> tuple[Floats, Floats]:
-        """Weight, of this shape, and bias (outputs,), with the batch normalisation that may follow folded in."""
+        """Return weight (`shape`) and bias (outputs,) of a convolution, with its batch normalisation folded in."""
         outputs = shape[:1]
         weight = self.tensor(f"{layer.source}.weight", shape)
-        bias = self.tensor(f"{layer.source}.bias", outputs) if self.biased else np.zeros(outputs, np.float32)
+        bias = self.tensor(f"{layer.source}.bias", outputs) if self.has_biases else np.zeros(outputs, np.float32)
         if layer.source_norm is None:
             return weight, bias
-        gamma, beta, mean, variance = (self.norm(layer.source_norm, names, outputs) for names in _NORM_NAMES)
+        gamma, beta, mean, variance = (
+            self.batch_norm_tensor(layer.source_norm, names, outputs) for names in _BATCH_NORM_NAMES
+        )
         if variance.min() < 0:
             raise ValueError(f"{layer.source_norm}: its variance is below 0")
-        factor = gamma / np.sqrt(variance.astype(np.float64) + EPSILON)
-        folded = weight * factor[:, None, None, None], (bias - mean) * factor + beta
-        return folded[0].astype(np.float32), folded[1].astype(np.float32)
+        scale = gamma / np.sqrt(variance.astype(np.float64) + EPSILON)
+        folded_weight, folded_bias = weight * scale[:, None, None, None], (bias - mean) * scale + beta
+        return folded_weight.astype(np.float32), folded_bias.astype(np.float32)
 
-    def norm(self, prefix: str, names: tuple[str, str], shape: Shape) -> Floats:
-        """One of the numbers of a batch normalisation, by the one name or the other."""
+    def batch_norm_tensor(self, prefix: str, names: tuple[str, str], shape: Shape) -> Floats:
+        """Return a tensor of a batch normalisation by its PyTorch or its MindSpore name."""
         torch, mindspore = (f"{prefix}.{name}" for name in names)
-        return self.tensor(mindspore if mindspore in self.file else torch, shape)
+        return self.tensor(mindspore if mindspore in self.tensors else torch, shape)
 
     def tensor(self, name: str, shape: Shape) -> Floats:
-        """A tensor that must be there, of this shape."""
-        stored = self.file.get(name)
+        """Return a required tensor; ValueError if it is missing or does not have this shape and finite floats."""
+        stored = self.tensors.get(name)
         if stored is None:
             raise ValueError(f"has no {name}; expected shape {shape}")
         if stored.shape != shape:
             raise ValueError(f"{name}: shape {stored.shape}, expected {shape}")
         self.used.add(name)
         try:
-            numbers = stored.read()
+            values = stored.read()
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        if numbers.dtype.kind != "f":
-            raise ValueError(f"{name}: {numbers.dtype} numbers, expected floats")
+        if values.dtype.kind != "f":
+            raise ValueError(f"{name}: dtype {values.dtype}, expected a floating-point type")
         with np.errstate(over="ignore"):
-            floats = numbers.astype(np.float32)
+            floats = values.astype(np.float32)
         if not np.isfinite(floats).all():
-            raise ValueError(f"{name}: holds numbers that are not finite")
+            raise ValueError(f"{name}: contains values that are not finite in float32")
         return floats

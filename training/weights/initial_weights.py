@@ -1,4 +1,4 @@
-"""Weights to begin with: those of a checkpoint go into a network, and no layer keeps random numbers unnoticed."""
+"""Initialise a network with the weights of a checkpoint, and refuse to leave any layer random without permission."""
 
 from __future__ import annotations
 
@@ -17,97 +17,109 @@ from training.checkpoint.checkpoint import (
 )
 from training.checkpoint.run_folder import find_checkpoint
 from training.config import ModelConfig
-from training.weights.report import matched, part, spans
+from training.weights.report import count_by_part, layer_ranges, network_part
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """What a run begins with.
+    """The initial weights of a run.
 
     Attributes:
-        path: a checkpoint, or a run folder: its newest is meant.
-        allow_missing: beginnings of names, whole up to a point, of tensors that may stay random: `stages`,
-            `features.0`.
+        path: a checkpoint, or a run folder, which stands for its newest checkpoint.
+        allow_missing: name prefixes of tensors that may stay random, cut at a dot: `stages`, `features.0`.
     """
 
     path: Path
     allow_missing: tuple[str, ...] = ()
 
     def load(self) -> Checkpoint:
-        """Read the checkpoint; InputError if it is none, or damaged."""
+        """Read the checkpoint; InputError if it is damaged or not a checkpoint."""
         path = find_checkpoint(self.path)
         try:
             return load_checkpoint(path)
         except DamagedCheckpointError as error:
-            how = f"python -m training.convert {path} --out FILE.ckpt"
-            raise InputError(f"{path}: no whole checkpoint of this program; weights of others: {how}") from error
+            command = f"python -m training.convert {path} --out FILE.ckpt"
+            raise InputError(
+                f"{path}: damaged, or not a checkpoint of this project; to convert published weights: {command}"
+            ) from error
 
 
 def apply_initial_weights(
     parameters: Iterable[ms.Parameter], checkpoint: Checkpoint, model: ModelConfig, allow_missing: Sequence[str]
 ) -> list[str]:
-    """Put the checkpoint's weights into a network, before its first run; their average where it has one.
+    """Copy the weights of a checkpoint into a network, before the first forward pass.
+
+    If the checkpoint contains the exponential moving average of the weights, the average is copied.
 
     Args:
-        parameters: of the network.
-        checkpoint: the weights.
-        model: the network's recipe.
+        parameters: parameters of the network.
+        checkpoint: checkpoint with the weights.
+        model: configuration of the network.
         allow_missing: as in `InitialWeights`.
 
     Returns:
-        What there is to say about it.
+        Log messages: how many tensors were copied, and which stay random.
 
     Raises:
-        InputError: a tensor is missing or of another shape, and may not be; or `allow_missing` names nothing.
+        InputError: a tensor is missing or has another shape and is not covered by `allow_missing`, or an item of
+            `allow_missing` matches no tensor.
     """
-    mine = {parameter.name: parameter for parameter in parameters}
-    theirs = inference_tensors(checkpoint)
-    allowed = _allowed(mine, allow_missing)
-    fitting = [name for name in mine if name in theirs and tuple(theirs[name].shape) == tuple(mine[name].shape)]
-    for name, parameter in mine.items():
-        if name in theirs and name not in fitting and name not in allowed:
-            shapes = f"shape {tuple(theirs[name].shape)}, the recipe's network has {tuple(parameter.shape)}"
-            raise InputError(f"{checkpoint.path}: {name}: {shapes}{_advice(name, checkpoint.config.model, model)}")
-    random = [name for name in mine if name not in fitting]
+    targets = {parameter.name: parameter for parameter in parameters}
+    sources = inference_tensors(checkpoint)
+    allowed = _allowed_names(targets, allow_missing)
+    matching = [
+        name for name in targets if name in sources and tuple(sources[name].shape) == tuple(targets[name].shape)
+    ]
+    for name, parameter in targets.items():
+        if name in sources and name not in matching and name not in allowed:
+            shapes = f"shape {tuple(sources[name].shape)}, but the recipe's network has {tuple(parameter.shape)}"
+            hint = _differing_fields(name, checkpoint.config.model, model)
+            raise InputError(f"{checkpoint.path}: {name}: {shapes}{hint}")
+    random = [name for name in targets if name not in matching]
     missing = [name for name in random if name not in allowed]
     if missing:
-        some = part(missing[0]) in map(part, theirs)
+        # A part that the checkpoint has in part points to a different configuration; explain which field differs.
+        partly_present = network_part(missing[0]) in map(network_part, sources)
+        hint = _differing_fields(missing[0], checkpoint.config.model, model) if partly_present else ""
+        options = " ".join(f"--allow-missing {part}" for part in dict.fromkeys(map(network_part, missing)))
         raise InputError(
-            f"{checkpoint.path}: has {matched(mine, theirs)}; {spans(missing)} would stay random"
-            f"{_advice(missing[0], checkpoint.config.model, model) if some else ''}: if that is meant, add "
-            + " ".join(f"--allow-missing {name}" for name in dict.fromkeys(map(part, missing)))
+            f"{checkpoint.path}: has {count_by_part(targets, sources)}; {layer_ranges(missing)} would stay "
+            f"random{hint}; to allow this, add {options}"
         )
-    for name in fitting:
-        mine[name].set_data(ms.Tensor(theirs[name].asnumpy(), mine[name].dtype))
-    said = f"Weights of {checkpoint.path}: {matched(mine, fitting)}"
-    return [said, *([f"random, as allowed: {spans(random)}"] if random else [])]
+    for name in matching:
+        targets[name].set_data(ms.Tensor(sources[name].asnumpy(), targets[name].dtype))
+    messages = [f"Initial weights from {checkpoint.path}: {count_by_part(targets, matching)}"]
+    if random:
+        messages.append(f"random, as allowed by --allow-missing: {layer_ranges(random)}")
+    return messages
 
 
-def _allowed(names: Iterable[str], allow_missing: Sequence[str]) -> set[str]:
-    """The names that begin as one of `allow_missing` says; InputError for one that is the beginning of none."""
+def _allowed_names(names: Iterable[str], allow_missing: Sequence[str]) -> set[str]:
+    """Return the names that start with an item of `allow_missing`; InputError for an item that matches none."""
     allowed: set[str] = set()
-    every = list(names)
-    for beginning in allow_missing:
-        found = {name for name in every if name == beginning or name.startswith(f"{beginning}.")}
-        if not found:
-            parts = ", ".join(dict.fromkeys(map(part, every)))
+    all_names = list(names)
+    for prefix in allow_missing:
+        matching = {name for name in all_names if name == prefix or name.startswith(f"{prefix}.")}
+        if not matching:
+            parts = ", ".join(dict.fromkeys(map(network_part, all_names)))
             raise InputError(
-                f"--allow-missing {beginning}: no such part of the network; expected {parts} or {every[0]}"
+                f"--allow-missing {prefix}: no such part of the network; expected {parts} or {all_names[0]}"
             )
-        allowed |= found
+        allowed |= matching
     return allowed
 
 
-def _advice(name: str, theirs: ModelConfig, mine: ModelConfig) -> str:
-    """Which fields of the recipe would make a tensor fit, as far as that can be known."""
-    decisive = {"backbone": ("backbone", "batch_norm"), "features": ("backbone", "feature", "batch_norm")}
+def _differing_fields(name: str, source: ModelConfig, target: ModelConfig) -> str:
+    """Return a hint which configuration fields explain that a tensor does not fit; empty if no field differs."""
+    relevant = {"backbone": ("backbone", "batch_norm"), "features": ("backbone", "feature", "batch_norm")}
     fields = [
         field
         for field in ModelConfig.model_fields
-        if field not in ("mean", "std") and field.startswith(decisive.get(part(name), ""))
+        if field not in ("mean", "std") and field.startswith(relevant.get(network_part(name), ""))
     ]
-    differing = [field for field in fields if getattr(theirs, field) != getattr(mine, field)]
-    wanted = "; ".join(
-        f"model.{field}: {getattr(theirs, field)} there, {getattr(mine, field)} here" for field in differing
-    )
-    return f" ({wanted})" if wanted else ""
+    differences = [
+        f"model.{field}: {getattr(source, field)} in the checkpoint, {getattr(target, field)} in the recipe"
+        for field in fields
+        if getattr(source, field) != getattr(target, field)
+    ]
+    return f" ({'; '.join(differences)})" if differences else ""

@@ -1,10 +1,21 @@
-"""The pickle inside a PyTorch file, read as data: nothing is imported, nothing is called, nothing is run.
+"""Read the pickle inside a PyTorch file as data: nothing is imported and no function that the file names is called.
 
-A pickle is a program for a stack machine, and Python's own machine does whatever the program says. This one knows the
-instructions that a dictionary of tensors takes, and knows the few names that such a dictionary calls as names alone;
-what they stand for is written here. Any other name, and any other instruction, refuses the file.
+A pickle is a program for a stack machine. The interpreter in this module implements only the opcodes that a dictionary
+of tensors needs, and replaces the few functions and classes that such a dictionary refers to by its own. A file with
+any other opcode or name is refused.
 
-Facts: Python's Lib/pickletools.py for the instructions, torch/serialization.py and torch/_utils.py for the names.
+A `pickle.Unpickler` whose `find_class` accepts only these names is not enough. It prevents calls of other functions,
+but a small file can still take all memory or time (measured on CPython 3.11; `test_unpickler_limits.py`):
+
+* The opcode LONG_BINPUT allocates the memo up to the index in the file: 9 bytes took 268 MB, with the largest index
+  tens of GB.
+* A dictionary key may be a tuple that contains its predecessor twice, n times. SETITEM hashes it in 2**n steps: a file
+  of 127 bytes took 0.4 s, and every 5 further bytes double that. No signal handler runs before the hash is complete.
+
+The methods of `pickle.Unpickler` for single opcodes cannot be overridden, so it can neither check keys nor refuse
+opcodes. The Python class that allows this, `pickle._Unpickler`, is private.
+
+Sources: Lib/pickletools.py of Python for the opcodes; torch/serialization.py and torch/_utils.py for the names.
 """
 
 from __future__ import annotations
@@ -18,13 +29,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-LARGEST = 4 << 20
-"""Bytes of a pickle; those of the largest published networks have a tenth of it, for the numbers lie beside it."""
+MAX_PICKLE_BYTES = 4 << 20
+"""Largest size of a pickle in bytes, ten times that of the largest published networks: the values of the tensors are
+stored outside the pickle."""
 
-LONGEST = 1000
-"""Characters of a name in a dictionary, or of a storage's."""
+MAX_NAME_LENGTH = 1000
+"""Largest number of characters of a dictionary key and of the key of a storage."""
 
-STORAGES: dict[str, DTypeLike] = {
+STORAGE_DTYPES: dict[str, DTypeLike] = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
@@ -35,24 +47,24 @@ STORAGES: dict[str, DTypeLike] = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-"""Names in `torch` and `torch.cuda` of memory blocks, and what they hold."""
+"""Dtypes of the storage classes in `torch` and `torch.cuda`."""
 
 
 @dataclass(frozen=True)
-class Name:
-    """Something that the pickle wants imported: a name, and no more."""
+class GlobalName:
+    """A function or class that the pickle refers to, as a name only; it is never imported."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Storage:
-    """A block of numbers that lies outside the pickle.
+class StorageReference:
+    """A reference to a block of values that is stored outside the pickle.
 
     Attributes:
-        key: where, in the file's own way.
-        dtype: of its numbers.
-        count: how many numbers the pickle says there are.
+        key: key of the storage in the file.
+        dtype: dtype of the values.
+        count: number of elements that the pickle declares.
     """
 
     key: str
@@ -61,127 +73,131 @@ class Storage:
 
 
 @dataclass
-class Tensor:
-    """A tensor as the pickle describes it; unchecked. One of 2017 comes empty and is told its place afterwards.
+class PickledTensor:
+    """A tensor as the pickle describes it, not validated. Files of 2017 create it empty and set its layout later.
 
     Attributes:
-        place: storage, offset, shape and stride in numbers; None while it is empty.
+        layout: storage, offset, shape and stride in elements; None while the tensor is empty.
     """
 
-    place: tuple[Any, ...] | None = None
+    layout: tuple[Any, ...] | None = None
 
 
-def load(stream: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
-    """The object that the pickle at the stream's position describes, and the storages it refers to, by key.
+def load(stream: io.BytesIO) -> tuple[Any, dict[str, StorageReference]]:
+    """Read the pickle at the position of a stream and leave the stream at the end of the pickle.
 
-    The object is made of None, bool, int, float, str, tuple, list, dict, `Name`, `Storage` and `Tensor`. It may hold
-    itself, or one thing very many times, so it should neither be printed nor walked to its depths. The stream is left
-    at the pickle's end.
+    Returns:
+        The object, and the storages that it refers to by key. The object consists of None, bool, int, float, str,
+        tuple, list, dict, `GlobalName`, `StorageReference` and `PickledTensor`. It may contain itself, or the same
+        object a very large number of times, so do not print, compare, hash or traverse it recursively.
 
     Raises:
-        ValueError: it is damaged, or needs anything that a dictionary of tensors does not.
+        ValueError: the pickle is damaged, or contains anything that a dictionary of tensors does not need.
     """
-    machine = _Machine(stream)
+    interpreter = _Interpreter(stream)
     try:
-        return machine.run(), machine.storages
+        return interpreter.run(), interpreter.storages
     except (IndexError, KeyError, UnicodeDecodeError) as error:
         raise ValueError("its pickle is damaged") from error
 
 
-def _called(function: Any, arguments: Any) -> Any:
-    """What comes of calling a name."""
-    if not isinstance(function, Name) or not isinstance(arguments, tuple):
-        raise ValueError("its pickle calls what is no name")
+def _call(function: Any, arguments: Any) -> Any:
+    """Return what a call of an allowed name gives, computed here."""
+    if not isinstance(function, GlobalName) or not isinstance(arguments, tuple):
+        raise ValueError("its pickle calls an object that is not a function")
     if function.text == "collections.OrderedDict":
-        return _ordered(*arguments[:1])
+        return _dict_from_pairs(*arguments[:1])
     if function.text in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
-        return Tensor(arguments[:4])
+        return PickledTensor(arguments[:4])
     if function.text in ("torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter"):
         return arguments[0]
-    if function.text in _TENSORS and not arguments:
-        return Tensor()
+    if function.text in _TENSOR_CLASSES and not arguments:
+        return PickledTensor()
     raise ValueError(f"its pickle calls {function.text[:80]!a}")
 
 
-def _ordered(pairs: Any = ()) -> dict[Any, Any]:
-    """A dictionary of pairs, as Python 2 writes it; Python 3 begins with an empty one."""
+def _dict_from_pairs(pairs: Any = ()) -> dict[Any, Any]:
+    """Build a dictionary from pairs, as Python 2 writes them; Python 3 starts with an empty one."""
     if not isinstance(pairs, tuple | list) or not all(isinstance(one, tuple | list) and len(one) == 2 for one in pairs):
-        raise ValueError("its pickle has a dictionary of no pairs")
-    return _filled({}, [part for pair in pairs for part in pair])
+        raise ValueError("its pickle builds a dictionary from something other than pairs")
+    return _set_items({}, [part for pair in pairs for part in pair])
 
 
-def _filled(target: Any, items: list[Any]) -> dict[Any, Any]:
+def _set_items(target: Any, items: list[Any]) -> dict[Any, Any]:
     keys, values = items[::2], items[1::2]
-    if not isinstance(target, dict) or len(keys) != len(values) or not all(map(_is_name, keys)):
-        raise ValueError("its pickle has a dictionary with keys that are no names")
+    if not isinstance(target, dict) or len(keys) != len(values) or not all(map(_is_valid_key, keys)):
+        raise ValueError("its pickle has a dictionary with keys that are not names")
     target.update(zip(keys, values, strict=True))
     return target
 
 
-def _is_name(key: Any) -> bool:
-    """Whether a dictionary needs such a key. To hash a tuple that holds one thing very many times takes for ever."""
-    return isinstance(key, int) or (isinstance(key, str) and len(key) <= LONGEST)
+def _is_valid_key(key: Any) -> bool:
+    """True for an int or a short str. To hash a nested tuple can take exponential time, so tuples are refused."""
+    return isinstance(key, int) or (isinstance(key, str) and len(key) <= MAX_NAME_LENGTH)
 
 
-def _extended(target: Any, items: list[Any]) -> None:
+def _extend(target: Any, items: list[Any]) -> None:
     if not isinstance(target, list):
-        raise ValueError("its pickle appends to what is no list")
+        raise ValueError("its pickle appends to an object that is not a list")
     target.extend(items)
 
 
-_TENSORS = {f"torch.{kind.replace('Storage', 'Tensor')}" for kind in STORAGES}
-_BLOCKS = {f"{module}.{kind}": dtype for module in ("torch", "torch.cuda") for kind, dtype in STORAGES.items()}
-_NAMES = {
+_TENSOR_CLASSES = {f"torch.{storage.replace('Storage', 'Tensor')}" for storage in STORAGE_DTYPES}
+_STORAGE_CLASSES = {
+    f"{module}.{storage}": dtype for module in ("torch", "torch.cuda") for storage, dtype in STORAGE_DTYPES.items()
+}
+_ALLOWED_NAMES = {
     *("collections.OrderedDict", "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"),
-    *("torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter", *_TENSORS, *_BLOCKS),
+    *("torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter", *_TENSOR_CLASSES, *_STORAGE_CLASSES),
 }
 
 
-class _Machine:
-    """The stack machine. Each method below is one instruction, or several that differ in the size of their number."""
+class _Interpreter:
+    """The stack machine. `_OPCODES` maps each opcode to a method, or to a lambda that calls one."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         self.stream = stream
         self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # stacks that a mark hides
+        self.outer_stacks: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
-        self.storages: dict[str, Storage] = {}
-        self.walked = 0  # pairs that dictionaries were made of
+        self.storages: dict[str, StorageReference] = {}
+        self.expanded_pairs = 0  # pairs from which dictionaries were built, repetitions included
 
     def run(self) -> Any:
         while True:
             code = self.read(1)
             if code == b".":
                 return self.stack.pop()
-            instruction = _INSTRUCTIONS.get(code)
-            if instruction is None:
-                raise ValueError(f"its pickle has an instruction, {code!r}, that no dictionary of tensors needs")
-            instruction(self)
+            opcode = _OPCODES.get(code)
+            if opcode is None:
+                raise ValueError(f"its pickle has the opcode {code!r}, which a dictionary of tensors does not need")
+            opcode(self)
 
     def read(self, count: int) -> bytes:
         data = self.stream.read(count)
         if len(data) < count:
-            raise ValueError("its pickle is cut off")
+            raise ValueError("its pickle is truncated")
         return data
 
     def skip(self, count: int) -> None:
         self.read(count)
 
-    def number(self, layout: str) -> Any:
+    def unpack(self, layout: str) -> Any:
+        """Read one number in a format of `struct`."""
         return struct.unpack(layout, self.read(struct.calcsize(layout)))[0]
 
-    def line(self) -> str:
+    def read_line(self) -> str:
         data = self.stream.readline()
         if not data.endswith(b"\n"):
-            raise ValueError("its pickle is cut off")
+            raise ValueError("its pickle is truncated")
         return data[:-1].decode("utf-8")
 
-    def marked(self) -> list[Any]:
-        """What lies above the last mark."""
-        items, self.stack = self.stack, self.below.pop()
+    def pop_to_mark(self) -> list[Any]:
+        """Remove and return the items above the last mark."""
+        items, self.stack = self.stack, self.outer_stacks.pop()
         return items
 
-    def tuple_of(self, count: int) -> None:
+    def push_tuple(self, count: int) -> None:
         items = tuple(self.stack.pop() for _ in range(count))
         self.push(items[::-1])
 
@@ -189,96 +205,97 @@ class _Machine:
         self.stack.append(value)
 
     def push_text(self, layout: str, encoding: str) -> None:
-        self.push(self.read(self.number(layout)).decode(encoding))
+        self.push(self.read(self.unpack(layout)).decode(encoding))
 
     def push_long(self) -> None:
-        self.push(int.from_bytes(self.read(self.number("<B")), "little", signed=True))
+        self.push(int.from_bytes(self.read(self.unpack("<B")), "little", signed=True))
 
     def append(self) -> None:
         item = self.stack.pop()
-        _extended(self.stack[-1], [item])
+        _extend(self.stack[-1], [item])
 
-    def append_marked(self) -> None:
-        items = self.marked()
-        _extended(self.stack[-1], items)
+    def append_to_mark(self) -> None:
+        items = self.pop_to_mark()
+        _extend(self.stack[-1], items)
 
     def set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        _filled(self.stack[-1], [key, value])
+        _set_items(self.stack[-1], [key, value])
 
-    def set_marked(self) -> None:
-        items = self.marked()
-        _filled(self.stack[-1], items)
+    def set_items_to_mark(self) -> None:
+        items = self.pop_to_mark()
+        _set_items(self.stack[-1], items)
 
     def mark(self) -> None:
-        self.below.append(self.stack)
+        self.outer_stacks.append(self.stack)
         self.stack = []
 
-    def remember(self, key: int) -> None:
+    def memoize(self, key: int) -> None:
         self.memo[key] = self.stack[-1]
 
-    def recall(self, key: int) -> None:
+    def push_from_memo(self, key: int) -> None:
         self.push(self.memo[key])
 
-    def name_from_lines(self) -> None:
-        module = self.line()
-        self.name(module, self.line())
+    def push_global_from_lines(self) -> None:
+        module = self.read_line()
+        self.push_global(module, self.read_line())
 
-    def name_from_stack(self) -> None:
+    def push_global_from_stack(self) -> None:
         attribute, module = self.stack.pop(), self.stack.pop()
-        self.name(module, attribute)
+        self.push_global(module, attribute)
 
-    def name(self, module: Any, attribute: Any) -> None:
+    def push_global(self, module: Any, attribute: Any) -> None:
         text = f"{module}.{attribute}" if isinstance(module, str) and isinstance(attribute, str) else ""
-        if text not in _NAMES:
-            raise ValueError(f"holds {text[:80]!a}, which is no tensor; save a model's state_dict()")
-        self.push(Name(text))
+        if text not in _ALLOWED_NAMES:
+            raise ValueError(f"contains {text[:80]!a}, which is not a tensor; save the state_dict() of the model")
+        self.push(GlobalName(text))
 
     def call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        # one long list can be made a dictionary again and again, for a few bytes each time
+        # The memo allows one long list to be converted to a dictionary many times, at a few bytes each.
         if isinstance(arguments, tuple) and arguments and isinstance(arguments[0], tuple | list):
-            self.walked += len(arguments[0])
-        if self.walked > LARGEST:
-            raise ValueError("its pickle makes more of itself than it holds")
-        self.push(_called(function, arguments))
+            self.expanded_pairs += len(arguments[0])
+        if self.expanded_pairs > MAX_PICKLE_BYTES:
+            raise ValueError("its pickle expands to more data than it contains")
+        self.push(_call(function, arguments))
 
     def build(self) -> None:
-        """Give an object its state: only an empty tensor has one that matters, its place."""
+        """Set the state of an object. Only that of an empty tensor, its layout, is needed."""
         state, target = self.stack.pop(), self.stack[-1]
-        if not isinstance(target, Tensor | dict):
-            raise ValueError("its pickle changes what is no tensor")
-        if isinstance(target, Tensor) and target.place is None and isinstance(state, tuple):
-            target.place = state[:4]
+        if not isinstance(target, PickledTensor | dict):
+            raise ValueError("its pickle sets the state of an object that is not a tensor")
+        if isinstance(target, PickledTensor) and target.layout is None and isinstance(state, tuple):
+            target.layout = state[:4]
 
-    def storage(self) -> None:
-        place = self.stack.pop()
-        if not isinstance(place, tuple) or len(place) not in (5, 6) or place[0] != "storage":
-            raise ValueError("its pickle refers to something outside that is no block of numbers")
-        kind, key, count, view = place[1], place[2], place[4], place[5:]
-        if not isinstance(kind, Name) or kind.text not in _BLOCKS or type(count) is not int:
-            raise ValueError("its pickle refers to a block of numbers of no known type")
-        if not isinstance(key, str) or len(key) > LONGEST:
-            raise ValueError("its pickle refers to a block of numbers without a name")
+    def push_storage(self) -> None:
+        persistent_id = self.stack.pop()
+        if not isinstance(persistent_id, tuple) or len(persistent_id) not in (5, 6) or persistent_id[0] != "storage":
+            raise ValueError("its pickle has a persistent id that is not a storage")
+        storage_class, key, count, view = persistent_id[1], persistent_id[2], persistent_id[4], persistent_id[5:]
+        known_class = isinstance(storage_class, GlobalName) and storage_class.text in _STORAGE_CLASSES
+        if not known_class or type(count) is not int:
+            raise ValueError("its pickle has a storage of an unknown type")
+        if not isinstance(key, str) or len(key) > MAX_NAME_LENGTH:
+            raise ValueError("its pickle has a storage without a key")
         if view not in ((), (None,)):
-            raise ValueError("has a block of numbers inside another; save it again with a later PyTorch")
-        storage = Storage(key, np.dtype(_BLOCKS[kind.text]), count)
+            raise ValueError("has a storage that is a view of another; save it again with PyTorch 0.4 or later")
+        storage = StorageReference(key, np.dtype(_STORAGE_CLASSES[storage_class.text]), count)
         if self.storages.setdefault(key, storage) != storage:
-            raise ValueError("its pickle describes one block of numbers in two ways")
+            raise ValueError("its pickle describes one storage in two ways")
         self.push(storage)
 
 
-_INSTRUCTIONS: dict[bytes, Callable[[_Machine], None]] = {
+_OPCODES: dict[bytes, Callable[[_Interpreter], None]] = {
     b"\x80": lambda m: m.skip(1),  # PROTO
     b"\x95": lambda m: m.skip(8),  # FRAME
     b"N": lambda m: m.push(None),  # NONE
     b"\x88": lambda m: m.push(True),  # NEWTRUE
     b"\x89": lambda m: m.push(False),  # NEWFALSE
-    b"J": lambda m: m.push(m.number("<i")),  # BININT
-    b"K": lambda m: m.push(m.number("<B")),  # BININT1
-    b"M": lambda m: m.push(m.number("<H")),  # BININT2
-    b"\x8a": _Machine.push_long,  # LONG1
-    b"G": lambda m: m.push(m.number(">d")),  # BINFLOAT
+    b"J": lambda m: m.push(m.unpack("<i")),  # BININT
+    b"K": lambda m: m.push(m.unpack("<B")),  # BININT1
+    b"M": lambda m: m.push(m.unpack("<H")),  # BININT2
+    b"\x8a": _Interpreter.push_long,  # LONG1
+    b"G": lambda m: m.push(m.unpack(">d")),  # BINFLOAT
     b"X": lambda m: m.push_text("<I", "utf-8"),  # BINUNICODE
     b"\x8c": lambda m: m.push_text("<B", "utf-8"),  # SHORT_BINUNICODE
     b"U": lambda m: m.push_text("<B", "latin-1"),  # SHORT_BINSTRING, of Python 2
@@ -286,24 +303,24 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], None]] = {
     b"}": lambda m: m.push({}),  # EMPTY_DICT
     b"]": lambda m: m.push([]),  # EMPTY_LIST
     b")": lambda m: m.push(()),  # EMPTY_TUPLE
-    b"(": _Machine.mark,  # MARK
-    b"\x85": lambda m: m.tuple_of(1),  # TUPLE1
-    b"\x86": lambda m: m.tuple_of(2),  # TUPLE2
-    b"\x87": lambda m: m.tuple_of(3),  # TUPLE3
-    b"t": lambda m: m.push(tuple(m.marked())),  # TUPLE
-    b"a": _Machine.append,  # APPEND
-    b"e": _Machine.append_marked,  # APPENDS
-    b"s": _Machine.set_item,  # SETITEM
-    b"u": _Machine.set_marked,  # SETITEMS
-    b"q": lambda m: m.remember(m.number("<B")),  # BINPUT
-    b"r": lambda m: m.remember(m.number("<I")),  # LONG_BINPUT
-    b"\x94": lambda m: m.remember(len(m.memo)),  # MEMOIZE
-    b"h": lambda m: m.recall(m.number("<B")),  # BINGET
-    b"j": lambda m: m.recall(m.number("<I")),  # LONG_BINGET
-    b"c": _Machine.name_from_lines,  # GLOBAL
-    b"\x93": _Machine.name_from_stack,  # STACK_GLOBAL
-    b"R": _Machine.call,  # REDUCE
-    b"\x81": _Machine.call,  # NEWOBJ
-    b"b": _Machine.build,  # BUILD
-    b"Q": _Machine.storage,  # BINPERSID
+    b"(": _Interpreter.mark,  # MARK
+    b"\x85": lambda m: m.push_tuple(1),  # TUPLE1
+    b"\x86": lambda m: m.push_tuple(2),  # TUPLE2
+    b"\x87": lambda m: m.push_tuple(3),  # TUPLE3
+    b"t": lambda m: m.push(tuple(m.pop_to_mark())),  # TUPLE
+    b"a": _Interpreter.append,  # APPEND
+    b"e": _Interpreter.append_to_mark,  # APPENDS
+    b"s": _Interpreter.set_item,  # SETITEM
+    b"u": _Interpreter.set_items_to_mark,  # SETITEMS
+    b"q": lambda m: m.memoize(m.unpack("<B")),  # BINPUT
+    b"r": lambda m: m.memoize(m.unpack("<I")),  # LONG_BINPUT
+    b"\x94": lambda m: m.memoize(len(m.memo)),  # MEMOIZE
+    b"h": lambda m: m.push_from_memo(m.unpack("<B")),  # BINGET
+    b"j": lambda m: m.push_from_memo(m.unpack("<I")),  # LONG_BINGET
+    b"c": _Interpreter.push_global_from_lines,  # GLOBAL
+    b"\x93": _Interpreter.push_global_from_stack,  # STACK_GLOBAL
+    b"R": _Interpreter.call,  # REDUCE
+    b"\x81": _Interpreter.call,  # NEWOBJ
+    b"b": _Interpreter.build,  # BUILD
+    b"Q": _Interpreter.push_storage,  # BINPERSID
 }

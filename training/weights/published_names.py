@@ -1,12 +1,12 @@
-"""What the convolutions of this program's network are called in the files of others. Names to names, nothing else.
+"""Names of the convolutions of this project's network in published weight files.
 
 Sources: torchvision/models/vgg.py; MindSpore ModelZoo, official/cv/VGG/vgg19/src/vgg.py and
-official/cv/OpenPose/src/openposenet.py; CMU's Caffe model as Hzzone/pytorch-openpose names it (src/model.py), in whose
-files the names stand with and without the `model1_2.` of its modules.
+official/cv/OpenPose/src/openposenet.py; CMU's Caffe model with the names of Hzzone/pytorch-openpose (src/model.py),
+whose files have the names with or without the `model1_2.` of its modules.
 
-Keypoints and limbs need no map: the heatmaps' channels of all of them are CMU's 18 keypoints and the background, and
-POSE_MAP_INDEX of CMU's poseParameters.cpp gives part affinity fields the order of `pipeline.skeleton.LIMBS`, as does
-`limbs_point` of ModelZoo's config.py.
+Keypoints and limbs need no mapping. In all these networks the heatmap channels are CMU's 18 keypoints and the
+background. POSE_MAP_INDEX in CMU's poseParameters.cpp and `limbs_point` in ModelZoo's config.py give the channels of
+the part affinity fields the order of `pipeline.skeleton.LIMBS`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from dataclasses import dataclass
 GREY = (127.5, 127.5, 127.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""RGB, of pictures within 0..1; the constants of torchvision and of ModelZoo's VGG19."""
+"""Constants of torchvision and of ModelZoo's VGG19, for RGB values from 0 to 1."""
 
 VGG_BLOCKS = (2, 2, 4, 2)
-"""Convolutions of VGG19 up to conv4_2, between its pools: those of the backbone `vgg19`."""
+"""Number of convolutions between the pooling layers of VGG19, up to conv4_2: the backbone `vgg19`."""
 
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class LayerNames:
-    """A convolution here and there.
+    """Names of one convolution in this project and in a published file.
 
     Attributes:
-        target: its name in `training.network.openpose.OpenPose`.
-        source: its name in the file.
-        source_norm: name in the file of the batch normalisation that may follow it; None where none can.
+        target: name in `training.network.openpose.OpenPose`.
+        source: name in the file.
+        source_norm: name in the file of the batch normalisation that follows; None if there is none.
     """
 
     target: str
@@ -43,61 +43,76 @@ class LayerNames:
 
 @dataclass(frozen=True)
 class PublishedNetwork:
-    """A published network.
+    """A published network whose weights can be converted.
 
     Attributes:
-        name: what the command line calls it.
-        layers: its convolutions, of those a file may have given the names that the file does have.
-        sign: a tensor that no other kind has.
-        rgb: it takes pictures as RGB.
-        mean: what it subtracts from BGR pictures, 0..255.
-        std: what it divides by then.
+        name: value of the option --kind.
+        layers: function from the tensor names of a file to the names of the convolutions.
+        identifying_tensor: name of a tensor that no other published network has, without wrapper prefixes.
+        rgb_input: True if the network expects RGB images, False for BGR.
+        mean: value subtracted from each BGR channel, 0 to 255.
+        std: value by which each BGR channel is then divided, 0 to 255.
     """
 
     name: str
     layers: Callable[[Collection[str]], list[LayerNames]]
-    sign: str
-    rgb: bool
+    identifying_tensor: str
+    rgb_input: bool
     mean: Triple
     std: Triple
 
 
-def _vgg_places() -> Iterator[tuple[int, int]]:
-    """Block, and place in it, both counted from 1, of each convolution of VGG19; a pool ends a block."""
+def _vgg_positions() -> Iterator[tuple[int, int]]:
+    """Yield (block, position in the block), both from 1, for each convolution of VGG19. Pooling ends a block."""
     for block, convs in enumerate(VGG_BLOCKS, start=1):
-        yield from ((block, place) for place in range(1, convs + 1))
+        yield from ((block, position) for position in range(1, convs + 1))
 
 
-def _backbone(conv: int, block: int) -> str:
+def _backbone_name(conv: int, block: int) -> str:
     return f"backbone.{conv + block - 1}.conv"
 
 
-def _vgg(prefix: str, norms: bool) -> list[LayerNames]:
-    """VGG19's convolutions where layers are counted: a convolution, its normalisation, its activation, a pool."""
-    found = []
-    for i, (block, _) in enumerate(_vgg_places()):
-        index = (3 if norms else 2) * i + block - 1
-        norm = f"{prefix}.{index + 1}" if norms else None
-        found.append(LayerNames(_backbone(i, block), f"{prefix}.{index}", norm))
-    return found
+def _vgg_layers(prefix: str, batch_norm: bool) -> list[LayerNames]:
+    """Return the convolutions of VGG19 in a sequence numbered layer by layer.
+
+    The sequence is convolution, batch normalisation if present, activation; each block ends with a pooling layer.
+    """
+    layers = []
+    for i, (block, _) in enumerate(_vgg_positions()):
+        index = (3 if batch_norm else 2) * i + block - 1
+        norm = f"{prefix}.{index + 1}" if batch_norm else None
+        layers.append(LayerNames(_backbone_name(i, block), f"{prefix}.{index}", norm))
+    return layers
 
 
-def _counted_vgg(prefix: str) -> Callable[[Collection[str]], list[LayerNames]]:
-    """VGG19 of the names in a file: with batch normalisation, the second layer is one."""
-    return lambda names: _vgg(prefix, norms=any(name.startswith(f"{prefix}.1.") for name in names))
+def _sequential_vgg(prefix: str) -> Callable[[Collection[str]], list[LayerNames]]:
+    """Return the function for a VGG19 numbered layer by layer. If layer 1 has tensors, it is a batch normalisation."""
+    return lambda names: _vgg_layers(prefix, batch_norm=any(name.startswith(f"{prefix}.1.") for name in names))
 
 
-def _branches(stage: int, convs: int, theirs: str) -> Iterator[LayerNames]:
-    """Both branches of a stage counted from 1; `theirs` has a place for the convolution's number and the branch's."""
+def _branches(stage: int, convs: int, template: str) -> Iterator[LayerNames]:
+    """Yield the convolutions of both branches of a stage.
+
+    Args:
+        stage: number of the stage, from 1.
+        convs: number of convolutions of each branch.
+        template: source name, with placeholders for the numbers of convolution and branch, from 1.
+    """
     for branch, number in (("pafs", 1), ("heatmaps", 2)):
-        ours = f"stages.{stage - 1}.{branch}"
+        target = f"stages.{stage - 1}.{branch}"
         for i in range(convs - 1):
-            yield LayerNames(f"{ours}.body.{i}.conv", theirs.format(i + 1, number))
-        yield LayerNames(f"{ours}.head", theirs.format(convs, number))
+            yield LayerNames(f"{target}.body.{i}.conv", template.format(i + 1, number))
+        yield LayerNames(f"{target}.head", template.format(convs, number))
 
 
 def _stages(names: Collection[str], first: str, later: str) -> Iterator[LayerNames]:
-    """All stages of which the file has the first convolution, the first stage in any case."""
+    """Yield the convolutions of stage 1, and of each later stage whose first convolution is in the file.
+
+    Args:
+        names: tensor names of the file.
+        first: template of the source names of stage 1, as in `_branches`.
+        later: template of the source names of later stages; `#` stands for the number of the stage.
+    """
     yield from _branches(1, 5, first)
     stage = 2
     while f"{later.format(1, 1).replace('#', str(stage))}.weight" in names:
@@ -105,50 +120,74 @@ def _stages(names: Collection[str], first: str, later: str) -> Iterator[LayerNam
         stage += 1
 
 
-def _narrowing(prefix: str) -> Iterable[LayerNames]:
+def _feature_layers(prefix: str) -> Iterable[LayerNames]:
+    """Return conv4_3 and conv4_4, which reduce the channels of the backbone."""
     return (LayerNames(f"features.{i}.conv", f"{prefix}conv4_{i + 3}_CPM") for i in range(2))
 
 
-def _cmu(names: Collection[str]) -> list[LayerNames]:
-    vgg = [LayerNames(_backbone(i, block), f"conv{block}_{place}") for i, (block, place) in enumerate(_vgg_places())]
-    return [*vgg, *_narrowing(""), *_stages(names, "conv5_{}_CPM_L{}", "Mconv{}_stage#_L{}")]
+def _cmu_layers(names: Collection[str]) -> list[LayerNames]:
+    vgg = [
+        LayerNames(_backbone_name(i, block), f"conv{block}_{position}")
+        for i, (block, position) in enumerate(_vgg_positions())
+    ]
+    return [*vgg, *_feature_layers(""), *_stages(names, "conv5_{}_CPM_L{}", "Mconv{}_stage#_L{}")]
 
 
-def _modelzoo(names: Collection[str]) -> list[LayerNames]:
-    vgg = _counted_vgg("base.vgg_base.layers")(names)
-    return [*vgg, *_narrowing("base."), *_stages(names, "stage_1.conv{}_CPM_L{}", "stage_#.conv{}_L{}")]
+def _modelzoo_layers(names: Collection[str]) -> list[LayerNames]:
+    vgg = _sequential_vgg("base.vgg_base.layers")(names)
+    return [*vgg, *_feature_layers("base."), *_stages(names, "stage_1.conv{}_CPM_L{}", "stage_#.conv{}_L{}")]
 
 
-def _bgr(rgb: Triple) -> Triple:
+def _to_bgr_255(rgb: Triple) -> Triple:
     red, green, blue = (value * 255 for value in rgb)
     return blue, green, red
 
 
-PUBLISHED_NETWORKS = {
-    kind.name: kind
-    for kind in (
-        PublishedNetwork(
-            *("torchvision-vgg19", _counted_vgg("features"), "features.0.weight"),
-            *(True, _bgr(IMAGENET_MEAN), _bgr(IMAGENET_STD)),
-        ),
-        PublishedNetwork(
-            *("modelzoo-vgg19", _counted_vgg("layers"), "layers.0.weight"),
-            *(True, _bgr(IMAGENET_MEAN), _bgr(IMAGENET_STD)),
-        ),
-        PublishedNetwork("modelzoo-openpose", _modelzoo, "base.conv4_3_CPM.weight", False, GREY, (255.0, 255.0, 255.0)),
-        PublishedNetwork("cmu", _cmu, "conv4_3_CPM.weight", False, (128.0, 128.0, 128.0), (256.0, 256.0, 256.0)),
-    )
-}
-"""By name; the signs are those of bare names."""
+_NETWORKS = (
+    PublishedNetwork(
+        name="torchvision-vgg19",
+        layers=_sequential_vgg("features"),
+        identifying_tensor="features.0.weight",
+        rgb_input=True,
+        mean=_to_bgr_255(IMAGENET_MEAN),
+        std=_to_bgr_255(IMAGENET_STD),
+    ),
+    PublishedNetwork(
+        name="modelzoo-vgg19",
+        layers=_sequential_vgg("layers"),
+        identifying_tensor="layers.0.weight",
+        rgb_input=True,
+        mean=_to_bgr_255(IMAGENET_MEAN),
+        std=_to_bgr_255(IMAGENET_STD),
+    ),
+    PublishedNetwork(
+        name="modelzoo-openpose",
+        layers=_modelzoo_layers,
+        identifying_tensor="base.conv4_3_CPM.weight",
+        rgb_input=False,
+        mean=GREY,
+        std=(255.0, 255.0, 255.0),
+    ),
+    PublishedNetwork(
+        name="cmu",
+        layers=_cmu_layers,
+        identifying_tensor="conv4_3_CPM.weight",
+        rgb_input=False,
+        mean=(128.0, 128.0, 128.0),
+        std=(256.0, 256.0, 256.0),
+    ),
+)
+PUBLISHED_NETWORKS = {network.name: network for network in _NETWORKS}
+"""All networks that can be converted, by name."""
 
-_WRAPPERS = re.compile(r"^(?:network\.|module\.|model\d+(?:_\d+)?\.)+")
+_WRAPPER_PREFIXES = re.compile(r"^(?:network\.|module\.|model\d+(?:_\d+)?\.)+")
 
 
 def strip_wrapper_prefixes(name: str) -> str:
-    """The name without what wrappers put before it: `network.` of MindSpore, `module.` of PyTorch, `model1_2.`."""
-    return _WRAPPERS.sub("", name)
+    """Remove the prefixes of wrapper modules: MindSpore's `network.`, PyTorch's `module.`, CMU's `model1_2.`."""
+    return _WRAPPER_PREFIXES.sub("", name)
 
 
 def recognise_network(names: Collection[str]) -> PublishedNetwork | None:
-    """The kind of a file with these bare names; None if it is no known one."""
-    return next((kind for kind in PUBLISHED_NETWORKS.values() if kind.sign in names), None)
+    """Return the published network with these tensor names (without wrapper prefixes); None if it is unknown."""
+    return next((network for network in _NETWORKS if network.identifying_tensor in names), None)
