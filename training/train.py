@@ -78,7 +78,7 @@ def main(
     if not launched_by_msrun():
         plan_run(config, Manifest.load(shards, hash_all=verify, hash_modified=True).records, cluster.world_size)
         check_run_folder(out, resume)
-        check_init_options(init, allow_missing, going_on=resume and bool(list_checkpoints(out)))
+        check_init_options(init, allow_missing, resuming=resume and bool(list_checkpoints(out)))
     evaluator = _evaluator(config, val, tell=not launched_by_msrun())
     if cluster.world_size > 1 and not launched_by_msrun():
         signals.start_watching("Stopping after the current step; a second signal kills all processes")

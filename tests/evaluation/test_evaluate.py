@@ -360,7 +360,7 @@ def test_mistakes_are_one_line_that_says_what_to_do(made, tmp_path):
     (tmp_path / "empty.json").write_text("[]")
     ours = ["--ckpt", run, "--shards", shards]
     for arguments, said in (
-        (["--ckpt", tmp_path / "none", "--shards", shards], "no checkpoint here; make one with: make train"),
+        (["--ckpt", tmp_path / "none", "--shards", shards], "no checkpoint in this folder; train one with: make train"),
         (["--ckpt", tmp_path / "file", "--shards", shards], "damaged or not a MindSpore checkpoint"),
         (["--ckpt", run, "--shards", tmp_path], "run make shards"),
         (["--ckpt", run, "--coco", tmp_path], "person_keypoints_val2017.json: no such file"),

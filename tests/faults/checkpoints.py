@@ -29,7 +29,7 @@ _TAIL = len(_MARK) + 10
 def checkpoints(seed: int, cases: int, folder: Path) -> Findings:
     """Checkpoints: damaged with and without the checksum made good, and with entries that lie; put into a network."""
     silence_mindspore()
-    from training.checkpoint.checkpoint import TrainingPosition, load_checkpoint, restore, save_checkpoint
+    from training.checkpoint.checkpoint import TrainingPosition, load_checkpoint, restore_cell, save_checkpoint
     from training.network.openpose import OpenPose
 
     trial = Trial()
@@ -40,7 +40,7 @@ def checkpoints(seed: int, cases: int, folder: Path) -> Findings:
 
     def load() -> None:
         checkpoint = load_checkpoint(path)
-        restore(
+        restore_cell(
             OpenPose(checkpoint.config.model) if checkpoint.config != tiny.recipe() else network,
             checkpoint.tensors,
             path,

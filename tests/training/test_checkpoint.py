@@ -20,7 +20,7 @@ from training.checkpoint.checkpoint import (
     TrainingPosition,
     load_checkpoint,
     newest_checkpoint,
-    restore,
+    restore_cell,
     save_checkpoint,
 )
 from training.checkpoint.run_folder import (
@@ -53,7 +53,7 @@ def test_what_is_saved_comes_back(tmp_path):
     assert checkpoint.position == TrainingPosition(7, records=11, shards="abc", processes=2)
     assert checkpoint.step == 7
     cell = Cell(0)
-    restore(cell, checkpoint.tensors, path)
+    restore_cell(cell, checkpoint.tensors, path)
     assert (cell.layer.weight.asnumpy() == 7).all()
 
 
@@ -126,7 +126,7 @@ def test_the_newest_whole_one_is_found(tmp_path):
 def test_what_is_no_checkpoint_of_ours(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load_checkpoint(tmp_path / "absent.ckpt")
-    with pytest.raises(InputError, match=r"no checkpoint here; make one with: make train RUN="):
+    with pytest.raises(InputError, match=r"no checkpoint in this folder; train one with: make train RUN="):
         find_checkpoint(tmp_path)
     (tmp_path / "text.ckpt").write_text("hello")
     with pytest.raises(InputError, match="damaged or not a MindSpore checkpoint"):
@@ -138,7 +138,7 @@ def test_what_is_no_checkpoint_of_ours(tmp_path):
     ms.save_checkpoint(
         Cell(), str(tmp_path / "later.ckpt"), append_dict={"openpose": json.dumps(state)}, crc_check=True
     )
-    with pytest.raises(InputError, match="checkpoint format 99, this program reads 1"):
+    with pytest.raises(InputError, match="checkpoint format 99, this program reads format 1"):
         load_checkpoint(tmp_path / "later.ckpt")
 
 
@@ -199,17 +199,17 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     path = save(tmp_path, 1)
     tensors = load_checkpoint(path).tensors
     with pytest.raises(InputError, match=r"layer\.weight: shape \(4, 3\), expected \(4, 5\)"):
-        restore(Cell(width=5), tensors, path)
+        restore_cell(Cell(width=5), tensors, path)
     del tensors["layer.bias"]
     with pytest.raises(InputError, match=r"has no layer\.bias; expected shape \(4,\)"):
-        restore(Cell(), tensors, path)
+        restore_cell(Cell(), tensors, path)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     check_run_folder(tmp_path / "new", resume=False)
     save(tmp_path, 1)
     check_run_folder(tmp_path, resume=True)
-    with pytest.raises(InputError, match="holds a run already; go on with RESUME=1"):
+    with pytest.raises(InputError, match="already contains a run; resume it with RESUME=1"):
         check_run_folder(tmp_path, resume=False)
     with pytest.raises(InputError, match="is a file; expected a folder"):
         check_run_folder(checkpoint_path(tmp_path, 1), resume=True)

@@ -143,10 +143,10 @@ def test_normalisation_belongs_to_the_weights(tmp_path):
 
 def test_files_that_are_no_start(tmp_path):
     with pytest.raises(InputError, match=r"a\.ckpt: no such file; expected a checkpoint, or a run folder"):
-        check_init_options(tmp_path / "a.ckpt", (), going_on=False)
-    check_init_options(tmp_path / "a.ckpt", (), going_on=True)
-    with pytest.raises(InputError, match="--allow-missing stages: belongs to --init"):
-        check_init_options(None, ("stages",), going_on=False)
+        check_init_options(tmp_path / "a.ckpt", (), resuming=False)
+    check_init_options(tmp_path / "a.ckpt", (), resuming=True)
+    with pytest.raises(InputError, match="--allow-missing stages: requires --init"):
+        check_init_options(None, ("stages",), resuming=False)
     (tmp_path / "a.pth").write_bytes(b"\x80\x02.")
     with pytest.raises(
         InputError, match=r"to convert published weights: python -m training\.convert .*a\.pth --out FILE\.ckpt"

@@ -95,7 +95,7 @@ def test_checkpoints_that_do_not_fit(recipes, tmp_path):
     save(RANDOM, tmp_path / "run", seed=7)
     with pytest.raises(InputError, match=r"0009.ckpt: its network has model.stage_width 8, that of wide has 16"):
         models.create_network("wide", checkpoint=tmp_path / "run")
-    with pytest.raises(InputError, match="no checkpoint here"):
+    with pytest.raises(InputError, match="no checkpoint in this folder"):
         models.create_network("tiny", checkpoint=tmp_path / "absent")
 
 

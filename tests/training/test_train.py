@@ -112,7 +112,7 @@ def test_other_shards_do_not_go_on(tiny_run, coco_shards):
 
 
 def test_a_run_is_not_overwritten(tiny_run, tiny_shards):
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="already contains a run"):
         tiny.train_here(tiny.recipe(), tiny_shards, tiny_run)
 
 

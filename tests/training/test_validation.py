@@ -220,7 +220,7 @@ def test_rank_0_keeps_the_best_and_the_others_believe_it(tmp_path, monkeypatch):
 
 def test_a_folder_with_nothing_but_a_best_holds_a_run(tmp_path):
     keep(resumed(tmp_path)[0], 20, 0.3)
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="already contains a run"):
         check_run_folder(tmp_path, resume=False)
 
 
@@ -230,7 +230,7 @@ def test_a_mark_that_is_none_is_one_line(tmp_path, mark):
     path = best_checkpoint_path(tmp_path)
     state = {"format": 1, "config": {}, "step": 1, "records": 1, "processes": 1, "mark": mark}
     ms.save_checkpoint(Weights(), str(path), append_dict={"openpose": json.dumps(state)}, crc_check=True)
-    with pytest.raises(InputError, match=r"best\.ckpt: mark is .*, expected an AP of 0 to 1"):
+    with pytest.raises(InputError, match=r"best\.ckpt: mark is .*, expected an object with ap from 0 to 1"):
         load_checkpoint(path)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: weights, optimizer state, position and the resolved recipe in one file that is whole or not there."""
+"""Checkpoints: weights, optimizer state, training position and resolved recipe in one file, written atomically."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from training.config import Config
 from training.optim.ema import AVERAGE_PREFIX
 from training.recipes import parse_config
 
-FORMAT = 1
-_STATE = "openpose"
+FORMAT_VERSION = 1
+_STATE_KEY = "openpose"
 
 
 class DamagedCheckpointError(InputError):
-    """A file that is not a whole checkpoint."""
+    """A file that is not a complete checkpoint."""
 
 
 @dataclass(frozen=True)
 class TrainingPosition:
-    """Where in its data a run is.
+    """Progress of a run, and the data distribution on which its meaning depends.
 
     Attributes:
-        step: updates done.
-        records: records of the training set.
-        shards: fingerprint of the training set, "" if it is not known.
-        processes: how many processes train together.
+        step: Number of updates done.
+        records: Number of records in the training set.
+        shards: Fingerprint of the training set; "" if unknown.
+        processes: World size of the run.
     """
 
     step: int
@@ -46,17 +46,18 @@ class TrainingPosition:
     processes: int
 
     def after(self, steps: int) -> TrainingPosition:
-        """The position `steps` updates on."""
+        """Return the position `steps` updates later."""
         return replace(self, step=self.step + steps)
 
 
 @dataclass(frozen=True)
 class BestScore:
-    """What a network was chosen for.
+    """Validation score for which a checkpoint was selected as the best of its run.
 
     Attributes:
-        ap: its average precision on some pictures, 0..1.
-        basis: names these and the way of finding people; marks of one basis can be compared.
+        ap: Average precision, 0 to 1.
+        basis: Identifier of the validation images and the evaluation settings. Only scores with the same basis are
+            comparable.
     """
 
     ap: float
@@ -65,14 +66,14 @@ class BestScore:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """Content of a checkpoint file.
 
     Attributes:
-        path: the file.
-        tensors: parameters of network, optimizer, average of weights and loss scale by name.
-        config: the recipe they were learnt with.
-        position: where in the data training stood.
-        mark: what it was chosen for, None if it was not.
+        path: The file.
+        tensors: Parameters of network, optimizer, averaged weights and loss scale, by name.
+        config: The recipe of the run.
+        position: Training position.
+        best_score: Score for which the checkpoint was selected; None in a regular checkpoint.
     """
 
     path: Path
@@ -83,25 +84,28 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Updates done."""
+        """Number of updates done."""
         return self.position.step
 
     @property
     def has_weight_average(self) -> bool:
-        """Whether it holds the average of weights that its network should answer with."""
+        """True if the file holds an exponential moving average of the weights, which is meant for inference."""
         return any(name.startswith(AVERAGE_PREFIX) for name in self.tensors)
 
 
 def save_checkpoint(
     run: Path, parameters: Iterable[ms.Parameter], config: Config, position: TrainingPosition, *, keep: int
 ) -> Path:
-    """Write a checkpoint under a temporary name, rename it, and remove all but the newest `keep`.
+    """Write a checkpoint of a run atomically, and remove all but the newest `keep` checkpoints.
+
+    Returns:
+        The file, entries after `position.step`.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: The file cannot be written, or an old one cannot be removed.
     """
     path = checkpoint_path(run, position.step)
-    _save(path, parameters, _state(config, position))
+    _write_atomically(path, parameters, _state(config, position))
     try:
         for old in list_checkpoints(run)[:-keep]:
             old.unlink()
@@ -111,45 +115,45 @@ def save_checkpoint(
 
 
 def save_best(
-    run: Path, parameters: Iterable[ms.Parameter], config: Config, position: TrainingPosition, mark: BestScore
+    run: Path, parameters: Iterable[ms.Parameter], config: Config, position: TrainingPosition, best_score: BestScore
 ) -> Path:
-    """Write the run's best checkpoint, with its mark, in place of the one before; errors as `save_checkpoint`."""
+    """Write the best checkpoint of a run with its score; replaces the previous best. Raises as `save_checkpoint`."""
     path = best_checkpoint_path(run)
-    _save(path, parameters, _state(config, position) | {"mark": vars(mark)})
+    _write_atomically(path, parameters, _state(config, position) | {"mark": vars(best_score)})
     return path
 
 
 def write_checkpoint(
     path: Path, parameters: Iterable[ms.Parameter], config: Config, position: TrainingPosition
 ) -> None:
-    """Write a checkpoint that belongs to no run, to a file whose name ends in .ckpt; errors as `save_checkpoint`."""
-    _save(path, parameters, _state(config, position))
+    """Write a checkpoint outside of a run to `path`, which ends in .ckpt. Raises as `save_checkpoint`."""
+    _write_atomically(path, parameters, _state(config, position))
 
 
 def _state(config: Config, position: TrainingPosition) -> dict[str, Any]:
-    return {"format": FORMAT, "config": config.model_dump(mode="json"), **vars(position)}
+    return {"format": FORMAT_VERSION, "config": config.model_dump(mode="json"), **vars(position)}
 
 
-def _save(path: Path, parameters: Iterable[ms.Parameter], state: dict[str, Any]) -> None:
-    """Write a file under a temporary name and rename it."""
-    unfinished = path.with_name(f".{path.name}")
-    named = [{"name": parameter.name, "data": parameter} for parameter in parameters]
+def _write_atomically(path: Path, parameters: Iterable[ms.Parameter], state: dict[str, Any]) -> None:
+    """Write a file under a temporary name, then rename it."""
+    temporary = path.with_name(f".{path.name}")
+    entries = [{"name": parameter.name, "data": parameter} for parameter in parameters]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        ms.save_checkpoint(named, str(unfinished), append_dict={_STATE: json.dumps(state)}, crc_check=True)
-        _settle(unfinished)
-        unfinished.replace(path)
+        ms.save_checkpoint(entries, str(temporary), append_dict={_STATE_KEY: json.dumps(state)}, crc_check=True)
+        _finalize(temporary)
+        temporary.replace(path)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
     finally:
-        # MindSpore writes under a name of its own before it takes the one it was given
-        for leftover in (unfinished, unfinished.with_suffix(".tmp")):
+        # MindSpore itself writes to a file with the suffix .tmp and renames that
+        for leftover in (temporary, temporary.with_suffix(".tmp")):
             if leftover.exists():
                 leftover.unlink()
 
 
-def _settle(path: Path) -> None:
-    """Give the file the permissions that any new file has, and wait until it is on the disk."""
+def _finalize(path: Path) -> None:
+    """Set the permissions of a new file, since MindSpore writes with mode 0400, and flush the file to disk."""
     set_default_permissions(path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -159,8 +163,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        DamagedCheckpointError: it is not whole, or no checkpoint of MindSpore at all.
-        InputError: there is no such file, or it is not of this program.
+        DamagedCheckpointError: The file is incomplete, corrupted, or not a MindSpore checkpoint.
+        InputError: The file does not exist or was not written by this project.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a checkpoint such as runs/demo/checkpoints/step-0003000.ckpt")
@@ -170,7 +174,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise DamagedCheckpointError(f"{path}: damaged or not a MindSpore checkpoint; use an older one") from error
-    config, position, best_score = _parse_state(values.pop(_STATE, None), path)
+    config, position, best_score = _parse_state(values.pop(_STATE_KEY, None), path)
     tensors = {name: value for name, value in values.items() if not isinstance(value, str)}
     return Checkpoint(path=path, tensors=tensors, config=config, position=position, best_score=best_score)
 
@@ -181,29 +185,31 @@ def _parse_state(text: object, path: Path) -> tuple[Config, TrainingPosition, Be
     except (ValueError, RecursionError):
         state = None
     if not isinstance(state, dict) or not {"format", "config", "step", "records", "processes"} <= state.keys():
-        raise InputError(f"{path}: holds no recipe, so it is not a checkpoint of this trainer")
-    if state["format"] != FORMAT:
-        raise InputError(f"{path}: checkpoint format {str(state['format'])[:20]}, this program reads {FORMAT}")
+        raise InputError(f"{path}: holds no recipe, so it was not written by training.train or training.convert")
+    if state["format"] != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: checkpoint format {str(state['format'])[:20]}, this program reads format {FORMAT_VERSION}"
+        )
     counts = {name: state[name] for name in ("step", "records", "processes")}
     for name, value in counts.items():
         if type(value) is not int or not 0 <= value < 2**63:
             raise InputError(f"{path}: {name} is {reprlib.repr(value)}, expected a whole number")
     config = parse_config(state["config"], source=f"{path}: its recipe")
-    mark = _parse_mark(state["mark"], path) if "mark" in state else None
-    return config, TrainingPosition(**counts, shards=str(state.get("shards", ""))), mark
+    best_score = _parse_best_score(state["mark"], path) if "mark" in state else None
+    return config, TrainingPosition(**counts, shards=str(state.get("shards", ""))), best_score
 
 
-def _parse_mark(mark: Any, path: Path) -> BestScore:
+def _parse_best_score(mark: Any, path: Path) -> BestScore:
     if not isinstance(mark, dict) or type(mark.get("ap")) is not float or not 0 <= mark["ap"] <= 1:
-        raise InputError(f"{path}: mark is {reprlib.repr(mark)}, expected an AP of 0 to 1")
+        raise InputError(f"{path}: mark is {reprlib.repr(mark)}, expected an object with ap from 0 to 1")
     return BestScore(mark["ap"], str(mark.get("basis", "")))
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[DamagedCheckpointError]]:
-    """The newest checkpoint of a run that is whole, or None if it has none; and what is wrong with newer ones.
+    """Return the newest undamaged checkpoint of a run, or None, and the errors of newer, damaged ones.
 
     Raises:
-        InputError: every checkpoint is damaged, or one is not of this program.
+        InputError: Every checkpoint is damaged, or one was not written by this project.
     """
     damaged: list[DamagedCheckpointError] = []
     for path in reversed(list_checkpoints(run)):
@@ -212,32 +218,36 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[DamagedCheckpo
         except DamagedCheckpointError as error:
             damaged.append(error)
     if damaged:
-        raise InputError(f"{run}: every checkpoint is damaged; remove the folder and train again")
+        raise InputError(f"{run}: every checkpoint is damaged; remove the folder and train from the beginning")
     return None, damaged
 
 
-def restore(cell: nn.Cell, tensors: dict[str, ms.Parameter], path: Path) -> None:
-    """Put the tensors into a cell's parameters, every one of them; InputError names the first that does not fit."""
+def restore_cell(cell: nn.Cell, tensors: dict[str, ms.Parameter], path: Path) -> None:
+    """Copy tensors into all parameters of a cell. Raises as `restore_parameters`."""
     restore_parameters(cell.get_parameters(), tensors, path)
 
 
 def restore_for_inference(network: nn.Cell, checkpoint: Checkpoint) -> None:
-    """Put into a network the weights that it should answer with: the average of weights, where the recipe kept one.
+    """Copy the weights for inference of a checkpoint into a network: averaged weights if present, else the weights.
 
     Raises:
-        InputError: a weight is missing or of another shape.
+        InputError: A weight is missing or has another shape.
     """
-    restore(network, inference_tensors(checkpoint), checkpoint.path)
+    restore_cell(network, inference_tensors(checkpoint), checkpoint.path)
 
 
 def inference_tensors(checkpoint: Checkpoint) -> dict[str, ms.Parameter]:
-    """The weights that a checkpoint's network should answer with: their average if it has one, else all its tensors."""
+    """Return the averaged weights of a checkpoint under the names of the weights; all tensors if there are none."""
     prefix = AVERAGE_PREFIX if checkpoint.has_weight_average else ""
-    return {name.removeprefix(prefix): each for name, each in checkpoint.tensors.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): tensor for name, tensor in checkpoint.tensors.items() if name.startswith(prefix)}
 
 
 def restore_parameters(parameters: Iterable[ms.Parameter], tensors: dict[str, ms.Parameter], path: Path) -> None:
-    """Put the tensors into parameters of their names, every one of them; InputError names one that does not fit."""
+    """Copy tensors into parameters by name.
+
+    Raises:
+        InputError: A parameter has no tensor, or one of another shape; the message names the parameter.
+    """
     for parameter in parameters:
         tensor = tensors.get(parameter.name)
         if tensor is None:

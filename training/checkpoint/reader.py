@@ -1,9 +1,9 @@
-"""The tensors in a MindSpore checkpoint, read without trusting the file.
+"""Reader of MindSpore checkpoint files that does not trust their content.
 
-`mindspore.load_checkpoint` (2.8.0) copies as many bytes as the file has for a tensor into a buffer as large as the file
-says its shape is, without comparing the two: a file made to do so overwrites the heap, and its checksum is no more than
-a checksum. So the file's protobuf message is read here, and every size compared, before NumPy looks at it. The format
-holds numbers and strings, no code: there is nothing to unpickle.
+`mindspore.load_checkpoint` (2.8.0) allocates a buffer by the shape stored in the file, and copies as many bytes into it
+as the file holds for the tensor, without comparing the two sizes. A crafted file can therefore overwrite the heap, and
+the checksum is no protection because it is not cryptographic. This module parses the protobuf message itself and checks
+every size before NumPy uses the data. The format holds only numbers and strings; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
-_MARK = b"crc_num"
-_CRC_BYTES = 10
+_CHECKSUM_MARKER = b"crc_num"
+_CHECKSUM_BYTES = 10
 _DTYPES = {
     "Int8": np.int8,
     "UInt8": np.uint8,
@@ -32,50 +32,51 @@ _DTYPES = {
     "Float64": np.float64,
     "Bool": np.bool_,
 }
-_TEXT = "str"
+_STRING_TYPE = "str"
 
 
 def read_tensors(path: Path) -> dict[str, ms.Parameter | str]:
-    """Every parameter and every string of a checkpoint by name; raises what `read_arrays` does."""
+    """Return every parameter and every string of a checkpoint by name. Raises as `read_arrays`."""
     return {
         name: value if isinstance(value, str) else ms.Parameter(ms.Tensor(value), name=name)
         for name, value in read_arrays(path).items()
     }
 
 
-def read_arrays(path: Path, *, checksum: bool = True) -> dict[str, np.ndarray[Any, Any] | str]:
-    """Every tensor and every string of a checkpoint by name.
+def read_arrays(path: Path, *, require_checksum: bool = True) -> dict[str, np.ndarray[Any, Any] | str]:
+    """Return every tensor and every string of a checkpoint by name.
 
     Args:
-        path: the file.
-        checksum: it must have one; else one that is there must be right, for MindSpore writes none unless asked to.
+        path: The file.
+        require_checksum: Reject a file without a checksum; MindSpore writes one only on request. A checksum that is
+            present must be correct in any case.
 
     Raises:
-        ValueError: it has no checksum or a wrong one, is no checkpoint, or holds a tensor whose bytes, type or shape
-            cannot be.
-        OSError: it cannot be read.
+        ValueError: The checksum is missing or wrong, the file is not a checkpoint, or the size, type or shape of a
+            tensor is invalid.
+        OSError: The file cannot be read.
     """
-    content = _checked(path.read_bytes(), checksum)
+    content = _verify_checksum(path.read_bytes(), require_checksum)
     return {
-        name: data.decode("utf-32-le") if kind == _TEXT else _array(name, kind, dims, data)
+        name: data.decode("utf-32-le") if kind == _STRING_TYPE else _array(name, kind, dims, data)
         for name, kind, dims, data in _entries(content)
     }
 
 
-def _checked(content: bytes, needed: bool) -> memoryview:
-    """The message without the checksum that ends the file; ValueError where that is needed and missing, or wrong."""
-    body = memoryview(content)[: -len(_MARK) - _CRC_BYTES]
-    if content[len(body) : len(body) + len(_MARK)] != _MARK:
-        if not needed:
+def _verify_checksum(content: bytes, required: bool) -> memoryview:
+    """Return the message without the checksum at its end; ValueError if that is wrong, or required and missing."""
+    body = memoryview(content)[: -len(_CHECKSUM_MARKER) - _CHECKSUM_BYTES]
+    if content[len(body) : len(body) + len(_CHECKSUM_MARKER)] != _CHECKSUM_MARKER:
+        if not required:
             return memoryview(content)
         raise ValueError("no checksum at the end")
-    if int.from_bytes(content[-_CRC_BYTES:], "big") != binascii.crc32(body):
+    if int.from_bytes(content[-_CHECKSUM_BYTES:], "big") != binascii.crc32(body):
         raise ValueError("wrong checksum")
     return body
 
 
 def _entries(content: memoryview) -> Iterator[tuple[str, str, list[int], bytes]]:
-    """Name, type, shape and bytes of every tensor; MindSpore cuts large ones into several entries in a row."""
+    """Yield name, type, shape and bytes of every tensor. MindSpore splits a large one into consecutive entries."""
     from google.protobuf.message import DecodeError
     from mindspore.train.checkpoint_pb2 import Checkpoint
 
@@ -83,7 +84,7 @@ def _entries(content: memoryview) -> Iterator[tuple[str, str, list[int], bytes]]
     try:
         message.ParseFromString(content)
     except DecodeError as error:
-        raise ValueError("not a checkpoint's message") from error
+        raise ValueError("not a checkpoint message") from error
     for name, parts in itertools.groupby(message.value, operator.attrgetter("tag")):
         tensors = [part.tensor for part in parts]
         data = b"".join(tensor.tensor_content for tensor in tensors)
@@ -92,9 +93,9 @@ def _entries(content: memoryview) -> Iterator[tuple[str, str, list[int], bytes]]
 
 def _array(name: str, kind: str, dims: list[int], data: bytes) -> np.ndarray[Any, Any]:
     if kind not in _DTYPES:
-        raise ValueError(f"{name[:60]!r} is of type {kind[:20]!r}")
-    shape = () if dims == [0] else tuple(dims)  # how MindSpore writes a scalar
+        raise ValueError(f"{name[:60]!r} has the unknown type {kind[:20]!r}")
+    shape = () if dims == [0] else tuple(dims)  # MindSpore writes a scalar with shape (0,)
     dtype = np.dtype(_DTYPES[kind])
     if len(shape) > 8 or min(shape, default=1) < 1 or math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"{name[:60]!r} has {len(data)} bytes, which do not fit its shape")
+        raise ValueError(f"{name[:60]!r} has {len(data)} bytes, which does not match its shape")
     return np.frombuffer(data, dtype).reshape(shape)

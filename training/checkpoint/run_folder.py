@@ -1,14 +1,26 @@
-"""The folder of a run: what lies in it, and making it ready without losing a run that is in it already.
+"""The folder of a run: its files, and preparing it without overwriting another run.
 
-config.yaml is the resolved recipe, run.json tells with what it was made, checkpoints/ has the newest checkpoints and
-best.ckpt, tensorboard/ event files, logs/ what the processes of a distributed run said, debug/ the graphs that
-MindSpore could not compile. metrics.jsonl has one object a line, each with its step, in the order of the run: of a
-logged step
-`step epoch loss lr images_per_s data_wait terms rates`, where terms (of the loss, by stage and branch: pafs_1 …) and
-rates (of backbone, features, stages) are objects, and loss and terms means since the line before; with `loss_scale
-overflows`, of the last step and since the line before, where the loss is scaled; of an evaluation `step`, the ten
-numbers by COCO's names (AP AP50 AP75 APM APL AR AR50 AR75 ARM ARL), `pictures` and `seconds`. Nothing here imports
-MindSpore.
+config.yaml
+    The resolved recipe.
+run.json
+    Versions, command and machines of every session, see `training.loop.run_info`.
+checkpoints/
+    The newest checkpoints, and best.ckpt.
+tensorboard/
+    Event files.
+logs/
+    Output of the processes of a distributed run.
+debug/
+    Graphs that MindSpore could not compile.
+metrics.jsonl
+    One JSON object a line, in the order of the run, each with its `step`. A logged step has
+    `step epoch loss lr images_per_s data_wait terms rates`, where `terms` holds the terms of the loss by branch and
+    stage (pafs_1 …) and `rates` the learning rates of backbone, features and stages; `loss` and `terms` are means over the
+    steps since the previous line. With loss scaling it also has `loss_scale`, that of the last step, and `overflows`,
+    their number since the previous line. An evaluation has `step`, COCO's ten metrics (AP AP50 AP75 APM APL AR AR50
+    AR75 ARM ARL), `pictures` and `seconds`.
+
+This module does not import MindSpore.
 """
 
 from __future__ import annotations
@@ -23,58 +35,60 @@ import yaml
 from pipeline.errors import InputError
 from training.config import Config
 
-_CHECKPOINT = re.compile(r"step-(\d{7,})\.ckpt")
+_CHECKPOINT_NAME = re.compile(r"step-(\d{7,})\.ckpt")
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Name of the checkpoint after `step` updates."""
+    """Return the path of the checkpoint after `step` updates."""
     return run / "checkpoints" / f"step-{step:07d}.ckpt"
 
 
 def best_checkpoint_path(run: Path) -> Path:
-    """Name of the checkpoint that evaluation during training found best."""
+    """Return the path of the checkpoint with the best validation score."""
     return run / "checkpoints" / "best.ckpt"
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run's newest steps, oldest first."""
-    found = [(path, _CHECKPOINT.fullmatch(path.name)) for path in (run / "checkpoints").glob("step-*.ckpt")]
+    """Return the checkpoints of a run by step, oldest first, without best.ckpt."""
+    found = [(path, _CHECKPOINT_NAME.fullmatch(path.name)) for path in (run / "checkpoints").glob("step-*.ckpt")]
     return [path for _, path in sorted((int(match[1]), path) for path, match in found if match)]
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The file itself, or the newest checkpoint of a run folder; InputError if there is none."""
+    """Return `path` if it is a file, or the newest checkpoint of a run folder; InputError if there is none."""
     if path.is_file():
         return path
     found = list_checkpoints(path)
     if not found and path.suffix == ".ckpt":
-        raise InputError(f"{path}: no such file; expected a checkpoint, or a run folder: its newest is taken")
+        raise InputError(
+            f"{path}: no such file; expected a checkpoint, or a run folder, whose newest checkpoint is used"
+        )
     if not found:
-        raise InputError(f"{path}: no checkpoint here; make one with: make train RUN={path}")
+        raise InputError(f"{path}: no checkpoint in this folder; train one with: make train RUN={path}")
     return found[-1]
 
 
-def check_init_options(init: Path | None, allow_missing: Sequence[str], *, going_on: bool) -> None:
-    """Raise InputError where a run is to begin with weights that are not there, or is allowed to miss some of none."""
+def check_init_options(init: Path | None, allow_missing: Sequence[str], *, resuming: bool) -> None:
+    """Raise InputError if the initial weights do not exist, or if `allow_missing` is given without `init`."""
     if init is None and allow_missing:
-        raise InputError(f"--allow-missing {allow_missing[0]}: belongs to --init; add it, or leave both out")
-    if init and not going_on:
+        raise InputError(f"--allow-missing {allow_missing[0]}: requires --init; add --init, or remove --allow-missing")
+    if init and not resuming:
         find_checkpoint(init)
 
 
 def check_run_folder(run: Path, resume: bool) -> None:
-    """Raise InputError where `run` cannot be a run's folder, or where a new run would overwrite one."""
+    """Raise InputError if `run` is a file, or if a new run would overwrite the run in it."""
     if run.exists() and not run.is_dir():
         raise InputError(f"{run}: is a file; expected a folder for the run")
     if not resume and (list_checkpoints(run) or best_checkpoint_path(run).exists()):
-        raise InputError(f"{run}: holds a run already; go on with RESUME=1, or choose another folder or remove it")
+        raise InputError(f"{run}: already contains a run; resume it with RESUME=1, choose another folder, or remove it")
 
 
 def prepare_run_folder(run: Path, config: Config, done: int) -> None:
-    """Make the folder ready for a run that has done `done` steps: it then holds nothing of later ones."""
+    """Create the folder of a run that starts after step `done`, and remove everything that belongs to later steps."""
     run.mkdir(parents=True, exist_ok=True)
-    for unfinished in (run / "checkpoints").glob(".*"):
-        unfinished.unlink()
+    for temporary in (run / "checkpoints").glob(".*"):
+        temporary.unlink()
     for path in list_checkpoints(run):
         if path > checkpoint_path(run, done):
             path.replace(path.with_name(f"{path.name}.damaged"))
@@ -84,18 +98,18 @@ def prepare_run_folder(run: Path, config: Config, done: int) -> None:
 
 
 def evaluated_steps(run: Path) -> set[int]:
-    """Steps whose evaluation metrics.jsonl holds."""
-    return {line["step"] for line in map(json.loads, _whole_lines(run / "metrics.jsonl")) if "AP" in line}
+    """Return the steps for which metrics.jsonl holds an evaluation."""
+    return {line["step"] for line in map(json.loads, _complete_lines(run / "metrics.jsonl")) if "AP" in line}
 
 
 def _trim_metrics(path: Path, step: int) -> None:
-    """Forget the lines after `step`: a resumed run writes them anew."""
+    """Remove the lines after `step`, which a resumed run writes again."""
     if path.is_file():
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
         path.write_text("".join(kept), encoding="utf-8")
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file, if there is one, without one that was not written to its end."""
+def _complete_lines(path: Path) -> list[str]:
+    """Return the lines of a file, without an incomplete last line; an empty list if there is no file."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     return [line for line in lines if line.endswith("\n")]

@@ -64,7 +64,7 @@ def _read_checkpoint(path: Path) -> dict[str, StoredTensor]:
     from training.checkpoint.reader import read_arrays
 
     try:
-        arrays = read_arrays(path, checksum=False)
+        arrays = read_arrays(path, require_checksum=False)
     except ValueError as error:
         raise ValueError(f"damaged, or not a known format; expected {EXPECTED_FORMATS}") from error
     return {name: _loaded_tensor(array) for name, array in arrays.items() if not isinstance(array, str)}
