@@ -1,4 +1,4 @@
-"""The base of every recipe section: immutable, and closed to keys it does not know."""
+"""Base class of all recipe sections."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class StrictModel(BaseModel):
-    """A recipe section. Unknown keys, wrong types and values out of range raise pydantic's ValidationError."""
+    """An immutable recipe section. Unknown keys, wrong types and invalid values raise pydantic's ValidationError."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

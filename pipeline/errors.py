@@ -1,4 +1,4 @@
-"""One error for everything that a user can mend, and how a command reports it: one line, exit code 2."""
+"""The exception for errors that a user can correct. Commands report it in one line with exit code 2."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import click
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; one line says which file or field, which value, and what would be right."""
+    """Invalid input from the user. The message is one line: the file or field, its value, and what is expected."""
 
 
-class _InputFailure(click.ClickException):
+class _InputErrorExit(click.ClickException):
     exit_code = 2
 
 
-def reports_input_errors(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a click command end with `Error: …` and exit code 2, without a traceback, on an InputError."""
+def reports_input_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a click command: on an InputError it prints `Error: …`, without a traceback, and exits with code 2."""
 
-    @functools.wraps(run)
+    @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            return run(*args, **kwargs)
+            return command(*args, **kwargs)
         except InputError as error:
-            raise _InputFailure(str(error)) from error
+            raise _InputErrorExit(str(error)) from error
 
     return wrapper

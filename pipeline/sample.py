@@ -1,4 +1,4 @@
-"""The types that travel through the data stage."""
+"""Data types of annotations and samples."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Rle = dict[str, Any]
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of one picture before its pixels are read.
+    """Annotations of one image, without its pixels.
 
     Attributes:
         image_id: COCO image id.
-        file_name: path relative to the split's picture folder.
-        height, width: px, in the frame of the annotations (EXIF orientation not applied, as COCO does).
+        file_name: path relative to the split's image folder.
+        height, width: px, in the frame of the annotations (as in COCO, EXIF orientation is not applied).
         keypoints: (P, K, 3) float32 x, y in px and visibility 0/1/2 of the trainable people, OpenPose-18 order.
-        ignore: run-length mask of the ignore region, 1 where the loss must not look.
-        truth: every person annotation of the picture as COCO wrote it, without its segmentation; for evaluation.
+        ignore: run-length mask of the ignore region, 1 where the loss is not computed.
+        truth: all person annotations of the image as in the COCO json, without segmentation; for evaluation.
     """
 
     image_id: int
@@ -39,13 +39,13 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with its people, in memory.
+    """One image with its annotations, in memory.
 
     Attributes:
         image_id: COCO image id.
         image: (H, W, 3) uint8 BGR.
         keypoints: (P, K, 3) float32 x, y in px and visibility 0/1/2, OpenPose-18 order.
-        ignore: (H, W) uint8, 1 where the loss must not look, else 0.
+        ignore: (H, W) uint8, 1 where the loss is not computed, else 0.
     """
 
     image_id: int

@@ -1,11 +1,10 @@
-"""The human skeleton: keypoints, limbs and mirror pairs, each fact written once and by name.
+"""The human skeleton: keypoints, limbs and left-right pairs, defined once and by name.
 
-Two keypoint orders meet here: COCO-17, in which annotations come and results go, and OpenPose-18, which adds the
-neck and is the order of every array between them. The limb order is the channel order of the part affinity fields in
-CMU's published COCO model (Cao et al., "OpenPose", TPAMI 2019; github.com/CMU-Perceptual-Computing-Lab/openpose), so
-that published weights and maps fit.
+There are two keypoint orders: COCO-17 for annotations and results, and OpenPose-18, which adds the neck, for all arrays
+in between. The limb order is the channel order of the part affinity fields in CMU's published COCO model (Cao et al.,
+"OpenPose", TPAMI 2019; github.com/CMU-Perceptual-Computing-Lab/openpose), so that published weights and maps fit.
 
-This module needs NumPy only.
+This module needs only NumPy.
 """
 
 from __future__ import annotations
@@ -77,20 +76,20 @@ LIMBS: tuple[tuple[str, str], ...] = (
     ("right_eye", "right_ear"),
     ("left_eye", "left_ear"),
 )
-"""The 19 limbs (L) as (from, to); limb i owns part affinity field channels 2i (x) and 2i + 1 (y)."""
+"""The 19 limbs (L) as (start, end); part affinity field channels 2i (x) and 2i + 1 (y) belong to limb i."""
 
 NUM_KEYPOINTS = len(KEYPOINTS)
 NUM_LIMBS = len(LIMBS)
 
 KEYPOINT_INDEX: dict[str, int] = {name: i for i, name in enumerate(KEYPOINTS)}
-"""OpenPose-18 index of a keypoint name."""
+"""OpenPose-18 index of each keypoint name."""
 
 LIMB_INDICES: NDArray[np.intp] = np.array([(KEYPOINT_INDEX[a], KEYPOINT_INDEX[b]) for a, b in LIMBS], dtype=np.intp)
-"""(L, 2) OpenPose-18 indices of each limb's two ends."""
+"""(L, 2) OpenPose-18 indices of the start and end of each limb."""
 
 
 def mirrored_name(name: str) -> str:
-    """Name of the keypoint that `name` becomes when the picture is flipped left to right."""
+    """Return the name that the keypoint `name` has after a horizontal flip."""
     for side, other in (("left_", "right_"), ("right_", "left_")):
         if name.startswith(side):
             return other + name[len(side) :]
@@ -103,13 +102,13 @@ def _mirrored_limb(limb: tuple[str, str]) -> int:
 
 
 FLIP_KEYPOINTS: NDArray[np.intp] = np.array([KEYPOINT_INDEX[mirrored_name(name)] for name in KEYPOINTS], dtype=np.intp)
-"""(K,) gather order that swaps left and right keypoints: flipped = keypoints[:, FLIP_KEYPOINTS]."""
+"""(K,) indices that swap left and right keypoints: flipped = keypoints[:, FLIP_KEYPOINTS]."""
 
 FLIP_LIMBS: NDArray[np.intp] = np.array([_mirrored_limb(limb) for limb in LIMBS], dtype=np.intp)
-"""(L,) gather order that swaps left and right limbs."""
+"""(L,) indices that swap left and right limbs."""
 
 TO_COCO: NDArray[np.intp] = np.array([KEYPOINT_INDEX[name] for name in COCO_KEYPOINTS], dtype=np.intp)
-"""(17,) gather order from OpenPose-18 to COCO-17: coco = openpose[..., TO_COCO, :]."""
+"""(17,) indices from OpenPose-18 to COCO-17: coco = openpose[..., TO_COCO, :]."""
 
 OKS_SIGMAS: dict[str, float] = {
     "nose": 0.026,
@@ -122,19 +121,19 @@ OKS_SIGMAS: dict[str, float] = {
     "knee": 0.087,
     "ankle": 0.089,
 }
-"""Per-keypoint standard deviation of human annotators relative to sqrt(area) (COCO keypoint evaluation)."""
+"""Standard deviation of human annotators per keypoint, relative to sqrt(area) (COCO keypoint evaluation)."""
 
 
 def from_coco(keypoints: NDArray[np.float32]) -> NDArray[np.float32]:
     """Reorder COCO-17 keypoints to OpenPose-18 and add the neck.
 
-    The neck is the midpoint of the shoulders. It is labelled only if both are, and visible only if both are.
+    The neck is the midpoint of the shoulders. It is labelled if both shoulders are, and visible if both are visible.
 
     Args:
-        keypoints: (P, 17, 3) x, y in px and COCO visibility (0 not labelled, 1 hidden, 2 visible).
+        keypoints: (P, 17, 3) x, y in px and COCO visibility (0 not labelled, 1 labelled but hidden, 2 visible).
 
     Returns:
-        (P, 18, 3) float32 in the same convention; x and y of keypoints that are not labelled are 0.
+        (P, 18, 3) float32 with the same meaning; x and y of unlabelled keypoints are 0.
     """
     coco = np.asarray(keypoints, dtype=np.float32).reshape(-1, len(COCO_KEYPOINTS), 3)
     out = np.zeros((len(coco), NUM_KEYPOINTS, 3), dtype=np.float32)
@@ -147,5 +146,5 @@ def from_coco(keypoints: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def to_coco(keypoints: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Reorder OpenPose-18 keypoints (..., 18, C) to COCO-17 (..., 17, C), leaving out the neck."""
+    """Reorder OpenPose-18 keypoints (..., 18, C) to COCO-17 (..., 17, C) and drop the neck."""
     return np.asarray(keypoints)[..., TO_COCO, :]

@@ -72,13 +72,13 @@ def unpack_sample(row: Row) -> Sample:
     size, runs = unpack_ignore(row["ignore"])
     return Sample(
         image_id=int(row["image_id"]),
-        image=_decode_image(row, size),
+        image=_decode_row_image(row, size),
         keypoints=unpack_keypoints(row["keypoints"]),
         ignore=decode_runs(runs, *size),
     )
 
 
-def _decode_image(row: Row, size: Size, buffers: ThreadBuffers | None = None) -> NDArray[np.uint8]:
+def _decode_row_image(row: Row, size: Size, buffers: ThreadBuffers | None = None) -> NDArray[np.uint8]:
     image = decode_image(raw_bytes(row["image"]), strict=True, buffers=buffers)
     if image.shape[:2] != size:
         found, expected = (f"{width}x{height}" for height, width in (image.shape[:2], size))
@@ -134,7 +134,7 @@ class Collator:
         from pipeline.loading.warp import augment_image
 
         size, _ = unpack_ignore(row["ignore"])
-        image = _decode_image(row, size, _buffers)
+        image = _decode_row_image(row, size, _buffers)
         augment_image(image, augmentation, affine_matrix(augmentation, self.size), out=batch["image"][index])
 
     def _augmentation(self, image_id: int, keypoints: NDArray[np.float32], image_size: Size) -> Augmentation:

@@ -1,4 +1,4 @@
-"""Memory that is used again and again, for fresh memory is paid for page by page."""
+"""Reusable array buffers. The first write to new memory is slow, because the kernel clears each page."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from numpy.typing import NDArray
 
 
 class ThreadBuffers(threading.local):
-    """Arrays of bytes by name, of the calling thread alone."""
+    """Named uint8 buffers, separate for each thread."""
 
     def __init__(self) -> None:
-        self._memory: dict[str, NDArray[np.uint8]] = {}
+        self._buffers: dict[str, NDArray[np.uint8]] = {}
 
     def array(self, name: str, *shape: int) -> NDArray[np.uint8]:
-        """A contiguous uint8 array with anything in it, the thread's until it asks for the same name again."""
+        """Return a contiguous, uninitialised uint8 array, valid until this thread requests the same name again."""
         size = math.prod(shape)
-        memory = self._memory.get(name)
-        if memory is None or memory.size < size:
-            memory = self._memory[name] = np.empty(size, dtype=np.uint8)
-        return memory[:size].reshape(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < size:
+            buffer = self._buffers[name] = np.empty(size, dtype=np.uint8)
+        return buffer[:size].reshape(shape)
 
 
 class BufferPool:
-    """Arrays that are given out again when nobody holds them any more, nor a view of them."""
+    """Pool of arrays. An array is reused once no reference to it, nor to a view of it, exists outside of the pool."""
 
-    _UNHELD = 3
-    """References to an array that only this object knows: its list's, the loop's and getrefcount's own."""
+    _POOL_REFERENCES = 3
+    """References to an array in use nowhere else: from the list, the loop variable and the argument of getrefcount."""
 
     def __init__(self) -> None:
         self._arrays: list[NDArray[Any]] = []
 
     def array(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-        """A contiguous array with anything in it, the caller's until the last reference to it is gone."""
+        """Return a contiguous, uninitialised array. It stays the caller's until the last reference to it is dropped."""
         for array in self._arrays:
-            if array.shape == shape and array.dtype == dtype and sys.getrefcount(array) == self._UNHELD:
+            if array.shape == shape and array.dtype == dtype and sys.getrefcount(array) == self._POOL_REFERENCES:
                 return array
         self._arrays.append(np.empty(shape, dtype))
         return self._arrays[-1]

@@ -1,26 +1,29 @@
-"""How many processes and threads to use where nobody says."""
+"""Default numbers of processes and threads."""
 
 from __future__ import annotations
 
 MAX_WORKERS = 32
-"""Processes that write shards, at most: they check more JPEGs a second than most disks read."""
+"""Maximum number of processes that write shards. They check more JPEGs per second than most disks can deliver."""
 
 MAX_THREADS = 16
-"""Threads that prepare one rank's samples, at most: more of them only wait for Python's lock."""
+"""Maximum number of threads that prepare the samples of one rank. More threads only wait for Python's global lock."""
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: joblib minds its affinity, its cgroup's quota and LOKY_MAX_CPU_COUNT."""
+    """Return the number of cores this process may use.
+
+    joblib takes into account the CPU affinity of the process, the CPU quota of its cgroup, and LOKY_MAX_CPU_COUNT.
+    """
     from joblib import cpu_count
 
     return int(cpu_count())
 
 
 def default_workers() -> int:
-    """Processes for work on many files: one a core, at most `MAX_WORKERS`."""
+    """Return the number of processes for work on many files: one per core, at most `MAX_WORKERS`."""
     return min(usable_cores(), MAX_WORKERS)
 
 
 def default_threads(world_size: int) -> int:
-    """Threads for one of so many ranks on this machine: its share of the cores, 1 to `MAX_THREADS`."""
+    """Return the number of threads per rank if `world_size` ranks share this machine: 1 to `MAX_THREADS`."""
     return max(1, min(usable_cores() // world_size, MAX_THREADS))

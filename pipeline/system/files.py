@@ -1,4 +1,4 @@
-"""What new files have in common."""
+"""Permissions, hashes and atomic writes of files."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 
 def set_default_permissions(path: Path) -> None:
-    """Give a file the permissions that any new file in its folder gets; MindSpore creates its own 0600 or 0400.
+    """Give a file the permissions of a newly created file in its folder. MindSpore creates files with 0600 or 0400.
 
-    A new file tells them. Asking for the umask would mean to change it, for all threads.
+    The permissions are read from a temporary file: the umask can only be read by changing it, for all threads.
     """
-    usual = path.with_name(f"{path.name}.mode")
+    temporary = path.with_name(f"{path.name}.mode")
     try:
-        usual.touch()
-        path.chmod(usual.stat().st_mode & 0o777)
+        temporary.touch()
+        path.chmod(temporary.stat().st_mode & 0o777)
     finally:
-        usual.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file's content, as hexadecimal digits; the file is streamed."""
+    """Return the SHA-256 of a file's content as hexadecimal digits. The file is read in blocks."""
     digest = hashlib.sha256()
-    buffer = bytearray(1 << 16)  # stays in the cache between reading and hashing
+    buffer = bytearray(1 << 16)  # small enough to stay in the CPU cache between reading and hashing
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -33,12 +33,12 @@ def file_sha256(path: Path) -> str:
 
 
 def json_sha256(content: object) -> str:
-    """Hash of what a json file holds, whatever the order of its keys, as hexadecimal digits."""
+    """Return the SHA-256 of a JSON value as hexadecimal digits; it does not depend on the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8, beside its place and rename it there."""
+    """Write a temporary file in the same folder, text as UTF-8, and rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)

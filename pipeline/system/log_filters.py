@@ -1,4 +1,4 @@
-"""What libraries would say by themselves, kept to what nobody else says. Nothing here imports them."""
+"""Log levels of libraries, set by environment variables. This module does not import the libraries."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 
 
 def silence_mindspore() -> None:
-    """Let MindSpore print errors only, unless the user set GLOG_v; has to come before MindSpore is first imported."""
+    """Let MindSpore print errors only, unless the user set GLOG_v. Call this before the first import of MindSpore."""
     os.environ.setdefault("GLOG_v", "3")
 
 
 def silence_opencv() -> None:
-    """Keep OpenCV and its FFmpeg from talking of damaged files, unless the user set their levels; before the import."""
+    """Silence OpenCV and its FFmpeg on damaged files, unless the user set their log levels. Call before the import."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

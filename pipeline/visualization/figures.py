@@ -1,4 +1,4 @@
-"""The size, colours and file format that all matplotlib figures share."""
+"""Size, colours and output of matplotlib figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLOURS = ("#3b6ea5", "#d98a3d", "#5a9367", "#a34f6b", "#7b6fb0", "#8a8a8a")
 
 
 def blank_figure(height: float) -> Any:
-    """A figure of the width that all plots have; `height` in inches of 110 px."""
+    """Create an empty figure of the common width; `height` is in inches of 110 px."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -22,10 +22,14 @@ def blank_figure(height: float) -> Any:
 
 
 def save_figure(figure: Any, handles: Sequence[Any], names: Sequence[str], path: Path) -> None:
-    """Name in a legend above what is compared, and write a figure; InputError as `draw`."""
+    """Add a legend above the plots and write the figure.
+
+    Raises:
+        InputError: the file cannot be written, or its suffix is not an image format.
+    """
     figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be drawn: {error}") from error
+        raise InputError(f"{path}: cannot write the figure: {error}") from error

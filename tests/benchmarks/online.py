@@ -18,8 +18,7 @@ import numpy as np
 import simplejpeg
 from tqdm import tqdm
 
-from pipeline.loading import collate as filling
-from pipeline.loading import warp
+from pipeline.loading import collate, warp
 from pipeline.loading.augment import AugmentConfig
 from pipeline.loading.batches import Batches, create_batches
 from pipeline.loading.targets import TargetConfig
@@ -33,14 +32,14 @@ MAX_PEOPLE = 32
 """The full recipe's, unless a picture has more people."""
 
 STAGES = (
-    (filling, "decode", "decode"),
+    (collate, "decode_image", "decode"),
     (warp, "warp_image", "warp"),
     (warp, "jitter_colour", "colour"),
-    (filling, "sample_augmentation", "sample augmentation"),
-    (filling, "transform_keypoints", "keypoints"),
-    (filling, "decode_runs", "ignore region"),
+    (collate, "sample_augmentation", "sample augmentation"),
+    (collate, "transform_keypoints", "keypoints"),
+    (collate, "decode_runs", "ignore region"),
     (warp, "loss_mask", "loss mask"),
-    (filling, "encode_maps", "targets"),
+    (collate, "encode_maps", "targets"),
 )
 """The functions that `Collator` calls, where it looks them up, and what they are called in the table."""
 
@@ -94,7 +93,7 @@ def measure_stages(shards: Path, *, records: int) -> dict[str, float]:
     start = time.process_time()
     rows = list(read_rows(shards, manifest, TRAIN_COLUMNS, order))
     reading = time.process_time() - start
-    collator = filling.Collator((SIZE, SIZE), 0, 0, AugmentConfig(), TargetConfig())
+    collator = collate.Collator((SIZE, SIZE), 0, 0, AugmentConfig(), TargetConfig())
     batch = next(iter(_batches(shards, 1, 0, TargetConfig())))
     _fill(collator, rows[:BATCH], batch)
     with _timed(STAGES) as spent:
@@ -106,7 +105,7 @@ def measure_stages(shards: Path, *, records: int) -> dict[str, float]:
     return {name: round(1e3 * seconds / len(rows), 3) for name, seconds in stages.items()}
 
 
-def _fill(collator: filling.Collator, rows: list[filling.Row], batch: filling.Batch) -> None:
+def _fill(collator: collate.Collator, rows: list[collate.Row], batch: collate.Batch) -> None:
     """Fill a batch as `Batches` does: numbers first."""
     augmentations = [collator.write_labels(row, batch, place) for place, row in enumerate(rows)]
     for place, (row, augmentation) in enumerate(zip(rows, augmentations, strict=True)):

@@ -36,5 +36,7 @@ def test_maps_know_their_grid():
     ],
 )
 def test_maps_of_another_shape_are_refused(heatmaps, pafs, which):
-    with pytest.raises(ValueError, match=rf"Maps\.{which}: shape .* expected \((19|38), h, w\) on one grid"):
+    with pytest.raises(
+        ValueError, match=rf"Maps\.{which}: shape .* expected \((19|38), h, w\), the same grid for both"
+    ):
         Maps(np.zeros(heatmaps, np.float32), np.zeros(pafs, np.float32))

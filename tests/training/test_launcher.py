@@ -152,16 +152,16 @@ def free_port() -> int:
 
 BREAK = """
 import os
-from pipeline import filling
-whole, left = filling.Collator.paint, {after}
-def paint(*arguments):
-    global left
-    left -= 1
-    if left < 0:
+from pipeline.loading.collate import Collator
+write_image, remaining = Collator.write_image, {after}
+def write_or_fail(*arguments):
+    global remaining
+    remaining -= 1
+    if remaining < 0:
         raise ValueError("broken on purpose")
-    return whole(*arguments)
+    return write_image(*arguments)
 if (os.environ.get("MS_ROLE"), os.environ.get("RANK_ID")) == ("MS_WORKER", "{rank}"):
-    filling.Collator.paint = paint
+    Collator.write_image = write_or_fail
 """
 """Python runs this at its start where it is called sitecustomize: one worker fails after so many pictures."""
 

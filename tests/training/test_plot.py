@@ -103,5 +103,5 @@ def test_the_command_draws_into_the_first_runs_folder(tiny_run, tmp_path):
     assert (tmp_path / "a" / "run" / "curves.png").stat().st_size > 10_000
     result = CliRunner().invoke(main, [*runs, "--out", str(tmp_path / "curves.txt")])
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"Error: {tmp_path / 'curves.txt'}: cannot be drawn: ")
+    assert result.stderr.startswith(f"Error: {tmp_path / 'curves.txt'}: cannot write the figure: ")
     assert len(result.stderr.splitlines()) == 1
