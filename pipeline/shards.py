@@ -1,7 +1,8 @@
 """Build a set of MindRecord shards from COCO folders: python -m pipeline.shards.
 
-Plan, one joblib task a file, manifest last. The manifest is removed before anything changes, so a folder with one is
-complete. Source and output must be on a file system that all workers see.
+`pipeline.build` assigns the images to shards and writes each shard in one joblib task. The manifest is removed before
+anything changes and written last, so a folder that has a manifest is complete. The images and the output folder must be
+on a file system that all workers can access.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from pipeline.errors import InputError, reports_input_errors
 from pipeline.system.cpu import default_workers
 
 
-def _summary(out: Path, built: BuildResult) -> str:
-    manifest, seconds = built.manifest, built.seconds
+def _format_summary(out: Path, result: BuildResult) -> str:
+    manifest, seconds = result.manifest, result.seconds
     megabytes = sum(shard.bytes + shard.index_bytes for shard in manifest.shards) / 1e6
     content = (
         f"{manifest.records} pictures, {manifest.people} people, {len(manifest.shards)} shards, {megabytes:.1f} MB"
@@ -35,42 +36,63 @@ def _summary(out: Path, built: BuildResult) -> str:
         (len(manifest.skipped), "bad pictures skipped"),
     ]
     content += "".join(f", {count} {note}" for count, note in notes if count)
-    if not built.written:
+    if not result.written:
         return f"{out}: complete and unchanged: {content}"
-    kept = len(manifest.shards) - built.written
-    reused = f", {kept} shards kept" if kept > 0 else ""
-    return f"{out}: {content}{reused}, {seconds:.1f} s, {manifest.records / seconds:.0f} pictures/s"
+    kept = len(manifest.shards) - result.written
+    kept_note = f", {kept} shards kept" if kept > 0 else ""
+    return f"{out}: {content}{kept_note}, {seconds:.1f} s, {manifest.records / seconds:.0f} pictures/s"
 
 
-def _announce(line: str) -> None:
+def _print_to_stderr(line: str) -> None:
     click.echo(line, err=True)
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--coco", type=click.Path(path_type=Path), multiple=True, help="COCO folder; repeatable.")
-@click.option("--split", multiple=True, help="Split of it, such as train2017; repeatable.")
-@click.option("--annotations", type=click.Path(path_type=Path), multiple=True, help="Own COCO json; repeatable.")
-@click.option("--pictures", type=click.Path(path_type=Path), multiple=True, help="Folder of its pictures; repeatable.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the set.")
-@click.option("--workers", type=click.IntRange(1), show_default="one a core, at most 32", help="Processes.")
-@click.option("--backend", type=click.Choice(["processes", "dask"]), default="processes", help="What runs the tasks.")
+@click.option("--coco", type=click.Path(path_type=Path), multiple=True, help="COCO folder; may be repeated.")
+@click.option("--split", multiple=True, help="Split of the folder, such as train2017; may be repeated.")
+@click.option(
+    "--annotations",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Annotation file in COCO format; may be repeated.",
+)
+@click.option(
+    "--pictures", type=click.Path(path_type=Path), multiple=True, help="Image folder of --annotations; may be repeated."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder of the set.")
+@click.option("--workers", type=click.IntRange(1), show_default="one per core, at most 32", help="Worker processes.")
+@click.option("--backend", type=click.Choice(["processes", "dask"]), default="processes", help="Where tasks run.")
 @click.option(
     "--scheduler",
     metavar="HOST:PORT",
-    help="Of the Dask cluster. Its workers read the pictures and write the shards: sources and --out have to be on a "
-    "file system that all of them mount at the same path.",
+    help="Address of the Dask scheduler. Its workers read the images and write the shards: the sources and --out must "
+    "be on a file system that every worker mounts at the same path.",
 )
-@click.option("--records-per-shard", type=click.IntRange(1, 100_000), default=256, help="Pictures a file, at most.")
-@click.option("--min-keypoints", type=click.IntRange(1, 17), default=5, help="Labelled keypoints to train on a person.")
-@click.option("--min-area", type=click.FloatRange(0), default=1024.0, help="px; a larger area to train on a person.")
+@click.option(
+    "--records-per-shard", type=click.IntRange(1, 100_000), default=256, help="Maximum number of images in a shard."
+)
+@click.option(
+    "--min-keypoints",
+    type=click.IntRange(1, 17),
+    default=5,
+    help="Minimum number of labelled keypoints of a trainable person.",
+)
+@click.option(
+    "--min-area",
+    type=click.FloatRange(0),
+    default=1024.0,
+    help="A trainable person has a larger area than this, in px.",
+)
 @click.option(
     "--keep-empty/--trainable-only",
     default=None,
-    show_default="trainable only for --annotations and splits named train…",
-    help="Keep pictures without a trainable person.",
+    show_default="trainable only for --annotations and for splits whose name starts with train",
+    help="Keep images without a trainable person, or leave them out.",
 )
-@click.option("--on-bad-image", type=click.Choice(["fail", "skip"]), default="fail", help="Corrupt or missing picture.")
-@click.option("--force", is_flag=True, help="Build again what is complete.")
+@click.option(
+    "--on-bad-image", type=click.Choice(["fail", "skip"]), default="fail", help="Action on a damaged or missing image."
+)
+@click.option("--force", is_flag=True, help="Rebuild a complete set.")
 @reports_input_errors
 def main(
     *,
@@ -89,31 +111,32 @@ def main(
     on_bad_image: str,
     force: bool,
 ) -> None:
-    """Pack pictures and annotations into MindRecord shards.
+    """Pack images and annotations into MindRecord shards.
 
-    Several sources make one set: every --coco with its --split, and every --annotations file with its --pictures
-    folder. A picture that comes again is left out; another one under a taken image id gets a new id.
+    Several sources can be combined into one set: each --coco with its --split, and each --annotations file with its
+    --pictures folder. An image that an earlier source already has is left out. A different image with an image id that
+    is already used gets a new id.
     """
     sources = splits_from_options(coco, split, annotations, pictures)
     if keep_empty is None:
         keep_empty = not all(source.annotations or source.split.startswith("train") for source in sources)
     options = BuildOptions(PersonFilter(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip")
     if (backend == "dask") != bool(scheduler):
-        raise InputError("--backend dask and --scheduler HOST:PORT go together")
+        raise InputError("--backend dask and --scheduler HOST:PORT must be given together")
     if scheduler and workers:
-        raise InputError("--workers: a cluster has the workers that it has")
+        raise InputError("--workers cannot be set with --scheduler: the cluster determines the number of workers")
     with contextlib.ExitStack() as stack:
         if scheduler:
             stack.enter_context(
-                dask_cluster(scheduler, [source.pictures.absolute() for source in sources], out.absolute())
+                dask_cluster(scheduler, [source.image_folder.absolute() for source in sources], out.absolute())
             )
         else:
             workers = workers or default_workers()
         try:
-            built = build(sources, out, options, workers=workers, force=force, announce=_announce)
+            result = build(sources, out, options, workers=workers, force=force, announce=_print_to_stderr)
         except OSError as error:
             raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
-    click.echo(_summary(out, built))
+    click.echo(_format_summary(out, result))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What is in sets of shards, as text, JSON or plots: python -m pipeline.stats [SHARDS…].
+"""Print statistics of sets of shards as text, JSON or plots: python -m pipeline.stats [SHARDS…].
 
-The answer comes from the manifests, or with --scan from the records themselves.
+The statistics are read from the manifests, or with --scan counted from the records.
 """
 
 from __future__ import annotations
@@ -21,30 +21,35 @@ from pipeline.storage.manifest import Manifest, find_sets
 from pipeline.storage.statistics import BOX_EDGES, IGNORED_EDGES, IMAGE_EDGES, Statistics
 from pipeline.system.log_filters import silence_mindspore
 
-_BAR = 30
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_BAR_LENGTH = 30
+"""Length of the longest bar of a chart, in characters."""
+
+_MAX_PEOPLE_BIN = 8
+"""Images with this many people or more share one bar in the text."""
+
+_BAR_EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
 def describe(manifest: Manifest, statistics: Statistics | None = None) -> dict[str, Any]:
-    """One set in figures.
+    """Describe one set by numbers.
 
     Args:
-        manifest: of the set.
-        statistics: counts to describe instead of the manifest's, such as `scan` gives.
+        manifest: manifest of the set.
+        statistics: counts to use instead of the manifest's, such as those that `scan` returns.
 
     Returns:
-        Top-level keys: every count of `Statistics`, where `people_per_image`, `keypoints_per_person` and the histograms
-        are lists, and `keypoints` holds [not labelled, hidden, visible] by name; `shards` (their number),
-        `shard_bytes`, `records_per_shard` and `bytes_per_shard` ([least, mean, most]), `edges` of the histograms,
-        `skipped` bad pictures and the `sources`.
+        A dictionary of: each count of `Statistics`, where `people_per_image`, `keypoints_per_person` and the histograms
+        are lists and `keypoints` is [not labelled, hidden, visible] by name; `shards` (the number of shards);
+        `shard_bytes`; `records_per_shard` and `bytes_per_shard` ([min, mean, max]); `edges` of the histograms;
+        `skipped` (the number of skipped images); and `sources`.
     """
     sizes = [shard.bytes + shard.index_bytes for shard in manifest.shards]
     return {
         **(statistics or manifest.statistics).to_json(),
         "shards": len(manifest.shards),
         "shard_bytes": sum(sizes),
-        "records_per_shard": _spread([shard.records for shard in manifest.shards]),
-        "bytes_per_shard": _spread(sizes),
+        "records_per_shard": _min_mean_max([shard.records for shard in manifest.shards]),
+        "bytes_per_shard": _min_mean_max(sizes),
         "skipped": len(manifest.skipped),
         "sources": [asdict(source) for source in manifest.sources],
         "edges": {"box": BOX_EDGES, "image": IMAGE_EDGES, "ignored_fraction": IGNORED_EDGES},
@@ -52,7 +57,7 @@ def describe(manifest: Manifest, statistics: Statistics | None = None) -> dict[s
 
 
 def describe_union(manifests: Sequence[Manifest], all_statistics: Sequence[Statistics]) -> dict[str, Any]:
-    """Several sets as one, in the form of `describe`."""
+    """Describe several sets as one set; returns the same dictionary as `describe`."""
     total = Statistics()
     for statistics in all_statistics:
         total.merge(statistics)
@@ -67,7 +72,7 @@ def describe_union(manifests: Sequence[Manifest], all_statistics: Sequence[Stati
 
 
 def scan(folder: Path, manifest: Manifest) -> Statistics:
-    """Count a set's records anew, from the records themselves."""
+    """Read all records of a set and return their statistics, without using the counts in the manifest."""
     silence_mindspore()
     from pipeline.storage.mindrecord_reader import read_rows
     from pipeline.storage.records import (
@@ -87,10 +92,10 @@ def scan(folder: Path, manifest: Manifest) -> Statistics:
         trainable = [person_filter.is_trainable(person) for person in truth]
         statistics.add_record(
             keypoints=unpack_keypoints(row["keypoints"]),
-            boxes=[person["bbox"] for person, chosen in zip(truth, trainable, strict=True) if chosen],
+            boxes=[person["bbox"] for person, included in zip(truth, trainable, strict=True) if included],
             crowds=sum(person["iscrowd"] for person in truth),
             ignored_people=sum(
-                not chosen and not person["iscrowd"] for person, chosen in zip(truth, trainable, strict=True)
+                not included and not person["iscrowd"] for person, included in zip(truth, trainable, strict=True)
             ),
             size=(height, width),
             ignored_pixels=int(decode_runs(runs, height, width).sum()),
@@ -100,13 +105,14 @@ def scan(folder: Path, manifest: Manifest) -> Statistics:
 
 
 def format_text(name: str, figures: dict[str, Any]) -> str:
-    """A set's description, from `describe`, for people to read."""
-    parts = [_headline(name, figures), _source_table(figures), _keypoint_table(figures)]
+    """Format the dictionary that `describe` returns as text for the terminal."""
+    parts = [_format_totals(name, figures), _format_sources(figures), _format_keypoints(figures)]
     per_image = figures["people_per_image"]
-    last = 8
-    crowded = [*per_image[:last], sum(per_image[last:])] if len(per_image) > last + 1 else per_image
-    names = [f"{last} or more" if count == last and len(per_image) > last + 1 else str(count) for count in range(20)]
-    parts.append(_chart("people per picture", names, crowded))
+    names = [str(count) for count in range(20)]
+    if len(per_image) > _MAX_PEOPLE_BIN + 1:
+        per_image = [*per_image[:_MAX_PEOPLE_BIN], sum(per_image[_MAX_PEOPLE_BIN:])]
+        names[_MAX_PEOPLE_BIN] = f"{_MAX_PEOPLE_BIN} or more"
+    parts.append(_chart("people per picture", names, per_image))
     labelled = figures["keypoints_per_person"]
     parts.append(_chart("labelled keypoints per person, of 17", [str(count) for count in range(18)], labelled))
     edges = figures["edges"]
@@ -114,14 +120,14 @@ def format_text(name: str, figures: dict[str, Any]) -> str:
     parts.append(_chart("width of pictures, px", _ranges(edges["image"]), figures["image_width"]))
     parts.append(_chart("height of pictures, px", _ranges(edges["image"]), figures["image_height"]))
     percent = [round(100 * edge) for edge in edges["ignored_fraction"]]
-    shares = ["nothing", *(f"{low}–{high} %" for low, high in itertools.pairwise([*percent[1:], 100]))]
-    parts.append(_chart("ignored part of a picture", shares, figures["ignored_fraction"]))
+    ranges = ["nothing", *(f"{low}–{high} %" for low, high in itertools.pairwise([*percent[1:], 100]))]
+    parts.append(_chart("ignored part of a picture", ranges, figures["ignored_fraction"]))
     return "\n\n".join(part for part in parts if part)
 
 
-def _headline(name: str, figures: dict[str, Any]) -> str:
+def _format_totals(name: str, figures: dict[str, Any]) -> str:
     records, people = figures["records"], figures["people"]
-    least, mean, most = figures["records_per_shard"]
+    fewest, mean, most = figures["records_per_shard"]
     _, megabytes, _ = (size / 1e6 for size in figures["bytes_per_shard"])
     ignored = figures["ignored_pixels"] / max(figures["pixels"], 1)
     return "\n".join(
@@ -133,14 +139,14 @@ def _headline(name: str, figures: dict[str, Any]) -> str:
             f" {figures['max_people']} at most",
             f"  ignored       {figures['ignored_people']:>10,}   people, {figures['crowds']:,} crowds,"
             f" {ignored:.1%} of the area, in {figures['images_with_ignored']:,} pictures",
-            f"  shards        {figures['shards']:>10,}   {least:,} to {most:,} records, {mean:,.0f} on average,"
+            f"  shards        {figures['shards']:>10,}   {fewest:,} to {most:,} records, {mean:,.0f} on average,"
             f" {megabytes:,.1f} MB each, {figures['shard_bytes'] / 1e6:,.1f} MB in all",
             f"  skipped       {figures['skipped']:>10,}   bad pictures",
         ]
     )
 
 
-def _source_table(figures: dict[str, Any]) -> str:
+def _format_sources(figures: dict[str, Any]) -> str:
     lines = [f"  {'pictures':>10}{'people':>10}   sources"]
     for source in figures["sources"]:
         notes = [(source["repeated"], "repeated left out"), (source["renumbered"], "renumbered")]
@@ -150,32 +156,32 @@ def _source_table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _keypoint_table(figures: dict[str, Any]) -> str:
+def _format_keypoints(figures: dict[str, Any]) -> str:
     lines = [f"  {'keypoints':<16}{'visible':>10}{'hidden':>10}{'no label':>10}{'labelled':>10}"]
     for name in KEYPOINTS:
         absent, hidden, visible = figures["keypoints"][name]
         share = (hidden + visible) / max(absent + hidden + visible, 1)
         counts = f"{visible:>10,}{hidden:>10,}{absent:>10,}{share:>10.1%}"
-        lines.append(f"  {name.replace('_', ' '):<16}{counts} {_bar(share, _BAR)}".rstrip())
+        lines.append(f"  {name.replace('_', ' '):<16}{counts} {_bar(share, _BAR_LENGTH)}".rstrip())
     return "\n".join(lines)
 
 
 def _chart(title: str, names: Sequence[str], counts: Sequence[int]) -> str:
-    """A bar chart, from the first to the last bin that is not empty."""
+    """Format a bar chart from the first to the last non-empty bin; an empty string if all bins are empty."""
     filled = [index for index, count in enumerate(counts) if count]
     if not filled:
         return ""
-    most, total = max(counts), sum(counts)
+    largest, total = max(counts), sum(counts)
     lines = [f"  {title}"]
     for index in range(filled[0], filled[-1] + 1):
-        bar = _bar(counts[index] / most, _BAR)
+        bar = _bar(counts[index] / largest, _BAR_LENGTH)
         lines.append(f"  {names[index]:>16}{counts[index]:>10,}{counts[index] / total:>8.1%} {bar}".rstrip())
     return "\n".join(lines)
 
 
 def _bar(share: float, length: int) -> str:
-    whole, rest = divmod(round(share * length * 8), 8)
-    return "█" * whole + (_EIGHTHS[rest] if rest else "")
+    whole, rest = divmod(round(share * length * 8), 8)  # the smallest step of a bar is an eighth of a character
+    return "█" * whole + (_BAR_EIGHTHS[rest] if rest else "")
 
 
 def _ranges(edges: Sequence[int]) -> list[str]:
@@ -183,32 +189,32 @@ def _ranges(edges: Sequence[int]) -> list[str]:
     return [*closed, f"{edges[-1]} and more"]
 
 
-def _spread(values: Sequence[int]) -> tuple[int, float, int]:
+def _min_mean_max(values: Sequence[int]) -> tuple[int, float, int]:
     return min(values, default=0), sum(values) / max(len(values), 1), max(values, default=0)
 
 
-def _find(shards: Sequence[Path]) -> list[Path]:
+def _find_folders(shards: Sequence[Path]) -> list[Path]:
     folders = []
     for root in shards or [Path("shards")]:
         found = find_sets(root)
         if not found:
-            raise InputError(f"{root}: no set of shards in or below it: run make shards")
+            raise InputError(f"{root}: no set of shards in or below this folder: run make shards")
         folders.extend(found)
     return list(dict.fromkeys(folders))
 
 
 @click.command()
 @click.argument("shards", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON; several sets give their sum, with each in `sets`.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw a picture into this file.")
-@click.option("--scan", "scans", is_flag=True, help="Count the records instead of trusting the manifest.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the total of all sets, and each set in `sets`.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also write a plot to this image file.")
+@click.option("--scan", "from_records", is_flag=True, help="Count from the records instead of the manifest.")
 @reports_input_errors
-def main(*, shards: tuple[Path, ...], as_json: bool, plot: Path | None, scans: bool) -> None:
-    """Tell what is in the sets of shards in or below SHARDS (default: every set below shards/)."""
-    folders = _find(shards)
+def main(*, shards: tuple[Path, ...], as_json: bool, plot: Path | None, from_records: bool) -> None:
+    """Print statistics of the sets of shards in or below SHARDS (default: every set below shards/)."""
+    folders = _find_folders(shards)
     manifests = [Manifest.load(folder) for folder in folders]
     all_statistics = [
-        scan(folder, manifest) if scans else manifest.statistics
+        scan(folder, manifest) if from_records else manifest.statistics
         for folder, manifest in zip(folders, manifests, strict=True)
     ]
     sets = {
@@ -224,7 +230,7 @@ def main(*, shards: tuple[Path, ...], as_json: bool, plot: Path | None, scans: b
         from pipeline.visualization.statistics_plot import plot_statistics
 
         plot_statistics(sets, plot)
-        click.echo(f"{plot}: drawn", err=True)
+        click.echo(f"{plot}: plot written", err=True)
 
 
 if __name__ == "__main__":

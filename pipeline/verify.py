@@ -1,4 +1,4 @@
-"""Check every file of sets of shards against their manifests: python -m pipeline.verify SHARDS."""
+"""Check every file of one or more sets of shards against the manifest of the set: python -m pipeline.verify SHARDS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.storage.manifest import FILE_NAME, REBUILD_ADVICE, FileProblem, Ma
 
 
 def verify_set(folder: Path) -> list[FileProblem]:
-    """Everything that is wrong with the set in `folder`; every file is read and hashed."""
+    """Read and hash every file of the set in `folder`; return all problems, an empty list for an intact set."""
     try:
         return Manifest.read(folder).verify(folder, hash_all=True)
     except InputError as error:
@@ -21,24 +21,20 @@ def verify_set(folder: Path) -> list[FileProblem]:
 @click.command()
 @click.argument("shards", nargs=-1, required=True, type=click.Path(path_type=Path))
 def main(shards: tuple[Path, ...]) -> None:
-    """Check every file of the sets in or below SHARDS; exit code 0 if all are sound, 1 if any is damaged."""
+    """Check every file of the sets in or below SHARDS. Exit code 0 if all sets are intact, 1 if any is damaged."""
     damaged = 0
     for folder in (found for root in shards for found in find_sets(root) or [root]):
-        damage = verify_set(folder)
-        for item in damage:
+        problems = verify_set(folder)
+        for item in problems:
             click.echo(f"{folder / item.file}: {item.problem}")
-        if damage:
+        if problems:
             damaged += 1
         else:
             manifest = Manifest.read(folder)
-            click.echo(f"{folder}: sound: {len(manifest.shards)} shards, {manifest.records} records")
+            click.echo(f"{folder}: intact: {len(manifest.shards)} shards, {manifest.records} records")
     if damaged:
-        raise click.exceptions.Exit(_complain(damaged))
-
-
-def _complain(damaged: int) -> int:
-    click.echo(f"{damaged} damaged {'set' if damaged == 1 else 'sets'}: {REBUILD_ADVICE}", err=True)
-    return 1
+        click.echo(f"{damaged} damaged {'set' if damaged == 1 else 'sets'}: {REBUILD_ADVICE}", err=True)
+        raise click.exceptions.Exit(1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The ignore region of a picture: crowds and people that do not train, drawn and grown by 16 px.
+"""Parse COCO segmentations and render the ignore region of an image: crowds and people that are not trainable.
 
-Polygons are filled by OpenCV: it works in the frame whatever the numbers are, where pycocotools allocates by them,
-and the boundary pixel in which the two differ vanishes in the growth.
+Polygons are filled by OpenCV and not by pycocotools. OpenCV clips polygons to the image, whereas pycocotools allocates
+memory in proportion to the coordinates, which a file can choose freely. The two differ by at most one pixel at the
+boundary of a polygon, which does not matter after the dilation by 16 px.
 """
 
 from __future__ import annotations
@@ -18,22 +19,28 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 
 DILATION = 16
-"""px by which the region is dilated in every direction (a square, as the reference's dilation)."""
+"""Dilation of the region in px, with a square kernel, as in the reference implementation (MindSpore ModelZoo)."""
 
-_SHIFT = 4
+_FRACTION_BITS = 4
+"""Fractional bits of the fixed-point coordinates that are passed to OpenCV."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """A checked segmentation: polygons, each (N, 2) float32 x, y in px, or column-major run lengths, zeros first."""
+    """A checked COCO segmentation: either polygons or a run-length mask.
+
+    Attributes:
+        polygons: arrays of shape (N, 2), float32 x, y in px.
+        runs: column-major run lengths of the mask, starting with a run of zeros; None for polygons.
+    """
 
     polygons: tuple[NDArray[np.float32], ...] = ()
     runs: NDArray[np.uint32] | None = None
 
 
 def are_numbers(values: list[Any], limit: float) -> bool:
-    """Whether a list holds nothing but ints and floats of at most `limit`; no NaN either, which any sum would show."""
-    return (
+    """Return True if all values are int or float, none is NaN, and no magnitude is larger than `limit`."""
+    return (  # the sum is NaN if any value is NaN
         set(map(type, values)) <= {int, float}
         and -limit <= min(values, default=0)
         and max(values, default=0) <= limit
@@ -45,17 +52,17 @@ def parse_region(segmentation: Any, height: int, width: int, limit: float, *, ke
     """Check a COCO segmentation.
 
     Args:
-        segmentation: polygons, or a run-length mask with its counts as a list or as pycocotools' string.
-        height: px of the picture.
-        width: px of the picture.
-        limit: largest magnitude of a polygon's coordinates, px.
-        keep: without, it is checked only.
+        segmentation: polygons, or a run-length mask whose counts are a list or a compressed string of pycocotools.
+        height: height of the image in px.
+        width: width of the image in px.
+        limit: largest allowed magnitude of a polygon's coordinates, in px.
+        keep: False checks the segmentation without keeping it.
 
     Returns:
-        The region; None where there is no segmentation, or it is not to be kept.
+        The region, or None if there is no segmentation or `keep` is False.
 
     Raises:
-        InputError: it is none of these, or does not fit the picture.
+        InputError: the segmentation has none of these forms or does not match the size of the image.
     """
     if segmentation is None or segmentation == []:
         return None
@@ -71,9 +78,9 @@ def parse_region(segmentation: Any, height: int, width: int, limit: float, *, ke
     if isinstance(counts, str):
         counts = decode_counts(counts)
     if not isinstance(counts, list) or not set(map(type, counts)) <= {int} or min(counts, default=0) < 0:
-        raise InputError("segmentation: counts are neither a list of whole numbers nor their compressed string")
+        raise InputError("segmentation: counts are neither a list of integers of at least 0 nor a compressed string")
     if sum(counts) != height * width:
-        raise InputError(f"segmentation: counts cover {reprlib.repr(sum(counts))} px, the picture has {height * width}")
+        raise InputError(f"segmentation: counts cover {reprlib.repr(sum(counts))} px, the image has {height * width}")
     return Region(runs=np.array(counts, dtype=np.uint32)) if keep else None
 
 
@@ -90,10 +97,14 @@ def _points(polygon: list[float]) -> NDArray[np.float32]:
 
 
 def decode_counts(text: str) -> list[int]:
-    """Decode pycocotools' compressed run lengths: base 32 from '0', low digits first, each a difference to two before.
+    """Decode the compressed run lengths of pycocotools (cocoapi, maskApi.c, `rleFrString`).
 
-    pycocotools itself reads past the end of a string that breaks off (cocoapi, maskApi.c, `rleFrString`), so strings
-    from a file are decoded here. Raises InputError where the string is damaged.
+    Each number is written in base 32, least significant digit first, with '0' as digit zero. From the fourth number on,
+    the number is the difference to the run length two places earlier. Strings from a file are decoded here because
+    `rleFrString` reads past the end of a truncated string.
+
+    Raises:
+        InputError: the string is not valid or is truncated.
     """
     counts: list[int] = []
     value = digits = 0
@@ -109,54 +120,55 @@ def decode_counts(text: str) -> list[int]:
             counts.append(value + (counts[-2] if len(counts) > 2 else 0))
             value = digits = 0
     if digits:
-        raise InputError("segmentation: counts break off")
+        raise InputError("segmentation: counts are truncated")
     return counts
 
 
 def ignore_mask(people: Sequence[tuple[Region | None, Sequence[float]]], height: int, width: int) -> NDArray[np.uint8]:
-    """Draw an ignore region.
+    """Render an ignore region.
 
     Args:
-        people: each one's region and box (x, y, width, height in px); the box counts where there is no region.
-        height: px of the picture.
-        width: px of the picture.
+        people: for each ignored person, the region and the box (x, y, width, height in px). The box is used if the
+            region is None.
+        height: height of the image in px.
+        width: width of the image in px.
 
     Returns:
-        (H, W) uint8, 1 in the region.
+        (H, W) uint8, 1 in the ignore region and 0 elsewhere.
     """
     mask = np.zeros((height, width), dtype=np.uint8)
     for region, box in people:
         if region is None:
-            _paint_box(mask, box)
+            _fill_box(mask, box)
         elif region.runs is not None:
-            _paint_runs(mask, region.runs)
+            _fill_runs(mask, region.runs)
         else:
-            _paint_polygons(mask, region.polygons)
-    return _grown(mask)
+            _fill_polygons(mask, region.polygons)
+    return _dilate(mask)
 
 
-def _paint_box(mask: NDArray[np.uint8], box: Sequence[float]) -> None:
+def _fill_box(mask: NDArray[np.uint8], box: Sequence[float]) -> None:
     x, y, width, height = box
     left, top, right, bottom = np.clip([x, y, x + width, y + height], 0, 2**16)
     mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = 1
 
 
-def _paint_runs(mask: NDArray[np.uint8], runs: NDArray[np.uint32]) -> None:
+def _fill_runs(mask: NDArray[np.uint8], runs: NDArray[np.uint32]) -> None:
     values = np.zeros(len(runs), dtype=np.uint8)
     values[1::2] = 1
     mask |= np.repeat(values, runs).reshape(mask.shape[::-1]).T
 
 
-def _paint_polygons(mask: NDArray[np.uint8], polygons: Sequence[NDArray[np.float32]]) -> None:
+def _fill_polygons(mask: NDArray[np.uint8], polygons: Sequence[NDArray[np.float32]]) -> None:
     import cv2
 
     for polygon in polygons:
-        # a pixel's centre is at .5 in COCO's polygons and at .0 for OpenCV
-        points = np.round((polygon.astype(np.float64) - 0.5) * 2**_SHIFT).astype(np.int32)
-        cv2.fillPoly(mask, [points], (1,), cv2.LINE_8, _SHIFT)
+        # the centre of pixel (0, 0) is (0.5, 0.5) in COCO polygons and (0, 0) in OpenCV
+        points = np.round((polygon.astype(np.float64) - 0.5) * 2**_FRACTION_BITS).astype(np.int32)
+        cv2.fillPoly(mask, [points], (1,), cv2.LINE_8, _FRACTION_BITS)
 
 
-def _grown(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _dilate(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     import cv2
 
     left, top, width, height = cv2.boundingRect(mask)

@@ -141,9 +141,9 @@ def find_worker_problem(folders: Sequence[Path], token: Path) -> str:
     import cv2  # noqa: F401
     import simplejpeg  # noqa: F401
 
-    from pipeline.storage.mindrecord_writer import load_extension
+    from pipeline.storage.mindrecord_writer import load_backend
 
-    load_extension()
+    load_backend()
     try:
         check_folders_exist([*folders, token.parent])
     except InputError as error:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.annotations.sources import Folder, Split
+from pipeline.annotations.sources import Split, SplitFields
 from pipeline.build.backends import stall_timeout, worker_failures_as_input_errors
 from pipeline.build.plan import BuildOptions, Plan, make_plan
 from pipeline.build.write_shard import STAGING_FOLDER, ShardResult, write_shard
@@ -43,7 +43,7 @@ class BuildResult:
 
 
 def build(
-    folders: Sequence[Folder],
+    folders: Sequence[SplitFields],
     out: Path,
     options: BuildOptions,
     *,
@@ -90,11 +90,11 @@ def build(
     return BuildResult(manifest, written, time.monotonic() - start)
 
 
-def _unchanged(folders: Sequence[Folder], out: Path, options: BuildOptions) -> Manifest | None:
+def _unchanged(folders: Sequence[SplitFields], out: Path, options: BuildOptions) -> Manifest | None:
     """The set's manifest, if it was built from the same annotations with the same options and every file is sound."""
     try:
         manifest = Manifest.read(out)
-        given = [(split.split, file_sha256(split.file)) for split in (Split(*folder) for folder in folders)]
+        given = [(split.split, file_sha256(split.annotation_path)) for split in (Split(*folder) for folder in folders)]
     except (InputError, OSError):
         return None
     same = (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.annotations.coco import AnnotatedImage, PersonFilter, read_annotations
-from pipeline.annotations.sources import Candidate, Folder, Split, resolve_image_ids
+from pipeline.annotations.sources import Candidate, Split, SplitFields, resolve_image_ids
 from pipeline.errors import InputError
 from pipeline.storage.manifest import Source
 from pipeline.storage.records import SCHEMA, VERSION
@@ -98,7 +98,7 @@ class Plan:
     picture_bytes: int
 
 
-def make_plan(folders: Sequence[Folder], options: BuildOptions) -> Plan:
+def make_plan(folders: Sequence[SplitFields], options: BuildOptions) -> Plan:
     """Read the annotation files and assign every picture to a file.
 
     Args:
@@ -109,14 +109,14 @@ def make_plan(folders: Sequence[Folder], options: BuildOptions) -> Plan:
         InputError: an annotation file or picture folder is missing or wrong, no picture is left, or ids collide.
     """
     splits = [Split(*folder) for folder in folders]
-    image_folders = tuple(split.pictures.absolute() for split in splits)
+    image_folders = tuple(split.image_folder.absolute() for split in splits)
     sources: list[Source] = []
     candidates: list[Candidate] = []
     for index, split in enumerate(splits):
-        pictures, sha256 = read_annotations(split.file, options.person_filter)
+        pictures, sha256 = read_annotations(split.annotation_path, options.person_filter)
         if not image_folders[index].is_dir():
-            raise InputError(f"{split.pictures}: no such folder; it should hold the pictures of {split.split}")
-        sources.append(Source(str(split.coco), split.split, split.file.name, sha256))
+            raise InputError(f"{split.image_folder}: no such folder; it should hold the pictures of {split.split}")
+        sources.append(Source(str(split.coco), split.split, split.annotation_path.name, sha256))
         chosen = [picture for picture in pictures if options.keep_empty or picture.has_trainable_person]
         candidates.extend(
             Candidate(index, picture, _file_bytes(f"{image_folders[index]}{os.sep}{picture.file_name}"))
@@ -124,7 +124,7 @@ def make_plan(folders: Sequence[Folder], options: BuildOptions) -> Plan:
         )
     if not candidates:
         kind = "picture" if options.keep_empty else "picture with a trainable person (--keep-empty keeps the others)"
-        raise InputError(f"{', '.join(str(split.file) for split in splits)}: no {kind}")
+        raise InputError(f"{', '.join(str(split.annotation_path) for split in splits)}: no {kind}")
     settled = resolve_image_ids(candidates, image_folders)
     sources = [
         replace(source, repeated=repeated, renumbered=renumbered)
@@ -141,7 +141,7 @@ def _tasks(
     return tuple(
         Task(
             file=f"shard-{number:05d}.mindrecord",
-            images=tuple((candidate.source, candidate.picture) for candidate in group),
+            images=tuple((candidate.source, candidate.image) for candidate in group),
             image_folders=image_folders,
             layout=layout,
             person_filter=options.person_filter,
@@ -170,17 +170,17 @@ def _file_bytes(path: str) -> int:
 
 
 def _total(kept: Sequence[Candidate]) -> int:
-    return sum(max(candidate.size, 0) for candidate in kept)
+    return sum(max(candidate.file_bytes, 0) for candidate in kept)
 
 
 def _record_bytes(candidate: Candidate) -> int:
     """Upper bound of a record's blob; after a dilation by 16 px a row has at most W / 17 runs of four bytes."""
-    if candidate.size > MAX_FILE_BYTES:
+    if candidate.file_bytes > MAX_FILE_BYTES:
         return 0
-    picture = candidate.picture
+    picture = candidate.image
     ignored = not all(person.trainable for person in picture.people)
     runs = picture.height * picture.width // 4 + 4096 if ignored else 0
-    return max(candidate.size, 0) + _PERSON_BYTES * len(picture.people) + runs
+    return max(candidate.file_bytes, 0) + _PERSON_BYTES * len(picture.people) + runs
 
 
 def _layout(groups: Sequence[Sequence[Candidate]]) -> Layout:
@@ -203,6 +203,6 @@ def _key(sources: Sequence[Source], person_filter: PersonFilter, layout: Layout,
         "sources": [source.json_sha256 for source in sources],
         "rules": asdict(person_filter),
         "layout": {"page": layout.page_size, "header": layout.header_size},
-        "pictures": [(one.source, one.picture.image_id, one.picture.file_name, one.size) for one in group],
+        "pictures": [(one.source, one.image.image_id, one.image.file_name, one.file_bytes) for one in group],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

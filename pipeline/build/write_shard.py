@@ -170,10 +170,10 @@ def _make_record(
 @contextlib.contextmanager
 def _writer(path: Path, layout: Layout) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that appends one record to the MindRecord file at `path`."""
-    from pipeline.storage.mindrecord_writer import MindRecordWriter
+    from pipeline.storage.mindrecord_writer import create_writer
 
     try:
-        writer = MindRecordWriter(path, SCHEMA, page_size=layout.page_size, header_size=layout.header_size)
+        writer = create_writer(path, SCHEMA, page_size=layout.page_size, header_size=layout.header_size)
         waiting: list[dict[str, Any]] = []
 
         def write(record: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
-"""The manifest of a set of shards: what was written, from what, and what every file must look like.
+"""The manifest of a set of shards: its sources, build options and statistics, and the size and hash of every file.
 
-The manifest is written last and removed first: a folder with a manifest is complete, and one without is not a set.
-MindRecord itself notices neither flipped bits nor a file of another set, and crashes on a damaged index; sizes are
-therefore checked whenever a set is opened. Commands that read records also hash what changed since the manifest was
-written, before they begin; `verify` hashes everything.
+A build removes the manifest before it changes anything and writes it last, so a folder with a manifest is complete and
+a folder without one is not a set. MindRecord detects neither flipped bits nor a file of another set, and crashes on a
+damaged index. File sizes are therefore checked whenever a set is opened. Commands that read records first also hash the
+files that were modified after the manifest was written, and `pipeline.verify` hashes all files.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from pipeline.system.files import file_sha256, json_sha256, write_atomically
 
 FILE_NAME = "manifest.json"
 SHARD_FILE = re.compile(r"shard-\d{5,}\.mindrecord")
-_SET_FILE = re.compile(SHARD_FILE.pattern + r"(\.db)?")
-_HASH = re.compile(r"[0-9a-f]{64}")
-REBUILD_ADVICE = "run make shards again, it rebuilds what is damaged"
+_DATA_OR_INDEX_FILE = re.compile(SHARD_FILE.pattern + r"(\.db)?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+REBUILD_ADVICE = "run make shards again, it rebuilds the damaged files"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where records came from.
+    """A source of records.
 
     Attributes:
-        coco: the COCO folder as it was given.
-        split: the split's name; the pictures were in `coco/split`.
-        annotations: name of its annotation file.
-        json_sha256: hash of that file.
-        records: pictures that are in the set.
-        people: trainable people on them.
-        repeated: pictures that were left out because an earlier source has them.
-        renumbered: pictures that got a new id because an earlier source has another one under theirs.
+        coco: path of the COCO folder as given by the user.
+        split: name of the split; the images are in `coco/split`.
+        annotations: name of the annotation file.
+        json_sha256: SHA-256 hash of the annotation file.
+        records: number of its images in the set.
+        people: number of trainable people in these images.
+        repeated: number of images left out because an earlier source has them.
+        renumbered: number of images that got a new id because an earlier source uses their id for a different image.
     """
 
     coco: str
@@ -56,10 +56,11 @@ class Shard:
     """One MindRecord file and its index.
 
     Attributes:
-        file: name of the data file within the set; the index is the same with `.db` appended.
-        records, people: what it holds.
-        bytes, sha256: of the data file.
-        index_bytes, index_sha256: of the index.
+        file: name of the data file in the folder of the set. The name of the index file has `.db` appended.
+        records: number of images.
+        people: number of trainable people.
+        bytes, sha256: size and hash of the data file.
+        index_bytes, index_sha256: size and hash of the index file.
     """
 
     file: str
@@ -78,7 +79,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """A picture that was left out because its file is bad: index of its source, its name, and what is wrong."""
+    """An image that was left out because its file is missing or damaged.
+
+    Attributes:
+        source: index of its source.
+        file_name: path relative to the image folder of the source.
+        problem: description of the problem.
+    """
 
     source: int
     file_name: str
@@ -87,7 +94,7 @@ class SkippedImage:
 
 @dataclass(frozen=True)
 class FileProblem:
-    """A file of a set that is not what the manifest says."""
+    """A difference between a file of a set and the manifest."""
 
     file: str
     problem: str
@@ -95,14 +102,14 @@ class FileProblem:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A set of shards.
+    """The manifest of a set of shards.
 
     Attributes:
-        sources: where the records came from; a record's `source` column is an index into this.
-        options: what the set was built with: min_keypoints, min_area, keep_empty, records_per_shard, …
-        statistics: counts of what is in the records.
-        skipped: pictures that were left out because their files are bad.
-        shards: the files.
+        sources: sources of the records. The `source` column of a record is an index into this tuple.
+        options: options of the build: min_keypoints, min_area, keep_empty, records_per_shard, on_bad_image.
+        statistics: statistics of the records; their JSON key is `tally`.
+        skipped: images left out because their files are missing or damaged.
+        shards: the shards in reading order.
     """
 
     sources: tuple[Source, ...]
@@ -113,37 +120,37 @@ class Manifest:
 
     @property
     def records(self) -> int:
-        """Pictures in the set."""
+        """Number of images in the set."""
         return self.statistics.records
 
     @property
     def people(self) -> int:
-        """Trainable people in the set."""
+        """Number of trainable people in the set."""
         return self.statistics.people
 
     @property
     def images_with_people(self) -> int:
-        """Pictures with at least one trainable person."""
+        """Number of images with at least one trainable person."""
         return self.statistics.images_with_people
 
     @property
     def max_people(self) -> int:
-        """Largest P of any record."""
+        """Largest number of trainable people in one image."""
         return self.statistics.max_people
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of what the set contains; the same set built from another place has the same."""
+        """SHA-256 hash of the manifest without the paths of the COCO folders, which do not affect the records."""
         content = self._content()
         content["sources"] = [{**source, "coco": ""} for source in content["sources"]]
         return json_sha256(content)
 
     def files(self, folder: Path) -> list[Path]:
-        """Paths of the data files, in order."""
+        """Return the paths of the data files in reading order."""
         return [folder / shard.file for shard in self.shards]
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as it is written."""
+        """Return the content of manifest.json."""
         return {**self._content(), "fingerprint": self.fingerprint}
 
     def _content(self) -> dict[str, Any]:
@@ -161,33 +168,33 @@ class Manifest:
         }
 
     def save(self, folder: Path) -> None:
-        """Write `folder/manifest.json` in one step: a reader sees the whole file or none."""
+        """Write `folder/manifest.json` atomically: readers see the complete file or no file."""
         write_atomically(folder / FILE_NAME, json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path, *, hash_all: bool = False, hash_modified: bool = False) -> Manifest:
-        """Read a set's manifest and check that its files are there with the sizes they had.
+        """Read the manifest of a set and check that every file exists and has the size in the manifest.
 
         Args:
-            folder: the set.
-            hash_all: also hash every file.
-            hash_modified: also hash files that were modified after the manifest was written.
+            folder: folder of the set.
+            hash_all: also compare the hash of every file.
+            hash_modified: also compare the hashes of files that were modified after the manifest was written.
 
         Raises:
-            InputError: no manifest, one of another format or damaged, or a file that is missing or changed; the message
-                names the file and the command that mends it.
+            InputError: the manifest is missing, damaged or of another version, or a file is missing or has changed. The
+                message contains the file and the command that repairs it.
         """
         manifest = cls.read(folder)
-        damage = manifest.verify(folder, hash_all=hash_all, hash_modified=hash_modified)
-        if damage:
-            first = damage[0]
-            more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
+        problems = manifest.verify(folder, hash_all=hash_all, hash_modified=hash_modified)
+        if problems:
+            first = problems[0]
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise InputError(f"{folder / first.file}: {first.problem}{more}: {REBUILD_ADVICE}")
         return manifest
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read a set's manifest without a look at its shards; raises InputError where it is missing or damaged."""
+        """Read the manifest of a set without checking the files. Raise InputError if it is missing or damaged."""
         path = folder / FILE_NAME
         try:
             data = json.loads(path.read_bytes())
@@ -205,68 +212,68 @@ class Manifest:
     @classmethod
     def _from_json(cls, data: object) -> Manifest:
         if not isinstance(data, dict):
-            raise InputError(f"expected an object, not {type(data).__name__}")
+            raise InputError(f"expected an object, got {type(data).__name__}")
         if data.get("format") != VERSION:
             raise InputError(f"format {str(data.get('format'))[:20]}, this program reads format {VERSION}")
         options = data.get("options")
         if not isinstance(options, dict):
             raise InputError("options: expected an object")
         manifest = cls(
-            sources=tuple(_parsed(Source, item, "sources") for item in _items(data, "sources")),
+            sources=tuple(_parse_entry(Source, item, "sources") for item in _get_list(data, "sources")),
             options=options,
             statistics=Statistics.from_json(data.get("tally")),
-            skipped=tuple(_parsed(SkippedImage, item, "skipped") for item in _items(data, "skipped")),
-            shards=tuple(_parsed(Shard, item, "shards") for item in _items(data, "shards")),
+            skipped=tuple(_parse_entry(SkippedImage, item, "skipped") for item in _get_list(data, "skipped")),
+            shards=tuple(_parse_entry(Shard, item, "shards") for item in _get_list(data, "shards")),
         )
-        manifest._check_sums(data)
+        manifest._check_consistency(data)
         if data.get("fingerprint", manifest.fingerprint) != manifest.fingerprint:
-            raise InputError("content changed, its fingerprint is another")
+            raise InputError("the content does not match the fingerprint")
         return manifest
 
-    def _check_sums(self, data: dict[str, Any]) -> None:
+    def _check_consistency(self, data: dict[str, Any]) -> None:
         for shard in self.shards:
             if not SHARD_FILE.fullmatch(shard.file):
-                raise InputError(f"shards: {shard.file[:60]!r} is not a shard's name, such as shard-00000.mindrecord")
-            if not _HASH.fullmatch(shard.sha256) or not _HASH.fullmatch(shard.index_sha256):
+                raise InputError(f"shards: {shard.file[:60]!r} is not a shard name such as shard-00000.mindrecord")
+            if not _SHA256.fullmatch(shard.sha256) or not _SHA256.fullmatch(shard.index_sha256):
                 raise InputError(f"shards: {shard.file}: a hash is not 64 hexadecimal digits")
         if len({shard.file for shard in self.shards}) != len(self.shards):
-            raise InputError("shards: a file is named twice")
+            raise InputError("shards: two entries have the same file")
         for name in ("records", "people"):
             for parts in (self.shards, self.sources):
                 total = sum(getattr(part, name) for part in parts)
                 if not total == data.get(name) == getattr(self, name):
-                    kind = "shards hold" if parts is self.shards else "sources gave"
+                    kind = "shards hold" if parts is self.shards else "sources have"
                     raise InputError(f"{name}: {str(data.get(name))[:20]}, but the {kind} {total}")
 
     def verify(self, folder: Path, *, hash_all: bool, hash_modified: bool = False) -> list[FileProblem]:
         """Compare the files of a set with the manifest.
 
         Args:
-            folder: the set.
-            hash_all: also read every file and compare its hash.
-            hash_modified: do so for files that were modified after the manifest was written.
+            folder: folder of the set.
+            hash_all: read every file and compare its hash.
+            hash_modified: read files that were modified after the manifest was written and compare their hashes.
 
         Returns:
-            What is missing, changed, or there without being named by the manifest; empty for a sound set.
+            Files that are missing, have changed, or are not in the manifest; an empty list for an intact set.
         """
-        damage = []
+        problems = []
         expected = {}
         for shard in self.shards:
             expected[shard.file] = (shard.bytes, shard.sha256)
             expected[shard.index] = (shard.index_bytes, shard.index_sha256)
-        written = _modified(folder / FILE_NAME) if hash_modified else None
+        written_ns = _modification_time(folder / FILE_NAME) if hash_modified else None
         for name, (size, sha256) in expected.items():
-            suspect = hash_all or (written is not None and _modified(folder / name) > written)
-            problem = find_file_problem(folder / name, size, sha256 if suspect else None)
+            compare_hash = hash_all or (written_ns is not None and _modification_time(folder / name) > written_ns)
+            problem = find_file_problem(folder / name, size, sha256 if compare_hash else None)
             if problem:
-                damage.append(FileProblem(name, problem))
-        strangers = sorted(path.name for path in folder.iterdir() if _SET_FILE.fullmatch(path.name))
-        damage.extend(FileProblem(name, "is not in the manifest") for name in strangers if name not in expected)
-        return damage
+                problems.append(FileProblem(name, problem))
+        present = sorted(path.name for path in folder.iterdir() if _DATA_OR_INDEX_FILE.fullmatch(path.name))
+        problems.extend(FileProblem(name, "is not in the manifest") for name in present if name not in expected)
+        return problems
 
 
-def _modified(path: Path) -> int:
-    """When a file was last modified, ns; 0 where it cannot be asked."""
+def _modification_time(path: Path) -> int:
+    """Return the modification time of a file in ns, or 0 if it cannot be read."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -274,15 +281,15 @@ def _modified(path: Path) -> int:
 
 
 def find_file_problem(path: Path, size: int, sha256: str | None) -> str | None:
-    """What is wrong with a file that should have `size` bytes and, where given, the hash `sha256`; None if nothing."""
+    """Check the size of a file in bytes and, if given, its hash; return a description of the problem, or None."""
     try:
         if path.is_symlink() and path.resolve().parent != path.parent.resolve():
-            return "is a link that leaves its folder"
+            return "is a symbolic link that points outside its folder"
         actual = path.stat().st_size
         if actual != size:
             return f"has {actual} bytes, expected {size}"
         if sha256 is not None and file_sha256(path) != sha256:
-            return "content changed, its hash is not the manifest's"
+            return "has changed: its hash differs from the manifest"
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
@@ -291,22 +298,22 @@ def find_file_problem(path: Path, size: int, sha256: str | None) -> str | None:
 
 
 def find_sets(root: Path) -> list[Path]:
-    """Folders with a manifest at or below `root`, sorted."""
+    """Return the sorted folders in or below `root` that contain a manifest."""
     return sorted(path.parent for path in root.rglob(FILE_NAME))
 
 
-def _items(data: dict[str, Any], name: str) -> list[Any]:
+def _get_list(data: dict[str, Any], name: str) -> list[Any]:
     items = data.get(name)
     if not isinstance(items, list):
         raise InputError(f"{name}: expected a list")
     return items
 
 
-def _parsed(cls: type[Any], item: object, name: str) -> Any:
+def _parse_entry(cls: type[Any], item: object, name: str) -> Any:
     kinds = {"int": int, "str": str}
     expected = {field: kinds[str(kind)] for field, kind in cls.__annotations__.items()}
     if not isinstance(item, dict) or set(item) != set(expected):
-        raise InputError(f"{name}: an entry must be an object with {', '.join(expected)}")
+        raise InputError(f"{name}: each entry must be an object with {', '.join(expected)}")
     for field, kind in expected.items():
         value = item[field]
         if type(value) is not kind or (isinstance(value, int) and value < 0):

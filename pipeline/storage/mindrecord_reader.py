@@ -1,4 +1,4 @@
-"""Read rows of MindRecord shards by index: the only module that uses mindspore.dataset."""
+"""Read records of MindRecord shards by index. No other module of the package imports mindspore.dataset."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from pipeline.errors import InputError
 from pipeline.storage.manifest import Manifest
 
 Row = dict[str, NDArray[Any]]
-"""The columns `TRAIN_COLUMNS` of a record, as MindDataset gives them."""
+"""Columns of one record by name, as MindDataset returns them."""
 
-_BURST = 16
-"""Rows that are taken from MindDataset at once, as many as it keeps ready: taken one by one, each costs its reader and
-ours a change of context, and 0.15 to 0.3 ms of 3.3 ms a sample."""
+_ROWS_PER_READ = 16
+"""Number of rows that are read from MindDataset at once; it is the number of rows that MindDataset buffers. Reading
+rows one by one switches between its thread and ours for every row, which costs 0.15 to 0.3 ms of 3.3 ms per sample."""
 
 
 def read_rows(folder: Path, manifest: Manifest, columns: Sequence[str], indices: Sequence[int]) -> Generator[Row]:
-    """Read records of a set as MindDataset gives them.
+    """Read records of a set with MindDataset.
 
     Args:
-        folder: the set.
-        manifest: of the set.
-        columns: which columns to read.
-        indices: of the records, counted through the shards in the manifest's order.
+        folder: folder of the set.
+        manifest: manifest of the set.
+        columns: names of the columns to read.
+        indices: indices of the records, counted over all shards in the order of the manifest.
+
+    Yields:
+        The columns of each record, in the order of `indices`.
 
     Raises:
         InputError: MindRecord cannot read a shard.
@@ -38,16 +41,16 @@ def read_rows(folder: Path, manifest: Manifest, columns: Sequence[str], indices:
         return
     files = [str(path) for path in manifest.files(folder)]
     try:
-        # one reader gives 5,000 rows a second, and each further one only takes a core from the decoder
+        # one reader thread reads 5,000 rows per second; further threads would only take cores from image decoding
         dataset = ds.MindDataset(files, list(columns), sampler=ds.SubsetSampler(list(indices)), num_parallel_workers=1)
-        # a dictionary made here takes half the time of MindSpore's own
+        # building the dictionaries here takes half the time of MindSpore's create_dict_iterator
         values = dataset.create_tuple_iterator(list(columns), num_epochs=1, output_numpy=True)
     except RuntimeError as error:
         raise InputError(f"{folder}: {_first_line(error)}: run make shards again") from error
     rows = (dict(zip(columns, row, strict=True)) for row in values)
     try:
-        while burst := list(itertools.islice(rows, _BURST)):
-            yield from burst
+        while batch := list(itertools.islice(rows, _ROWS_PER_READ)):
+            yield from batch
     except RuntimeError as error:
         raise InputError(f"{folder}: {_first_line(error)}: run make shards again") from error
     finally:

@@ -1,13 +1,14 @@
-"""What one record of a shard holds, and how an annotated picture becomes one and comes back.
+"""Schema of a record, and conversion between an annotated image and a record.
 
-The JPEG is stored as it was found. Keypoints are raw float32, because a MindRecord array of zero people would come
-back as a scalar. The ignore region is stored as row-major run lengths: on 640x480 regions of one to four people they
-decode in 0.03 ms, against 0.23 to 0.45 ms for pycocotools' column-major strings and 0.46 ms for a two-level PNG, and
-NumPy checks their bounds. They take 3.5 KB where the others take 1.2 and 2.9 KB, beside a picture of 160 KB.
+The image file is stored unchanged. Keypoints are stored as the bytes of a float32 array, because MindRecord returns an
+array of zero people as a scalar. The ignore region is stored as row-major run lengths. For 640x480 regions of one to
+four people these decode in 0.03 ms, compared with 0.23 to 0.45 ms for the column-major strings of pycocotools and 0.46
+ms for a binary PNG, and NumPy checks their bounds. They take 3.5 KB, compared with 1.2 KB and 2.9 KB, next to an image
+of 160 KB.
 
-MindRecord turns an empty `bytes` value into one NUL; a person's keypoints are a multiple of four bytes, so one byte is
-read as nobody. An ignore region begins with its frame, so that training reads four columns: each further one costs
-0.02 ms a sample.
+MindRecord stores an empty `bytes` value as one NUL byte. The keypoints of a person take a multiple of four bytes, so a
+value of one byte means that there are no people. The `ignore` column starts with the height and width of the image, so
+that training reads only four columns; each further column costs 0.02 ms per sample.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from pipeline.sample import Annotation, Rle
 from pipeline.skeleton import NUM_KEYPOINTS
 
 VERSION = 2
-"""Format of a record. A reader refuses any other; raise it whenever a record's meaning or bytes change."""
+"""Version of the record format. Readers reject other versions; increase it when the meaning or bytes of records
+change."""
 
 SCHEMA: dict[str, dict[str, str]] = {
     "image_id": {"type": "int64"},
@@ -37,75 +39,79 @@ SCHEMA: dict[str, dict[str, str]] = {
     "ignore": {"type": "bytes"},
     "truth": {"type": "bytes"},
 }
-"""MindRecord columns. `source` is an index into the manifest's sources."""
+"""MindRecord columns. `source` is an index into `Manifest.sources`."""
 
 TRAIN_COLUMNS: tuple[str, ...] = ("image_id", "image", "keypoints", "ignore")
-"""The columns that training reads."""
+"""Columns that training reads."""
 
 EVAL_COLUMNS: tuple[str, ...] = (*TRAIN_COLUMNS, "file_name", "truth")
-"""The columns that make an `Annotation` again."""
+"""Columns that `unpack` needs."""
 
-_RUN = np.dtype("<u4")
-_FRAME_BYTES = 2 * _RUN.itemsize
-_COORDINATE = np.dtype("<f4")
-_PERSON_BYTES = NUM_KEYPOINTS * 3 * _COORDINATE.itemsize
+_RUN_DTYPE = np.dtype("<u4")
+_SIZE_BYTES = 2 * _RUN_DTYPE.itemsize
+_KEYPOINT_DTYPE = np.dtype("<f4")
+_PERSON_BYTES = NUM_KEYPOINTS * 3 * _KEYPOINT_DTYPE.itemsize
 
 BytesColumn = bytes | NDArray[Any]
-"""A `bytes` column: bytes, an `S` array of shape (1,) as MindDataset gives it, or a uint8 array."""
+"""Value of a `bytes` column: bytes, a NumPy `S` array of shape (1,) as MindDataset returns it, or a uint8 array."""
 
 
 def raw_bytes(raw: BytesColumn) -> NDArray[np.uint8]:
-    """View a `bytes` column as (N,) uint8 without a copy, trailing NULs kept."""
+    """View a `bytes` column as (N,) uint8, without a copy and with trailing NUL bytes."""
     return np.frombuffer(raw, dtype=np.uint8)
 
 
 def encode_runs(mask: NDArray[np.uint8]) -> bytes:
-    """Row-major run lengths of a (H, W) uint8 mask: zeros first, then ones, in turn, as little-endian uint32.
+    """Encode a (H, W) uint8 mask as row-major run lengths, little-endian uint32.
 
-    A mask without any set pixel gives no bytes at all.
+    Runs of zeros and ones alternate, starting with zeros. The result for a mask of zeros is empty.
     """
     flat = mask.ravel()
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     if not len(edges) and not (flat.size and flat[0]):
         return b""
-    first = [0, 0] if flat[0] else [0]
-    return np.diff(np.concatenate((first, edges, [flat.size]))).astype(_RUN).tobytes()
+    start = [0, 0] if flat[0] else [0]  # the first run, of zeros, is empty if the first pixel is set
+    return np.diff(np.concatenate((start, edges, [flat.size]))).astype(_RUN_DTYPE).tobytes()
 
 
 def decode_runs(runs: NDArray[np.uint32], height: int, width: int) -> NDArray[np.uint8]:
-    """Inverse of `encode_runs`: (H, W) uint8 of 0 and 1. Raises InputError where the runs do not fill the frame."""
+    """Decode the run lengths of `encode_runs` to a mask, (H, W) uint8 of 0 and 1.
+
+    Raises:
+        InputError: the run lengths do not add up to the size of the image.
+    """
     if not runs.size:
         return np.zeros((height, width), dtype=np.uint8)
     if int(runs.sum(dtype=np.uint64)) != height * width:
-        raise InputError(f"ignore region: {runs.size} runs do not fill a frame of {width}x{height} px")
+        raise InputError(f"ignore region: {runs.size} run lengths do not add up to {width}x{height} px")
     values = np.zeros(len(runs), dtype=np.uint8)
     values[1::2] = 1
     return np.repeat(values, runs).reshape(height, width)
 
 
 def rle_to_mask(rle: Rle) -> NDArray[np.uint8]:
-    """Decode pycocotools' compressed run lengths into a (H, W) uint8 mask."""
+    """Decode compressed run lengths of pycocotools to a (H, W) uint8 mask."""
     from pycocotools import mask as coco_mask
 
     return np.ascontiguousarray(coco_mask.decode(rle))
 
 
 def mask_to_rle(mask: NDArray[np.uint8]) -> Rle:
-    """Encode a (H, W) uint8 mask as pycocotools' compressed run lengths."""
+    """Encode a (H, W) uint8 mask as compressed run lengths of pycocotools."""
     from pycocotools import mask as coco_mask
 
     rle = coco_mask.encode(np.asfortranarray(mask))
     return {"size": [int(side) for side in rle["size"]], "counts": bytes(rle["counts"])}
 
 
-def pack(annotation: Annotation, jpeg: bytes, *, source: int = 0, runs: bytes | None = None) -> dict[str, Any]:
-    """Make one record, a value for every column of `SCHEMA`.
+def pack(annotation: Annotation, image_bytes: bytes, *, source: int = 0, runs: bytes | None = None) -> dict[str, Any]:
+    """Make a record with a value for every column of `SCHEMA`.
 
     Args:
-        annotation: what is known of the picture.
-        jpeg: the picture file's bytes, stored as they are.
-        source: index of the picture's source in the manifest.
-        runs: the ignore region as `encode_runs` gives it, where the caller has it; else `annotation.ignore` is used.
+        annotation: annotation of the image.
+        image_bytes: content of the image file, stored unchanged.
+        source: index of the image's source in `Manifest.sources`.
+        runs: ignore region encoded by `encode_runs`; by default it is encoded from `annotation.ignore`.
     """
     if runs is None:
         runs = encode_runs(rle_to_mask(annotation.ignore))
@@ -115,21 +121,21 @@ def pack(annotation: Annotation, jpeg: bytes, *, source: int = 0, runs: bytes | 
         "file_name": annotation.file_name,
         "height": annotation.height,
         "width": annotation.width,
-        "image": jpeg,
-        "keypoints": annotation.keypoints.astype(_COORDINATE, copy=False).tobytes(),
-        "ignore": np.array((annotation.height, annotation.width), dtype=_RUN).tobytes() + runs,
+        "image": image_bytes,
+        "keypoints": annotation.keypoints.astype(_KEYPOINT_DTYPE, copy=False).tobytes(),
+        "ignore": np.array((annotation.height, annotation.width), dtype=_RUN_DTYPE).tobytes() + runs,
         "truth": json.dumps(annotation.truth, separators=(",", ":")).encode(),
     }
 
 
 def unpack(row: Mapping[str, Any]) -> tuple[Annotation, NDArray[np.uint8]]:
-    """Take a record apart again.
+    """Convert a record back; the inverse of `pack`.
 
     Args:
-        row: the values of `EVAL_COLUMNS`, as `pack` or MindDataset (`output_numpy=True`) gives them.
+        row: values of `EVAL_COLUMNS`, as returned by `pack` or by MindDataset (`output_numpy=True`).
 
     Returns:
-        The annotation, equal to the packed one, and the picture file's bytes as (N,) uint8.
+        The annotation, equal to the packed one, and the content of the image file as (N,) uint8.
     """
     (height, width), runs = unpack_ignore(row["ignore"])
     annotation = Annotation(
@@ -145,30 +151,33 @@ def unpack(row: Mapping[str, Any]) -> tuple[Annotation, NDArray[np.uint8]]:
 
 
 def unpack_keypoints(raw: BytesColumn) -> NDArray[np.float32]:
-    """(P, K, 3) float32 x, y in px and visibility, from the `keypoints` column; read-only.
+    """Return x, y in px and visibility from the `keypoints` column, a read-only (P, K, 3) float32 array.
 
-    Raises InputError where the bytes are not those of whole people.
+    Raises:
+        InputError: the number of bytes is not a multiple of the bytes of one person.
     """
     data = raw_bytes(raw)
     if data.size <= 1:
         return np.zeros((0, NUM_KEYPOINTS, 3), dtype=np.float32)
     if data.size % _PERSON_BYTES:
         raise InputError(f"keypoints: {data.size} bytes, expected a multiple of {_PERSON_BYTES}")
-    return data.view(_COORDINATE).reshape(-1, NUM_KEYPOINTS, 3)
+    return data.view(_KEYPOINT_DTYPE).reshape(-1, NUM_KEYPOINTS, 3)
 
 
 def unpack_ignore(raw: BytesColumn) -> tuple[tuple[int, int], NDArray[np.uint32]]:
-    """The picture's (height, width) px and its ignore region's runs, none where nothing is ignored.
+    """Return the image's (height, width) in px and the run lengths of its ignore region, an empty array if it has none.
 
-    Raises InputError where the bytes are not whole numbers of four, or the frame is missing.
+    Raises:
+        InputError: the size is missing, or the number of bytes is not a multiple of four.
     """
     data = raw_bytes(raw)
-    if data.size < _FRAME_BYTES or data.size % _RUN.itemsize:
-        raise InputError(f"ignore region: {data.size} bytes, expected {_FRAME_BYTES} and a multiple of {_RUN.itemsize}")
-    height, width, *_ = data[:_FRAME_BYTES].view(_RUN).tolist()
-    return (height, width), data[_FRAME_BYTES:].view(_RUN)
+    if data.size < _SIZE_BYTES or data.size % _RUN_DTYPE.itemsize:
+        expected = f"{_SIZE_BYTES} and a multiple of {_RUN_DTYPE.itemsize}"
+        raise InputError(f"ignore region: {data.size} bytes, expected {expected}")
+    height, width, *_ = data[:_SIZE_BYTES].view(_RUN_DTYPE).tolist()
+    return (height, width), data[_SIZE_BYTES:].view(_RUN_DTYPE)
 
 
 def unpack_truth(raw: BytesColumn) -> tuple[dict[str, Any], ...]:
-    """The person annotations as COCO wrote them, without segmentation, from the `truth` column."""
+    """Return the person annotations of the COCO file, without segmentation, from the `truth` column."""
     return tuple(json.loads(raw_bytes(raw).tobytes()))

@@ -1,4 +1,4 @@
-"""The tally of a set of records: counts that add up, so that every shard brings its own and the manifest their sum."""
+"""Statistics of records. All of them are counts, so the statistics of a set are the sum of those of its shards."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS, KEYPOINTS, NUM_KEYPOINTS, to_coco
 
 BOX_EDGES: tuple[int, ...] = (0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
-"""Lower edges, px, of the histogram of people's boxes; the last bin is open."""
+"""Lower edges in px of the histograms of box widths and heights; the last bin has no upper edge."""
 
 IMAGE_EDGES: tuple[int, ...] = (0, 128, 192, 256, 320, 384, 448, 512, 576, 640, 641, 1024, 2048, 4096)
-"""Lower edges, px, of the histograms of picture sides; 640, the long side of most COCO pictures, has its own bin."""
+"""Lower edges in px of the histograms of image widths and heights. 640, the long side of most COCO images, has its own
+bin."""
 
 IGNORED_EDGES: tuple[float, ...] = (0.0, 1e-9, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-"""Lower edges of the histogram of a picture's ignored fraction; the first bin is nothing ignored."""
+"""Lower edges of the histogram of the ignored fraction of an image; the first bin counts images without ignore
+region."""
 
 
 @dataclass
 class Statistics:
-    """Counts over records.
+    """Statistics of a number of records.
 
     Attributes:
-        records: pictures.
-        images_with_people: pictures with a trainable person.
-        people: trainable people.
-        max_people: most trainable people in one picture.
-        ignored_people: annotated people, crowds apart, that do not train.
-        crowds: crowd annotations.
-        picture_bytes: bytes of all picture files.
-        pixels, ignored_pixels: of all pictures, and of their ignore regions.
-        images_with_ignored: pictures with an ignore region.
-        keypoints: for each keypoint by name, how often a trainable person has it [not labelled, hidden, visible].
-        people_per_image: pictures by their number of trainable people, from 0 on.
-        keypoints_per_person: trainable people by their number of labelled COCO keypoints, from 0 to 17.
-        box_width, box_height: trainable people by their box's sides, over `BOX_EDGES`.
-        image_width, image_height: pictures by their sides, over `IMAGE_EDGES`.
-        ignored_fraction: pictures by the ignored part of their area, over `IGNORED_EDGES`.
+        records: number of images.
+        images_with_people: number of images with a trainable person.
+        people: number of trainable people.
+        max_people: largest number of trainable people in one image.
+        ignored_people: number of annotated people that are not trainable, without crowds.
+        crowds: number of crowd annotations.
+        picture_bytes: total size of the image files in bytes.
+        pixels: total number of pixels.
+        ignored_pixels: total number of pixels in ignore regions.
+        images_with_ignored: number of images with an ignore region.
+        keypoints: for each keypoint by name, the number of trainable people with it [not labelled, hidden, visible].
+        people_per_image: number of images by number of trainable people, starting at 0.
+        keypoints_per_person: number of trainable people by number of labelled COCO keypoints, 0 to 17.
+        box_width, box_height: histograms of the boxes of trainable people with the bins `BOX_EDGES`.
+        image_width, image_height: histograms of the images with the bins `IMAGE_EDGES`.
+        ignored_fraction: histogram of the ignored fraction of the images with the bins `IGNORED_EDGES`.
     """
 
     records: int = 0
@@ -75,16 +78,16 @@ class Statistics:
         ignored_pixels: int,
         picture_bytes: int,
     ) -> None:
-        """Count one picture.
+        """Add one image.
 
         Args:
-            keypoints: (P, K, 3) of its trainable people.
-            boxes: their COCO boxes, x, y, width, height in px.
-            crowds: its crowd annotations.
-            ignored_people: its people that do not train.
-            size: (height, width) px.
-            ignored_pixels: px of its ignore region.
-            picture_bytes: bytes of its file.
+            keypoints: keypoints of the trainable people, (P, K, 3).
+            boxes: COCO boxes of the trainable people, x, y, width, height in px.
+            crowds: number of crowd annotations.
+            ignored_people: number of people that are not trainable, without crowds.
+            size: (height, width) in px.
+            ignored_pixels: number of pixels in the ignore region.
+            picture_bytes: size of the image file in bytes.
         """
         people, (height, width) = len(keypoints), size
         self.records += 1
@@ -114,34 +117,36 @@ class Statistics:
             self.keypoints_per_person[labelled] += 1
         flat = np.bincount((visibility + 3 * np.arange(NUM_KEYPOINTS)).ravel(), minlength=3 * NUM_KEYPOINTS)
         for name, counts in zip(KEYPOINTS, flat.reshape(NUM_KEYPOINTS, 3).tolist(), strict=True):
-            self.keypoints[name] = _sum(self.keypoints[name], counts)
+            self.keypoints[name] = _add_lists(self.keypoints[name], counts)
 
     def merge(self, other: Statistics) -> None:
-        """Add another tally."""
+        """Add the counts of other records in place."""
         for name in (item.name for item in fields(self)):
-            mine, theirs = getattr(self, name), getattr(other, name)
+            a, b = getattr(self, name), getattr(other, name)
             if name == "max_people":
-                self.max_people = max(mine, theirs)
-            elif isinstance(mine, int):
-                setattr(self, name, mine + theirs)
-            elif isinstance(mine, list):
-                setattr(self, name, _sum(mine, theirs))
+                self.max_people = max(a, b)
+            elif isinstance(a, int):
+                setattr(self, name, a + b)
+            elif isinstance(a, list):
+                setattr(self, name, _add_lists(a, b))
             else:
-                setattr(self, name, {key: _sum(counts, theirs[key]) for key, counts in mine.items()})
+                setattr(self, name, {key: _add_lists(counts, b[key]) for key, counts in a.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """The counts as plain lists, dicts and numbers."""
+        """Return the counts as JSON types."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @classmethod
     def from_json(cls, data: object) -> Statistics:
-        """Inverse of `to_json`; raises InputError naming the count that is missing or is not a count."""
+        """Inverse of `to_json`. Raise InputError with the name of the first count that is missing or has a wrong
+        type.
+        """
         if not isinstance(data, dict):
-            raise InputError(f"tally: expected an object, not {type(data).__name__}")
+            raise InputError(f"tally: expected an object, got {type(data).__name__}")
         empty = cls()
         for item in fields(cls):
-            if not _same_form(data.get(item.name), getattr(empty, item.name), item.name):
-                raise InputError(f"tally.{item.name}: missing, or not the counts that were expected")
+            if not _has_form_of(data.get(item.name), getattr(empty, item.name), item.name):
+                raise InputError(f"tally.{item.name}: missing, or not of the expected form")
         return cls(**{item.name: data[item.name] for item in fields(cls)})
 
 
@@ -149,7 +154,7 @@ def _bin(edges: Sequence[float], value: float) -> int:
     return max(bisect_right(edges, value) - 1, 0)
 
 
-def _sum(a: list[int], b: list[int]) -> list[int]:
+def _add_lists(a: list[int], b: list[int]) -> list[int]:
     length = max(len(a), len(b))
     return [x + y for x, y in zip(a + [0] * (length - len(a)), b + [0] * (length - len(b)), strict=True)]
 
@@ -158,15 +163,16 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _same_form(value: object, empty: object, name: str) -> bool:
+def _has_form_of(value: object, empty: object, name: str) -> bool:
+    """Return True if `value` has the types, lengths and keys of the field `name` of empty statistics."""
     if isinstance(empty, int):
         return _is_count(value)
     if isinstance(empty, list):
-        free = name == "people_per_image"
-        return isinstance(value, list) and all(map(_is_count, value)) and (free or len(value) == len(empty))
+        any_length = name == "people_per_image"
+        return isinstance(value, list) and all(map(_is_count, value)) and (any_length or len(value) == len(empty))
     return (
         isinstance(value, dict)
         and isinstance(empty, dict)
         and set(value) == set(empty)
-        and all(_same_form(value[key], counts, key) for key, counts in empty.items())
+        and all(_has_form_of(value[key], counts, key) for key, counts in empty.items())
     )

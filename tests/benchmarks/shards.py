@@ -53,9 +53,9 @@ def warm_up() -> None:
     import cv2  # noqa: F401
 
     import pipeline.build.write_shard  # noqa: F401
-    from pipeline.storage.mindrecord_writer import load_extension
+    from pipeline.storage.mindrecord_writer import load_backend
 
-    load_extension()
+    load_backend()
     time.sleep(0.1)  # so that no worker takes two
 
 
@@ -123,7 +123,7 @@ def _stages(task: Any, path: Path) -> Iterator[tuple[str, float]]:
     from pipeline.annotations.coco import image_path
     from pipeline.build import write_shard as writing
     from pipeline.storage.images import check_image
-    from pipeline.storage.mindrecord_writer import MindRecordWriter
+    from pipeline.storage.mindrecord_writer import create_writer
     from pipeline.storage.records import SCHEMA
     from pipeline.storage.statistics import Statistics
 
@@ -148,7 +148,7 @@ def _stages(task: Any, path: Path) -> Iterator[tuple[str, float]]:
         ]
     )
     yield "annotations and ignore regions", milliseconds
-    writer = MindRecordWriter(path, SCHEMA, page_size=task.layout.page_size, header_size=task.layout.header_size)
+    writer = create_writer(path, SCHEMA, page_size=task.layout.page_size, header_size=task.layout.header_size)
     step = writing._BATCH_RECORDS
     yield "write", timed(lambda: [writer.write(rows[at : at + step]) for at in range(0, len(rows), step)])[1]
     yield "index", timed(writer.commit)[1]

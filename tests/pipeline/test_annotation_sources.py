@@ -92,7 +92,7 @@ def test_ids_that_cannot_be_made_unique_are_refused(tmp_path: Path) -> None:
     _folder(tmp_path / "coco", "far", range(NEW_ID_OFFSET * 2 + 1, NEW_ID_OFFSET * 2 + 2))
     own = _folder(tmp_path / "own", "mine", range(1, 2), seed=1)
     with pytest.raises(
-        InputError, match=r"mine/000000000001\.jpg: other pictures have its id 1 and also 2000000000001"
+        InputError, match=r"mine/000000000001\.jpg: other images use its id 1 and its new id 2000000000001"
     ):
         build([(coco, "train"), (coco, "far"), (own, "mine")], tmp_path / "set", BuildOptions(), workers=1)
 

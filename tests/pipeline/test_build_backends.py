@@ -188,9 +188,12 @@ def test_a_worker_that_does_not_see_the_folders_says_so(tmp_path: Path, coco: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--backend", "dask"], "--backend dask and --scheduler HOST:PORT go together"),
-        (["--scheduler", "127.0.0.1:8786"], "--backend dask and --scheduler HOST:PORT go together"),
-        (["--backend", "dask", "--scheduler", "127.0.0.1:1", "--workers", "2"], "--workers: a cluster has the workers"),
+        (["--backend", "dask"], "--backend dask and --scheduler HOST:PORT must be given together"),
+        (["--scheduler", "127.0.0.1:8786"], "--backend dask and --scheduler HOST:PORT must be given together"),
+        (
+            ["--backend", "dask", "--scheduler", "127.0.0.1:1", "--workers", "2"],
+            "--workers cannot be set with --scheduler",
+        ),
         (["--backend", "dask", "--scheduler", "somewhere"], "--scheduler somewhere: expected HOST:PORT"),
     ],
 )

@@ -176,10 +176,10 @@ def _changed(name: str, value: Any) -> dict[str, Any]:
         ("annotations.segmentation", [[1, 2, 3, 4, 5, float("nan")]], "polygon holds"),
         ("annotations.segmentation", [[1, 2, 3, 4, 5, 1e300]], "polygon holds"),
         ("annotations.segmentation", "x" * 10_000_000, "neither a list of polygons"),
-        ("annotations.segmentation", {"size": [48, 64], "counts": [1, 2]}, "counts cover 3 px, the picture has 3072"),
-        ("annotations.segmentation", {"size": [48, 64], "counts": [-1, 3073]}, "neither a list of whole numbers"),
+        ("annotations.segmentation", {"size": [48, 64], "counts": [1, 2]}, "counts cover 3 px, the image has 3072"),
+        ("annotations.segmentation", {"size": [48, 64], "counts": [-1, 3073]}, "neither a list of integers"),
         ("annotations.segmentation", {"size": [64, 48], "counts": [3072]}, "size [48, 64]"),
-        ("annotations.segmentation", {"size": [48, 64], "counts": "oo"}, "break off"),
+        ("annotations.segmentation", {"size": [48, 64], "counts": "oo"}, "truncated"),
         ("annotations.segmentation", {"size": [48, 64], "counts": "\u1234"}, "not a compressed run-length string"),
         ("images.id", 10**30, "image 1000"),
         ("images.id", None, "id is None"),
@@ -191,8 +191,8 @@ def _changed(name: str, value: Any) -> dict[str, Any]:
         ("images.width", 70_000, "width is 70000"),
         ("images.width", "64", "width is '64'"),
         ("images.height", 2.5, "height is 2.5"),
-        ("categories.name", "dog", "none is named person"),
-        ("categories.keypoints", ["nose"], "not COCO's 17"),
+        ("categories.name", "dog", "no category is named person"),
+        ("categories.keypoints", ["nose"], "not the 17 COCO keypoints"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, name: str, value: Any, expected: str) -> None:
@@ -205,10 +205,10 @@ def test_a_wrong_field_is_named(tmp_path: Path, name: str, value: Any, expected:
 def test_duplicates_are_errors(tmp_path: Path) -> None:
     content = mixed(2)
     content["images"].append(copy.deepcopy(content["images"][0]))
-    assert "image 100: its id is given to two images" in _message(tmp_path, content)
+    assert "image 100: its id is used by two images" in _message(tmp_path, content)
     content = mixed(2)
     content["annotations"].append(copy.deepcopy(content["annotations"][0]))
-    assert "annotation 1000: its id is given to two annotations" in _message(tmp_path, content)
+    assert "annotation 1000: its id is used by two annotations" in _message(tmp_path, content)
 
 
 def test_other_categories_are_passed_over(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_links_cannot_leave_the_picture_folder(tmp_path: Path) -> None:
     (inside / "real.jpg").write_bytes(b"x")
     (inside / "near.jpg").symlink_to(inside / "real.jpg")
     assert Path(image_path(inside, "near.jpg")).read_bytes() == b"x"
-    with pytest.raises(InputError, match="leads out"):
+    with pytest.raises(InputError, match="points outside"):
         image_path(inside, "link.jpg")
 
 

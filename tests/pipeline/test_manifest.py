@@ -51,7 +51,7 @@ def test_it_reads_what_it_wrote(folder: Path) -> None:
     assert (folder / "manifest.json").read_bytes() == before
     assert Manifest.load(folder) == manifest
     assert manifest.files(folder) == [folder / "shard-00000.mindrecord", folder / "shard-00001.mindrecord"]
-    assert _verify(folder) == (0, f"{folder}: sound: 2 shards, 8 records\n")
+    assert _verify(folder) == (0, f"{folder}: intact: 2 shards, 8 records\n")
 
 
 def test_the_fingerprint_follows_the_content_alone(folder: Path) -> None:
@@ -161,11 +161,11 @@ def test_what_changed_after_the_manifest_is_hashed_before_use(folder: Path) -> N
     path = folder / "shard-00001.mindrecord"
     _damage_at(path, written)
     Manifest.load(folder, hash_modified=True)
-    with pytest.raises(InputError, match=r"shard-00001\.mindrecord: content changed"):
+    with pytest.raises(InputError, match=r"shard-00001\.mindrecord: has changed"):
         Manifest.load(folder, hash_all=True)
     os.utime(path, ns=(written + 1, written + 1))
     Manifest.load(folder)
-    with pytest.raises(InputError, match=r"shard-00001\.mindrecord: content changed"):
+    with pytest.raises(InputError, match=r"shard-00001\.mindrecord: has changed"):
         Manifest.load(folder, hash_modified=True)
     _flip(path)
     Manifest.load(folder, hash_modified=True)
@@ -183,7 +183,7 @@ def test_a_link_out_of_the_set_is_damage(folder: Path, tmp_path: Path) -> None:
     path = folder / "shard-00000.mindrecord"
     path.rename(tmp_path / "outside")
     path.symlink_to(tmp_path / "outside")
-    with pytest.raises(InputError, match="link that leaves its folder"):
+    with pytest.raises(InputError, match="symbolic link that points outside its folder"):
         Manifest.load(folder)
 
 
@@ -203,21 +203,21 @@ def _set(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
     ("change", "expected"),
     [
         (_set("format", value=99), "format 99, this program reads format 2"),
-        (_set("shards", 0, "file", value="../../etc/passwd"), "is not a shard's name"),
-        (_set("shards", 0, "file", value="shard-00001.mindrecord"), "named twice"),
+        (_set("shards", 0, "file", value="../../etc/passwd"), "is not a shard name"),
+        (_set("shards", 0, "file", value="shard-00001.mindrecord"), "two entries have the same file"),
         (_set("shards", 0, "bytes", value=-1), "bytes is '-1', expected int"),
         (_set("shards", 0, "records", value=5), "records: 8, but the shards hold 9"),
         (_set("shards", 0, "sha256", value="abc"), "64 hexadecimal digits"),
-        (_set("shards", 0, "sha256", value=KeyError), "an entry must be an object with file, records"),
+        (_set("shards", 0, "sha256", value=KeyError), "each entry must be an object with file, records"),
         (_set("shards", value={}), "shards: expected a list"),
-        (_set("shards", value=[1]), "an entry must be an object"),
+        (_set("shards", value=[1]), "each entry must be an object"),
         (_set("records", value="8"), "records: 8, but"),
         (_set("tally", "keypoints", "nose", value=[1, 2]), "tally.keypoints"),
         (_set("tally", "people", value=True), "tally.people"),
         (_set("tally", value=KeyError), "tally: expected an object"),
         (_set("options", value=KeyError), "options: expected an object"),
         (_set("sources", 0, "json_sha256", value=3), "sources: json_sha256"),
-        (_set("skipped", value=[{"file_name": "x"}]), "skipped: an entry"),
+        (_set("skipped", value=[{"file_name": "x"}]), "skipped: each entry"),
     ],
 )
 def test_a_wrong_manifest_is_one_line(folder: Path, change: Callable[[Any], None], expected: str) -> None:
@@ -246,7 +246,7 @@ def test_verify_looks_at_every_set_below(folder: Path, tmp_path: Path) -> None:
     _flip(folder / "shard-00000.mindrecord")
     code, output = _verify(tmp_path)
     assert code == 1
-    assert f"{tmp_path / 'deep' / 'er' / 'set'}: sound" in output
+    assert f"{tmp_path / 'deep' / 'er' / 'set'}: intact" in output
     assert "1 damaged set: " in output
 
 

@@ -91,7 +91,7 @@ def test_real_annotations(coco_mini: Path) -> None:
 
 def test_damaged_values_are_refused() -> None:
     for runs in ([1, 2, 3], [2**32 - 1, 21]):
-        with pytest.raises(InputError, match="do not fill a frame of 5x4 px"):
+        with pytest.raises(InputError, match="do not add up to 5x4 px"):
             records.decode_runs(np.array(runs, "<u4"), 4, 5)
     for raw in (b"", b"1234567", b"123456789"):
         with pytest.raises(InputError, match=f"{len(raw)} bytes, expected 8 and a multiple of 4"):

@@ -265,7 +265,10 @@ def test_two_builds_do_not_meet_in_one_folder(folder: Path, tmp_path: Path) -> N
     ("arguments", "expected"),
     [
         (["--coco", "nowhere", "--split", "train"], "person_keypoints_train.json: no such file"),
-        (["--coco", "a", "--coco", "b", "--split", "x", "--split", "y", "--split", "z"], "give both equally often"),
+        (
+            ["--coco", "a", "--coco", "b", "--split", "x", "--split", "y", "--split", "z"],
+            "give both the same number of times",
+        ),
         (["--coco", "a", "--split", "x", "--workers", "0"], "--workers"),
         (["--coco", "a"], "no source: give --coco and --split"),
     ],

@@ -95,7 +95,7 @@ def test_nothing_there_names_the_step(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     result = _run()
     assert result.exit_code == 2
-    assert "shards: no set of shards in or below it: run make shards" in result.output
+    assert "shards: no set of shards in or below this folder: run make shards" in result.output
 
 
 def test_a_plot_is_drawn(sets: Path, tmp_path: Path) -> None:

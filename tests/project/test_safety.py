@@ -67,7 +67,7 @@ def test_a_folder_of_pictures_that_links_out_of_the_source_is_refused(tmp_path: 
     for picture in (tmp_path / "other" / "train").iterdir():
         picture.rename(tmp_path / "outside" / picture.name)
     (coco / "train" / "deep").symlink_to(tmp_path / "outside")
-    with pytest.raises(InputError, match="a link leads out of the picture folder"):
+    with pytest.raises(InputError, match="a symbolic link points outside the image folder"):
         build([(coco, "train")], tmp_path / "set", BuildOptions(), workers=1)
 
 
