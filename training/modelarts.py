@@ -1,9 +1,9 @@
-"""Train on ModelArts: python -m training.modelarts --data_url PLACE --train_url PLACE.
+"""Train on ModelArts: python -m training.modelarts --data_url LOCATION --train_url LOCATION.
 
-ModelArts starts one process on each machine, with places in its object store or folders that it has mounted. What lies
-in the store is copied here, made into shards if it is COCO, and trained on by `training.train`, one process a device.
-The run is copied back with every new checkpoint and at the end, however that comes about; a job that is started again
-with the same --train_url goes on from there.
+ModelArts starts one process on each host; a location is a URL of its object store or a mounted folder. Data in the
+object store is downloaded, and a COCO folder is converted to shards. `training.train` then trains with one process for
+each device. The run folder is uploaded with every new checkpoint and when training ends, with or without an error. A
+new job with the same --train_url resumes the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-if not __package__:  # as a boot file, which ModelArts runs by its path
+if not __package__:  # ModelArts runs this file, its boot file, by path instead of with -m
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import click
@@ -26,22 +26,25 @@ from training.options import device_option
 from training.recipes import recipe_path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOOK = 2.0
-"""s between looks for new checkpoints."""
-PLATFORM = ("RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE")
-"""What the platform sets for processes that it starts on each device itself; msrun sets its own."""
+POLLING_INTERVAL = 2.0
+"""Seconds between checks for new checkpoints."""
+PLATFORM_VARIABLES = ("RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE")
+"""Variables that ModelArts sets for one process per device. They are removed, because msrun sets its own."""
 
 
-def find_shards(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path | None]:
-    """The training set and, where there is one, the validation set; built of COCO where `data` holds no shards.
+def find_or_build_shards(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path | None]:
+    """Find the shards of a data folder, or build them if it is a COCO folder.
 
     Args:
         data: a set of shards, a folder with the sets train/ and val/, or a COCO folder.
         built: folder for the sets that are built.
-        splits: of COCO, for training and validation.
+        splits: COCO splits for training and validation.
+
+    Returns:
+        Folders of the training set and the validation set; None if there is no validation set.
 
     Raises:
-        InputError: it is none of these, or cannot be built of.
+        InputError: `data` is none of these, or the shards cannot be built.
     """
     from pipeline.storage.manifest import FILE_NAME
 
@@ -49,10 +52,10 @@ def find_shards(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path,
         return data, None
     if (data / "train" / FILE_NAME).is_file():
         return data / "train", data / "val" if (data / "val" / FILE_NAME).is_file() else None
-    return _build(data, built, splits)
+    return _build_shards(data, built, splits)
 
 
-def _build(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path | None]:
+def _build_shards(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path | None]:
     from pipeline.annotations.coco import annotation_file
     from pipeline.build.build_set import build
     from pipeline.build.plan import BuildOptions
@@ -61,110 +64,131 @@ def _build(data: Path, built: Path, splits: tuple[str, str]) -> tuple[Path, Path
     if not annotation_file(data, splits[0]).is_file():
         raise InputError(
             f"{data}: expected shards (manifest.json, or train/ and val/ with one each) or a COCO folder with "
-            f"{annotation_file(data, splits[0]).relative_to(data)}; --train_split names another split"
+            f"{annotation_file(data, splits[0]).relative_to(data)}; use --train_split for another split"
         )
     sets: list[Path | None] = [None, None]
     for index, name in enumerate(("train", "val")):
         if annotation_file(data, splits[index]).is_file():
             options = BuildOptions(keep_empty=name == "val")
-            build([(data, splits[index])], built / name, options, workers=default_workers(), announce=_say)
+            build([(data, splits[index])], built / name, options, workers=default_workers(), announce=_print_status)
             sets[index] = built / name
     train, val = sets
     assert train is not None
     return train, val
 
 
-def run_trainer(arguments: Sequence[str], new: Callable[[], object]) -> int:
-    """Run training.train, call `new` every now and then, pass SIGINT and SIGTERM on; returns its exit code."""
+def run_trainer(arguments: Sequence[str], poll: Callable[[], object]) -> int:
+    """Run training.train and forward SIGINT and SIGTERM to it.
+
+    Args:
+        arguments: command-line arguments of training.train.
+        poll: function to call every POLLING_INTERVAL seconds.
+
+    Returns:
+        Exit code of training.train; 128 + number if a signal killed it.
+    """
     command = [sys.executable, "-m", "training.train", *arguments]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {name: value for name, value in os.environ.items() if name not in PLATFORM}
-    # in a session of its own: Ctrl-C would reach it twice
+    environment = {name: value for name, value in os.environ.items() if name not in PLATFORM_VARIABLES}
+    # The trainer gets its own session; otherwise Ctrl-C would reach it twice, from the terminal and from the handler.
     trainer = subprocess.Popen(command, env=environment | {"PYTHONPATH": path}, start_new_session=True)
-    before = {
+    previous_handlers = {
         number: signal.signal(number, lambda number, _: trainer.send_signal(number))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
         while True:
             try:
-                code = trainer.wait(LOOK)
+                code = trainer.wait(POLLING_INTERVAL)
                 return code if code >= 0 else 128 - code
             except subprocess.TimeoutExpired:
-                new()
+                poll()
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 
-def _bring(place: str, copy: Path, *, new: bool = False) -> Path:
-    """A folder of this machine, or the copy of one of the store; `new` says that it need not be there yet."""
+def _local_folder(location: str, copy: Path, *, may_be_missing: bool = False) -> Path:
+    """Return a local folder as it is; download a folder of the object store to `copy`."""
     from training.cloud.object_store import download, is_url, object_store_api
 
-    if not is_url(place):
-        return Path(place)
+    if not is_url(location):
+        return Path(location)
     copy.mkdir(parents=True, exist_ok=True)
-    if not new or object_store_api(place).exists(place):
-        download(place, copy)
+    if not may_be_missing or object_store_api(location).exists(location):
+        download(location, copy)
     return copy
 
 
-def _bring_file(place: str, folder: Path) -> Path:
-    """A file of this machine, or the copy of one of the store, under its name in `folder`."""
+def _local_file(location: str, folder: Path) -> Path:
+    """Return a local file as it is; download a file of the object store into `folder`."""
     from training.cloud.object_store import download, is_url
 
-    if not is_url(place):
-        return Path(place)
+    if not is_url(location):
+        return Path(location)
     folder.mkdir(parents=True, exist_ok=True)
-    copy = folder / place.rpartition("/")[2]
-    download(place, copy, file=True)
+    copy = folder / location.rpartition("/")[2]
+    download(location, copy, file=True)
     return copy
 
 
-def _options(name: str, *values: object) -> list[object]:
-    """An option once for each value that is there."""
-    return [word for value in values if value is not None for word in (name, value)]
+def _repeat_option(name: str, *values: object) -> list[object]:
+    """Return the option once for each value that is not None."""
+    return [argument for value in values if value is not None for argument in (name, value)]
 
 
-def _say(line: str) -> None:
+def _print_status(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _train_and_send(arguments: Sequence[str], run: Path, url: str) -> int:
-    """Run the trainer on a run that is copied to the store with each checkpoint and at the end; the exit code."""
+def _train_and_upload(arguments: Sequence[str], run: Path, url: str) -> int:
+    """Run training.train; upload the run folder with each new checkpoint and at the end.
+
+    Returns:
+        Exit code of training.train; 1 if only the last upload failed.
+    """
     from training.checkpoint.run_folder import list_checkpoints
     from training.cloud.object_store import FolderMirror
 
     mirror = FolderMirror(run, url)
     known = list_checkpoints(run)
 
-    def send_new() -> None:
+    def upload_new_checkpoints() -> None:
         nonlocal known
         if (found := list_checkpoints(run)) != known:
             known = found
-            for problem in mirror.sync():
-                _say(f"Warning: {problem}; it is tried again")
+            for error in mirror.sync():
+                _print_status(f"Warning: {error}; will be retried with the next checkpoint")
 
-    code = run_trainer(arguments, send_new)
-    failed = mirror.sync()
-    for problem in failed:
-        _say(f"Error: {problem}")
-    return code or bool(failed)
+    code = run_trainer(arguments, upload_new_checkpoints)
+    errors = mirror.sync()
+    for error in errors:
+        _print_status(f"Error: {error}")
+    return code or bool(errors)
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
-@click.option("--data_url", required=True, help="Shards, or a COCO folder: obs://… or a folder here.")
-@click.option("--train_url", required=True, help="Where the run is kept, and gone on from: obs://… or a folder here.")
-@click.option("--config", "recipe", type=click.Path(path_type=Path), help="Recipe.  [default: for so many devices]")
-@click.option("--init", help="Weights that a new run begins with: a file, obs://… or here.")
-@click.option("--allow_missing", multiple=True, metavar="PART", help="Part that --init may leave random; repeatable.")
-@click.option("--nproc", type=click.IntRange(1, 1024), help="Devices of a machine.  [default: as ModelArts says, or 1]")
-@click.option("--train_split", default="train2017", help="Of a COCO folder, for training.")
-@click.option("--val_split", default="val2017", help="Of a COCO folder, for evaluation during training.")
+@click.option("--data_url", required=True, help="Shards or a COCO folder: obs://… or a local folder.")
+@click.option("--train_url", required=True, help="Run folder, resumed if it exists: obs://… or a local folder.")
+@click.option(
+    "--config",
+    "recipe",
+    type=click.Path(path_type=Path),
+    help="Recipe.  [default: openpose; openpose_8p for several devices]",
+)
+@click.option("--init", help="Initial weights of a new run: obs://… or a local file.")
+@click.option(
+    "--allow_missing", multiple=True, metavar="PART", help="Part that may stay random with --init; repeatable."
+)
+@click.option("--nproc", type=click.IntRange(1, 1024), help="Devices on each host.  [default: from ModelArts, else 1]")
+@click.option("--train_split", default="train2017", help="COCO split for training.")
+@click.option("--val_split", default="val2017", help="COCO split for evaluation during training.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field: training.lr=2e-4.")
-@click.option("--cache", type=click.Path(path_type=Path), default="/cache", help="Folder for copies and built shards.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), default="/cache", help="Folder for downloads and built shards."
+)
 @device_option
-@click.argument("others", nargs=-1, type=click.UNPROCESSED)
+@click.argument("unknown", nargs=-1, type=click.UNPROCESSED)
 @reports_input_errors
 def main(
     data_url: str,
@@ -178,35 +202,40 @@ def main(
     overrides: tuple[str, ...],
     cache: Path,
     device: str,
-    others: tuple[str, ...],
+    unknown: tuple[str, ...],
 ) -> None:
-    """Train on ModelArts, or as there.
+    """Train on ModelArts, or on any machine with the options of ModelArts.
 
-    Options that are unknown here are told and left alone: ModelArts adds some of its own. Several machines are found by
-    VC_WORKER_HOSTS and VC_TASK_INDEX, devices by MA_NUM_GPUS, DEVICE_NUM or RANK_SIZE. Exit codes as training.train.
+    Unknown options are printed and ignored, because ModelArts adds some. Hosts are read from VC_WORKER_HOSTS and
+    VC_TASK_INDEX, devices from MA_NUM_GPUS, DEVICE_NUM or RANK_SIZE. The exit codes are those of training.train.
     """
     from training.cloud.object_store import is_url
 
-    if others:
-        _say(f"Left alone: {' '.join(others)}")
-    machines = host_options(os.environ)
-    nproc = nproc or device_count(os.environ, machines[1].count(",") + 1 if machines else 1)
+    if unknown:
+        _print_status(f"Ignored unknown options: {' '.join(unknown)}")
+    hosts = host_options(os.environ)
+    nproc = nproc or device_count(os.environ, hosts[1].count(",") + 1 if hosts else 1)
     rank = os.environ.get("RANK_ID", "0")
     if rank.isdecimal() and int(rank) % nproc:
-        _say(f"Process {rank} of this machine leaves: the first one starts all")
+        _print_status(
+            f"Process with RANK_ID={rank} exits: the first process of this host starts training on all devices"
+        )
         return
     try:
-        data, run = _bring(data_url, cache / "data"), _bring(train_url, cache / "run", new=True)
-        train, val = find_shards(data, cache / "shards", (train_split, val_split))
-        weights = _bring_file(init, cache / "init") if init else None
+        data = _local_folder(data_url, cache / "data")
+        run = _local_folder(train_url, cache / "run", may_be_missing=True)
+        train, val = find_or_build_shards(data, cache / "shards", (train_split, val_split))
+        weights = _local_file(init, cache / "init") if init else None
     except OSError as error:
         raise InputError(f"{error.filename or cache}: {error.strerror or error}") from error
-    recipe = recipe or recipe_path("openpose" if nproc == 1 and not machines else "openpose_8p")
-    arguments = ["--config", recipe, "--shards", train, *_options("--val", val), "--out", run, "--resume"]
-    arguments += ["--nproc", nproc, *machines, "--device", device, *_options("--set", *overrides)]
-    arguments += [*_options("--init", weights), *_options("--allow-missing", *allow_missing)]
-    words = [str(word) for word in arguments]
-    raise SystemExit(_train_and_send(words, run, train_url) if is_url(train_url) else run_trainer(words, lambda: None))
+    recipe = recipe or recipe_path("openpose" if nproc == 1 and not hosts else "openpose_8p")
+    arguments = ["--config", recipe, "--shards", train, *_repeat_option("--val", val), "--out", run, "--resume"]
+    arguments += ["--nproc", nproc, *hosts, "--device", device, *_repeat_option("--set", *overrides)]
+    arguments += [*_repeat_option("--init", weights), *_repeat_option("--allow-missing", *allow_missing)]
+    command_line = [str(argument) for argument in arguments]
+    if is_url(train_url):
+        raise SystemExit(_train_and_upload(command_line, run, train_url))
+    raise SystemExit(run_trainer(command_line, lambda: None))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def graphs(checkpoint, tmp_path_factory):
     for name, options in OPTIONS.items():
         result = export(checkpoint, *options, "--out", folder / name)
         assert result.exit_code == 0, result.output
-        assert result.output.startswith(f"{folder / name}: pictures of ")
+        assert result.output.startswith(f"{folder / name}: images of ")
         assert "of the checkpoint's" in result.output
     return folder
 
@@ -177,12 +177,12 @@ def test_mistakes_are_one_line_that_says_what_to_do(graphs, checkpoint, tmp_path
 
     graph = tmp_path / "x.onnx"
     assert load(graph) == (
-        f"{graph}.json: No such file or directory; a graph and its json come from training.export, and belong together"
+        f"{graph}.json: No such file or directory; training.export writes a graph and its json, keep both in one folder"
     )
     shutil.copy(metadata_path(graphs / "fixed.onnx"), metadata_path(graph))
     assert load(graph).startswith(f"{graph}: No such file")
     graph.write_bytes((graphs / "fixed.onnx").read_bytes()[:-5])
-    assert "is not the file that x.onnx.json describes" in load(graph)
+    assert "its SHA-256 differs from that in x.onnx.json" in load(graph)
     metadata_path(graph).write_text("{")
     assert f"{metadata_path(graph)}: Invalid JSON" in load(graph)
     described = json.loads(metadata_path(graphs / "fixed.onnx").read_text())
@@ -190,7 +190,7 @@ def test_mistakes_are_one_line_that_says_what_to_do(graphs, checkpoint, tmp_path
     assert f"{metadata_path(graph)}: batch: " in load(graph)
     assert "ATC" in load(tmp_path / "x.air")
     assert "was exported for a batch of 2" in load(graphs / "fixed.onnx", "evaluation.batch_size=3")
-    assert "takes evaluation" in load(graphs / "fixed.onnx", "model.stages=3")
+    assert "only evaluation.… can be set" in load(graphs / "fixed.onnx", "model.stages=3")
     with pytest.raises(InputError, match="no CANN provider"):
         Predictor.load(graphs / "fixed.onnx", "ascend")
 
@@ -227,7 +227,7 @@ def test_the_shape_follows_from_the_recipe():
         (("mindir", "--dynamic", "--batch", 3), "leave out --batch"),
         (("onnx", "--out", "x.mindir"), "ends in .onnx"),
         (("onnx", "--set", "evaluation.scales=[1, 2]"), "evaluation.scales=[1]"),
-        (("onnx", "--set", "model.stages=1"), "takes evaluation"),
+        (("onnx", "--set", "model.stages=1"), "only evaluation.… can be set"),
         (("onnx", "--out", "/dev/null/x.onnx"), "cannot be written"),
     ],
 )

@@ -20,7 +20,7 @@ from tests.support.coco_folder import mixed, write
 from training.checkpoint.run_folder import checkpoint_path, list_checkpoints
 from training.cloud.modelarts_environment import device_count, host_options
 from training.cloud.object_store import FolderMirror, scan_folder
-from training.modelarts import find_shards, main
+from training.modelarts import find_or_build_shards, main
 
 MOXING = """
 import os, shutil
@@ -87,7 +87,7 @@ def test_a_job_builds_shards_trains_and_goes_on_on_another_machine(store, tiny_r
     job = start(tiny_recipe, *place, tmp_path / "one", *more, "--set=training.max_steps=3", "--num_gpus=8")
     code, err = finish(job)
     assert code == 0, err
-    assert err.startswith("Left alone: --num_gpus=8\n")
+    assert err.startswith("Ignored unknown options: --num_gpus=8\n")
     run = store / "bucket" / "run"
     assert list(tiny.losses(run)) == [1, 2, 3]
     assert [path.name for path in list_checkpoints(run)] == ["step-0000003.ckpt"]
@@ -170,15 +170,15 @@ def test_without_moxing_there_is_no_store(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "moxing", None)
     result = call(f"--cache={tmp_path / 'cache'}")
     assert result.exit_code == 2
-    assert (
-        result.stderr == "Error: obs://data: needs moxing, which is not installed here; give a folder of this machine\n"
-    )
+    assert result.stderr == "Error: obs://data: requires moxing, which is not installed here; use a local folder\n"
 
 
 def test_of_processes_on_each_device_the_first_starts_all():
     result = call(RANK_ID="9", RANK_SIZE="8")
     assert result.exit_code == 0
-    assert result.stderr == "Process 9 of this machine leaves: the first one starts all\n"
+    assert (
+        result.stderr == "Process with RANK_ID=9 exits: the first process of this host starts training on all devices\n"
+    )
 
 
 def test_devices_and_machines_are_those_that_modelarts_names():
@@ -186,7 +186,9 @@ def test_devices_and_machines_are_those_that_modelarts_names():
     assert device_count({"MA_NUM_GPUS": "8", "RANK_SIZE": "16"}, 2) == 8
     assert device_count({"DEVICE_NUM": "4", "RANK_SIZE": "1"}, 1) == 4
     assert device_count({"RANK_SIZE": "16"}, 2) == 8
-    with pytest.raises(InputError, match="RANK_SIZE=1: expected a number of devices; or give --nproc"):
+    with pytest.raises(
+        InputError, match="RANK_SIZE=1: expected a number of devices, at least 2; correct it or use --nproc"
+    ):
         device_count({"RANK_SIZE": "1"}, 2)
     assert host_options({"VC_WORKER_HOSTS": "one", "VC_TASK_INDEX": "0"}) == []
     assert host_options({"VC_WORKER_HOSTS": "a,b", "VC_TASK_INDEX": "1"}) == ["--hosts", "a,b", "--node-rank", "1"]
@@ -194,14 +196,14 @@ def test_devices_and_machines_are_those_that_modelarts_names():
 
 def test_shards_are_found_or_built(tiny_shards, tmp_path):
     splits = ("train2017", "val2017")
-    assert find_shards(tiny_shards, tmp_path, splits) == (tiny_shards, None)
-    assert find_shards(tiny_shards.parent, tmp_path, splits) == (tiny_shards, None)
+    assert find_or_build_shards(tiny_shards, tmp_path, splits) == (tiny_shards, None)
+    assert find_or_build_shards(tiny_shards.parent, tmp_path, splits) == (tiny_shards, None)
     coco = write(tmp_path / "coco", mixed(8), "train2017")
     built = tmp_path / "built"
-    assert find_shards(coco, built, splits) == (built / "train", None)
+    assert find_or_build_shards(coco, built, splits) == (built / "train", None)
     write(coco, mixed(4), "val2017")
-    assert find_shards(coco, built, splits) == (built / "train", built / "val")
-    assert find_shards(built, tmp_path, splits) == (built / "train", built / "val")
+    assert find_or_build_shards(coco, built, splits) == (built / "train", built / "val")
+    assert find_or_build_shards(built, tmp_path, splits) == (built / "train", built / "val")
     assert [Manifest.load(built / name).records for name in ("train", "val")] == [4, 4]  # val with pictures of nobody
 
 
@@ -233,7 +235,7 @@ def test_what_cannot_be_sent_is_told_and_tried_again(store, tmp_path):
     shutil.rmtree(store)
     store.write_text("a file where the store should be")
     (problem,) = mirror.sync()
-    assert problem.startswith("obs://run/new: not sent: ")
+    assert problem.startswith("obs://run/new: upload failed: ")
     store.unlink()
     (store / "run").mkdir(parents=True)
     (store / "run" / "old").touch()

@@ -1,4 +1,4 @@
-"""What ModelArts' environment variables say about the hosts and devices of a job."""
+"""Read the hosts and devices of a job from the environment variables of ModelArts."""
 
 from __future__ import annotations
 
@@ -8,18 +8,29 @@ from pipeline.errors import InputError
 
 
 def device_count(environment: Mapping[str, str], hosts: int) -> int:
-    """Devices of this machine, as ModelArts' environment tells; 1 where it says nothing."""
-    for name, shared in (("MA_NUM_GPUS", 1), ("DEVICE_NUM", 1), ("RANK_SIZE", hosts)):
+    """Return the number of devices of this host; 1 if no variable is set.
+
+    Args:
+        environment: environment variables; MA_NUM_GPUS and DEVICE_NUM count the devices of a host, RANK_SIZE those of
+            all hosts.
+        hosts: number of hosts of the job.
+
+    Raises:
+        InputError: a variable is not a number, or RANK_SIZE is smaller than the number of hosts.
+    """
+    for name, divisor in (("MA_NUM_GPUS", 1), ("DEVICE_NUM", 1), ("RANK_SIZE", hosts)):
         value = environment.get(name, "").strip()
         if value:
-            if not value.isdecimal() or int(value) < shared:
-                raise InputError(f"{name}={value}: expected a number of devices; or give --nproc")
-            return int(value) // shared
+            if not value.isdecimal() or int(value) < divisor:
+                raise InputError(
+                    f"{name}={value}: expected a number of devices, at least {divisor}; correct it or use --nproc"
+                )
+            return int(value) // divisor
     return 1
 
 
 def host_options(environment: Mapping[str, str]) -> list[str]:
-    """Options of training.train for the machines of a job, as ModelArts' environment names them."""
+    """Return the options of training.train for a job on several hosts; empty for a job on one host."""
     hosts = [name for name in environment.get("VC_WORKER_HOSTS", "").split(",") if name]
     if len(hosts) < 2:
         return []

@@ -1,4 +1,4 @@
-"""Export a checkpoint's network as a MindIR, ONNX or AIR graph, and compare the graph's maps with the network's."""
+"""Export the network of a checkpoint as a MindIR, ONNX or AIR graph, and compare the maps of graph and network."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ if TYPE_CHECKING:
     from training.config import EvaluationConfig, MapKind, ModelConfig
     from training.graphs.metadata import GraphMetadata
 
-LARGEST = 8192
-"""px; longest side of a graph's input."""
+MAX_INPUT_SIDE = 8192
+"""Largest height and width of the input of a graph in px."""
 
-ASPECT = 4 / 3
-"""Width by height of the input that is chosen for pictures of cameras, held sideways."""
+DEFAULT_ASPECT_RATIO = 4 / 3
+"""Default ratio of width to height of the input: that of most cameras in landscape orientation."""
 
 TOLERANCE = 1e-4
-"""Largest difference between maps of a graph and of its checkpoint, for maps within -1..1."""
+"""Largest accepted difference between the maps of a graph and of its checkpoint, for maps with values from -1 to 1."""
 
 
 @dataclass(frozen=True)
 class InputShape:
-    """Input of a graph: pictures in a batch, and their height and width in px; None stands for any."""
+    """Shape of the input of a graph.
+
+    Attributes:
+        batch: batch size; None if any is accepted.
+        height, width: size of the images in px; None if any multiple of the stride is accepted.
+    """
 
     batch: int | None
     height: int | None
@@ -40,66 +45,79 @@ class InputShape:
 
     @property
     def example(self) -> tuple[int, int, int, int]:
-        """Shape of a batch that the graph takes."""
+        """A batch shape (B, H, W, 3) that the graph accepts."""
         return self.batch or 2, self.height or 8 * STRIDE, self.width or 12 * STRIDE, 3
 
     def __str__(self) -> str:
         if self.batch is None:
-            return "pictures of any size, any number at a time"
-        return f"pictures of {self.width}x{self.height} px, {self.batch} at a time"
+            return "images of any size, any batch size"
+        return f"images of {self.width}x{self.height} px, batch size {self.batch}"
 
 
 def choose_input_shape(
     batch: int | None, height: int | None, width: int | None, evaluation: EvaluationConfig, *, dynamic: bool
 ) -> InputShape:
-    """The shape asked for; what is left out follows from the recipe, for pictures of 4:3.
+    """Choose the input shape of a graph.
+
+    Args:
+        batch: batch size; None for that of the recipe.
+        height: height in px; None for the evaluation size of the recipe.
+        width: width in px; None for 4/3 of the evaluation size.
+        evaluation: evaluation settings of the recipe.
+        dynamic: True for a graph that accepts any batch size, height and width.
 
     Raises:
-        InputError: a side that is no multiple of the stride, a dynamic shape with numbers, or a fixed one for a recipe
-            that averages over scales.
+        InputError: a side is not a multiple of the stride or too large, `dynamic` is combined with a size, or a fixed
+            shape is combined with several evaluation scales.
     """
     if dynamic:
         if (batch, height, width) != (None, None, None):
-            raise InputError("--dynamic: takes any size; leave out --batch, --height and --width")
+            raise InputError("--dynamic: accepts any size; leave out --batch, --height and --width")
         return InputShape(None, None, None)
     if evaluation.scales != (1.0,):
         raise InputError(
-            f"evaluation.scales: {list(evaluation.scales)}, and a graph of one size serves one scale; "
+            f"evaluation.scales={list(evaluation.scales)}: a graph with a fixed input size supports one scale only; "
             'add --set "evaluation.scales=[1]", or export with --format mindir --dynamic'
         )
-    height = _cells(evaluation.size) if height is None else height
-    width = _cells(evaluation.size * ASPECT) if width is None else width
+    height = _round_up_to_stride(evaluation.size) if height is None else height
+    width = _round_up_to_stride(evaluation.size * DEFAULT_ASPECT_RATIO) if width is None else width
     for name, side in (("height", height), ("width", width)):
-        if side % STRIDE or not STRIDE <= side <= LARGEST:
-            raise InputError(f"--{name} {side}: expected a multiple of {STRIDE} from {STRIDE} to {LARGEST}")
+        if side % STRIDE or not STRIDE <= side <= MAX_INPUT_SIDE:
+            raise InputError(f"--{name} {side}: expected a multiple of {STRIDE} from {STRIDE} to {MAX_INPUT_SIDE}")
     return InputShape(batch or evaluation.batch_size, height, width)
 
 
-def _cells(side: float) -> int:
+def _round_up_to_stride(side: float) -> int:
     return -(-round(side) // STRIDE) * STRIDE
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint, out: Path, kind: str, shape: InputShape, evaluation: EvaluationConfig, *, all_stages: bool
+    checkpoint: Checkpoint,
+    out: Path,
+    file_format: str,
+    shape: InputShape,
+    evaluation: EvaluationConfig,
+    *,
+    all_stages: bool,
 ) -> float | None:
-    """Write a graph and the json beside it, each in one step, after comparing its maps with the checkpoint's.
+    """Write a graph and the json beside it, each atomically, after comparing its maps with those of the checkpoint.
 
     Args:
-        checkpoint: network to export.
-        out: the graph's file; its ending is the format's.
-        kind: mindir, onnx or air.
-        shape: of the input.
-        evaluation: recipe to send along.
-        all_stages: give every stage's maps out, instead of the last one's.
+        checkpoint: checkpoint to export.
+        out: file to write, with the suffix of the format.
+        file_format: mindir, onnx or air.
+        shape: shape of the input.
+        evaluation: evaluation settings to store in the json.
+        all_stages: True to output the maps of every stage, False for those of the last stage.
 
     Returns:
-        The largest difference between maps of graph and checkpoint; None if nothing here can run the graph.
+        Largest absolute difference between the maps of graph and checkpoint; None if the graph cannot be run here.
 
     Raises:
-        InputError: the graph cannot be written here, or answers otherwise than the checkpoint.
+        InputError: the file cannot be written, or the maps of the graph differ from those of the checkpoint.
     """
     from pipeline.system.files import set_default_permissions
-    from training.graphs.onnx_names import name_outputs
+    from training.graphs.onnx_names import rename_onnx_outputs
 
     network = checkpoint_network(checkpoint, all_stages=all_stages)
     try:
@@ -109,14 +127,14 @@ def export_checkpoint(
         raise InputError(f"{out}: cannot be written: {error.strerror}") from error
     try:
         unfinished = folder / out.name
-        write_graph(network, unfinished, kind, shape)
-        if kind == "onnx":
-            name_outputs(unfinished, output_names(checkpoint.config.model, all_stages=all_stages))
-        difference = compare(network, unfinished, kind, shape)
+        write_graph(network, unfinished, file_format, shape)
+        if file_format == "onnx":
+            rename_onnx_outputs(unfinished, output_names(checkpoint.config.model, all_stages=all_stages))
+        difference = compare_outputs(network, unfinished, file_format, shape)
         set_default_permissions(unfinished)
-        exported = describe(checkpoint, unfinished, shape, evaluation, all_stages=all_stages)
+        metadata = make_metadata(checkpoint, unfinished, shape, evaluation, all_stages=all_stages)
         unfinished.replace(out)
-        exported.save(out)
+        metadata.save(out)
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror}") from error
     finally:
@@ -125,7 +143,7 @@ def export_checkpoint(
 
 
 def checkpoint_network(checkpoint: Checkpoint, *, all_stages: bool) -> nn.Cell:
-    """The checkpoint's network, (B, H, W, 3) uint8 BGR to maps in the order of `output_names`."""
+    """Return the network of a checkpoint, from (B, H, W, 3) uint8 BGR images to maps in the order of `output_names`."""
     from training.checkpoint.checkpoint import restore_for_inference
     from training.network.inference import FinalStage
     from training.network.openpose import OpenPose
@@ -137,18 +155,18 @@ def checkpoint_network(checkpoint: Checkpoint, *, all_stages: bool) -> nn.Cell:
 
 
 def output_names(model: ModelConfig, *, all_stages: bool) -> tuple[str, ...]:
-    """What a graph gives: pafs and heatmaps are the last stage's, pafs_1 those of the first."""
+    """Return the names of a graph's outputs: pafs and heatmaps for the last stage, pafs_1 for the first."""
     names: list[str] = []
-    kinds: tuple[MapKind, ...] = ("pafs", "heatmaps")
-    for kind in kinds:
-        earlier = range(1, model.num_stages(kind)) if all_stages else ()
-        names.extend(f"{kind}_{i}" for i in earlier)
-        names.append(kind)
+    map_kinds: tuple[MapKind, ...] = ("pafs", "heatmaps")
+    for map_kind in map_kinds:
+        earlier = range(1, model.num_stages(map_kind)) if all_stages else ()
+        names.extend(f"{map_kind}_{i}" for i in earlier)
+        names.append(map_kind)
     return tuple(names)
 
 
-def write_graph(network: nn.Cell, path: Path, kind: str, shape: InputShape) -> None:
-    """Let MindSpore write the graph's file."""
+def write_graph(network: nn.Cell, path: Path, file_format: str, shape: InputShape) -> None:
+    """Write the graph of a network with MindSpore."""
     import mindspore as ms
     import numpy as np
 
@@ -156,18 +174,18 @@ def write_graph(network: nn.Cell, path: Path, kind: str, shape: InputShape) -> N
         images = ms.Tensor(shape=(None, None, None, 3), dtype=ms.uint8)
     else:
         images = ms.Tensor(np.zeros(shape.example, dtype=np.uint8))
-    ms.export(network, images, file_name=str(path), file_format=kind.upper())
+    ms.export(network, images, file_name=str(path), file_format=file_format.upper())
 
 
-def describe(
+def make_metadata(
     checkpoint: Checkpoint, graph: Path, shape: InputShape, evaluation: EvaluationConfig, *, all_stages: bool
 ) -> GraphMetadata:
-    """What goes into the json beside a graph."""
+    """Return the metadata to store beside a graph."""
     from pipeline.system.files import file_sha256
     from training.graphs.metadata import GraphMetadata
 
     model = checkpoint.config.model
-    batch = {} if shape.batch is None else {"batch_size": shape.batch}
+    batch_size = {} if shape.batch is None else {"batch_size": shape.batch}
     return GraphMetadata(
         sha256=file_sha256(graph),
         checkpoint=str(checkpoint.path),
@@ -179,36 +197,45 @@ def describe(
         mean=model.mean,
         std=model.std,
         outputs=output_names(model, all_stages=all_stages),
-        evaluation=evaluation.model_copy(update=batch),
+        evaluation=evaluation.model_copy(update=batch_size),
     )
 
 
-def compare(network: nn.Cell, graph: Path, kind: str, shape: InputShape) -> float | None:
-    """Largest difference between the outputs of a network and of its graph on a batch of noise.
+def compare_outputs(network: nn.Cell, graph: Path, file_format: str, shape: InputShape) -> float | None:
+    """Return the largest absolute difference between the outputs of a network and of its graph on a batch of noise.
 
-    None if nothing here can run the graph. InputError if it is above TOLERANCE, or above that part of the largest
-    output where outputs are larger than 1.
+    The limit is TOLERANCE, multiplied by the largest absolute output if that is above 1.
+
+    Returns:
+        The difference; None if the graph cannot be run here (AIR, or ONNX without onnxruntime).
+
+    Raises:
+        InputError: the difference is above the limit or not a number.
     """
     import numpy as np
 
     images = np.random.default_rng(0).integers(0, 256, shape.example, dtype=np.uint8)
-    answers = _run_graph(graph, kind, images)
-    if answers is None:
+    outputs = _run_graph(graph, file_format, images)
+    if outputs is None:
         return None
-    truth = _run_cell(network, images)
-    difference = max(float(np.abs(a - b).max()) for a, b in zip(answers, truth, strict=True))
-    limit = TOLERANCE * max(1.0, *(float(np.abs(one).max()) for one in truth))
+    expected = _run_cell(network, images)
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(outputs, expected, strict=True))
+    limit = TOLERANCE * max(1.0, *(float(np.abs(output).max()) for output in expected))
     if not difference <= limit:
-        raise InputError(f"--format {kind}: the graph's maps differ from the checkpoint's by {difference:.2g}")
+        raise InputError(
+            f"--format {file_format}: the maps of the graph differ from those of the checkpoint by {difference:.2g}, "
+            f"more than {limit:.2g}; choose another format"
+        )
     return difference
 
 
-def _run_graph(graph: Path, kind: str, images: NDArray[np.uint8]) -> list[Any] | None:
+def _run_graph(graph: Path, file_format: str, images: NDArray[np.uint8]) -> list[Any] | None:
+    """Return all outputs of a graph; None if it cannot be run here."""
     import mindspore as ms
 
-    if kind == "mindir":
+    if file_format == "mindir":
         return _run_cell(ms.nn.GraphCell(ms.load(str(graph))), images)
-    if kind == "onnx":
+    if file_format == "onnx":
         try:
             import onnxruntime
         except ImportError:
@@ -219,7 +246,7 @@ def _run_graph(graph: Path, kind: str, images: NDArray[np.uint8]) -> list[Any] |
 
 
 def _run_cell(cell: nn.Cell, images: NDArray[np.uint8]) -> list[Any]:
-    """All outputs of a cell, one after the other."""
+    """Return all outputs of a cell as one list."""
     import mindspore as ms
 
     outputs: list[Any] = []
