@@ -1,6 +1,6 @@
-"""The shipped networks: one by its recipe's name, and a table of what each costs: python -m training.models.
+"""The shipped networks: create one by the name of its recipe, or list their size and speed.
 
-In a `mindspore_hub_conf.py`: `from training.models import create_network`.
+Command: python -m training.models. In a `mindspore_hub_conf.py`: `from training.models import create_network`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import click
 
 from pipeline.errors import InputError, reports_input_errors
 from training.options import device_option
-from training.recipes import recipe_names, recipe_path
 
 if TYPE_CHECKING:
     from training.config import ModelConfig
     from training.network.openpose import OpenPose
 
 IMAGE_SIZE = 368
-"""px; side of the picture that the table's numbers are for, as papers state them."""
+"""px; side of the square image that the table refers to, as in the papers."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,11 @@ class ModelSummary:
     """One line of the table.
 
     Attributes:
-        recipes: those with this network.
-        parameters: trainable numbers, in millions.
+        recipes: names of the recipes with this network.
+        parameters: number of trainable parameters, in millions.
         gflop: operations of the convolutions for one image of IMAGE_SIZE × IMAGE_SIZE px, in 10^9; a multiplication
             and an addition count as two. Biases, normalisation and activations are not counted.
-        images_per_s: forward, one picture of IMAGE_SIZE × IMAGE_SIZE px at a time; None if it was not measured.
+        images_per_s: forward passes per second on single images of IMAGE_SIZE × IMAGE_SIZE px; None if not measured.
     """
 
     recipes: tuple[str, ...]
@@ -45,21 +44,21 @@ class ModelSummary:
 
 
 def create_network(name: str, *, checkpoint: Path | str | None = None) -> OpenPose:
-    """The network of a shipped recipe, (B, H, W, 3) uint8 BGR to the maps of every stage.
+    """Create the network of a shipped recipe.
 
     Args:
-        name: of a file in `configs/`, such as openpose, openpose_paf_first, openpose_light or demo.
-        checkpoint: weights of a network of this recipe, a file or a run folder, of which the newest is taken; its
-            recipe's normalisation comes with them. Without it the weights are random, by MindSpore's seed.
+        name: name of a file in `configs/`, such as openpose, openpose_paf_first, openpose_light or demo.
+        checkpoint: checkpoint of a network of this recipe, or a run folder, whose latest checkpoint is used. Its mean
+            and standard deviation replace those of the recipe. None: random weights, from MindSpore's random seed.
 
     Returns:
-        A cell that answers as in evaluation; `set_train()` lets it learn.
+        The network in inference mode, (B, H, W, 3) uint8 BGR to the maps of every stage; call `set_train()` to train.
 
     Raises:
-        InputError: no such recipe, no such checkpoint, or one of another network.
+        InputError: no such recipe or checkpoint, or the checkpoint is of another network.
     """
     from training.network.openpose import OpenPose
-    from training.recipes import load_config
+    from training.recipes import load_config, recipe_path
 
     model = load_config(recipe_path(name)).model
     if checkpoint is None:
@@ -72,51 +71,52 @@ def _load_network(name: str, model: ModelConfig, path: Path) -> OpenPose:
     from training.checkpoint.run_folder import find_checkpoint
     from training.network.openpose import OpenPose
 
-    found = load_checkpoint(find_checkpoint(path))
-    there = found.config.model
+    checkpoint = load_checkpoint(find_checkpoint(path))
+    stored_model = checkpoint.config.model
     for field, value in model:
-        if field not in ("mean", "std") and getattr(there, field) != value:
-            raise InputError(
-                f"{found.path}: its network has model.{field} {getattr(there, field)}, that of {name} has {value}"
-            )
-    network = OpenPose(there)
-    restore_for_inference(network, found)
+        stored_value = getattr(stored_model, field)
+        if field not in ("mean", "std") and stored_value != value:
+            raise InputError(f"{checkpoint.path}: model.{field} is {stored_value}, but recipe {name} has {value}")
+    network = OpenPose(stored_model)
+    restore_for_inference(network, checkpoint)
     return network.set_train(False)
 
 
 def shipped_models() -> dict[ModelConfig, tuple[str, ...]]:
-    """The networks of the shipped recipes, each with the names of the recipes that share it."""
-    from training.recipes import load_config
+    """Return the different networks of the shipped recipes, each with the names of its recipes."""
+    from training.recipes import load_config, recipe_names, recipe_path
 
-    found: dict[ModelConfig, tuple[str, ...]] = {}
+    names_by_model: dict[ModelConfig, tuple[str, ...]] = {}
     for name in recipe_names():
         model = load_config(recipe_path(name)).model
-        found[model] = (*found.get(model, ()), name)
-    return found
+        names_by_model[model] = (*names_by_model.get(model, ()), name)
+    return names_by_model
 
 
 def summarize_models(rounds: int) -> list[ModelSummary]:
-    """What each shipped network costs, the dearest first.
+    """Return size and speed of each shipped network, from the most to the fewest operations.
 
     Args:
-        rounds: how often each is timed, in turn with the others; the quickest counts. 0: not at all.
+        rounds: number of timed forward passes of each network; 0: do not measure the speed.
     """
     from training.network.openpose import OpenPose, count_parameters, multiply_adds
 
-    shipped = shipped_models()
-    networks = [OpenPose(model) for model in shipped]
+    names_by_model = shipped_models()
+    networks = [OpenPose(model) for model in names_by_model]
     speeds = measure_images_per_s(networks, rounds) if rounds else [None] * len(networks)
-    models = [
-        ModelSummary(
-            recipes, count_parameters(network) / 1e6, 2 * multiply_adds(network, IMAGE_SIZE, IMAGE_SIZE) / 1e9, speed
-        )
-        for recipes, network, speed in zip(shipped.values(), networks, speeds, strict=True)
-    ]
-    return sorted(models, key=lambda model: -model.gflop)
+    summaries = []
+    for names, network, speed in zip(names_by_model.values(), networks, speeds, strict=True):
+        gflop = 2 * multiply_adds(network, IMAGE_SIZE, IMAGE_SIZE) / 1e9
+        summaries.append(ModelSummary(names, count_parameters(network) / 1e6, gflop, speed))
+    return sorted(summaries, key=lambda summary: -summary.gflop)
 
 
 def measure_images_per_s(networks: Sequence[OpenPose], rounds: int) -> list[float]:
-    """Pictures of IMAGE_SIZE × IMAGE_SIZE px that each network answers in a second, one at a time."""
+    """Return the forward passes per second of each network on single images of IMAGE_SIZE × IMAGE_SIZE px.
+
+    The networks are timed in turn, so that a change of the machine's speed affects all of them. The fastest of
+    `rounds` forward passes counts.
+    """
     import mindspore as ms
     import numpy as np
     from tqdm import tqdm
@@ -124,21 +124,21 @@ def measure_images_per_s(networks: Sequence[OpenPose], rounds: int) -> list[floa
     from training.network.inference import FinalStage
 
     image = ms.Tensor(np.random.default_rng(0).integers(0, 256, (1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))
-    answers = [FinalStage(network).set_train(False) for network in networks]
-    seconds: list[list[float]] = [[] for _ in answers]
-    # the first round compiles the graphs
+    cells = [FinalStage(network).set_train(False) for network in networks]
+    seconds: list[list[float]] = [[] for _ in cells]
+    # round 0 compiles the graphs and is not timed
     for number in tqdm(range(rounds + 1), desc="Measuring", unit="round", leave=False):
-        for answer, times in zip(answers, seconds, strict=True):
-            began = time.perf_counter()
-            for maps in answer(image):
+        for cell, times in zip(cells, seconds, strict=True):
+            started = time.perf_counter()
+            for maps in cell(image):
                 maps.asnumpy()
             if number > 0:
-                times.append(time.perf_counter() - began)
+                times.append(time.perf_counter() - started)
     return [1 / min(times) for times in seconds]
 
 
 def format_table(models: Sequence[ModelSummary]) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     measured = any(model.images_per_s for model in models)
     header = ["recipe", "parameters", f"GFLOP at {IMAGE_SIZE} px", *(["images/s"] if measured else [])]
     lines = [header, ["---"] * len(header)]
@@ -158,15 +158,15 @@ def format_table(models: Sequence[ModelSummary]) -> str:
     type=click.IntRange(1, 1000),
     default=5,
     show_default=True,
-    help="How often each is timed, in turn; the quickest counts.",
+    help="Timed forward passes of each network; the fastest counts.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @device_option
 @reports_input_errors
 def main(measure: bool, rounds: int, as_json: bool, device: str) -> None:
-    """List the networks of the shipped recipes: parameters, operations, speed.
+    """List the networks of the shipped recipes with parameters, operations and speed.
 
-    GFLOP counts a multiplication and an addition as two operations, of convolutions alone.
+    GFLOP counts the operations of the convolutions only; a multiplication and an addition are two operations.
     """
     from pipeline.system.log_filters import silence_mindspore
 

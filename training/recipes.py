@@ -22,17 +22,17 @@ from training.config import Config, EvaluationConfig
 
 _PACKAGED = Path(__file__).resolve().parent / "configs"
 _IN_SOURCE_TREE = Path(__file__).resolve().parent.parent / "configs"
-RECIPES = _PACKAGED if _PACKAGED.is_dir() else _IN_SOURCE_TREE
+RECIPE_FOLDER = _PACKAGED if _PACKAGED.is_dir() else _IN_SOURCE_TREE
 """Folder of the shipped recipes."""
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Names of the shipped recipes, sorted."""
-    return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    """Return the names of the shipped recipes, sorted."""
+    return tuple(sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml")))
 
 
 def recipe_path(name: str) -> Path:
-    """Path of the shipped recipe `name`, such as demo.
+    """Return the path of the shipped recipe `name`, such as demo.
 
     Raises:
         InputError: no recipe has this name; the message lists all names and the closest one.
@@ -41,11 +41,11 @@ def recipe_path(name: str) -> Path:
         close = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f"did you mean {close[0]}? There" if close else "there"
         raise InputError(f"{name}: no recipe of this name; {hint} are {', '.join(recipe_names())}")
-    return RECIPES / f"{name}.yaml"
+    return RECIPE_FOLDER / f"{name}.yaml"
 
 
 def find_recipe(path: Path) -> Path:
-    """The recipe file that `--config` names: a path, or the name of a shipped recipe where no such file exists."""
+    """Return the recipe file that `--config` names: the path, or the shipped recipe of this name if no file exists."""
     is_name = str(path) in recipe_names() and not path.exists()
     return recipe_path(str(path)) if is_name else path
 

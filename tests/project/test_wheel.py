@@ -76,7 +76,7 @@ def test_every_script_is_a_command(scripts: Path):
 
 
 def test_recipes_are_found_outside_the_source_tree(scripts: Path, tmp_path: Path):
-    code = "from training.recipes import RECIPES, recipe_names; print(RECIPES, *recipe_names())"
+    code = "from training.recipes import RECIPE_FOLDER, recipe_names; print(RECIPE_FOLDER, *recipe_names())"
     folder, *names = run(scripts / "python", "-c", code, cwd=tmp_path).split()
     assert Path(folder).is_relative_to(scripts.parent)
     assert "openpose" in names

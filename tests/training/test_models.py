@@ -26,7 +26,7 @@ def recipes(tmp_path, monkeypatch):
     wide = {"model": tiny.RECIPE["model"] | {"stage_width": 16}}
     for name, recipe in (("tiny", tiny.RECIPE), ("tiny_8p", {"model": tiny.RECIPE["model"]}), ("wide", wide)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
-    monkeypatch.setattr(recipes_module, "RECIPES", folder)
+    monkeypatch.setattr(recipes_module, "RECIPE_FOLDER", folder)
     return folder
 
 
@@ -93,7 +93,7 @@ def test_names_that_are_wrong(recipes, name, message):
 
 def test_checkpoints_that_do_not_fit(recipes, tmp_path):
     save(RANDOM, tmp_path / "run", seed=7)
-    with pytest.raises(InputError, match=r"0009.ckpt: its network has model.stage_width 8, that of wide has 16"):
+    with pytest.raises(InputError, match=r"0009.ckpt: model.stage_width is 8, but recipe wide has 16"):
         models.create_network("wide", checkpoint=tmp_path / "run")
     with pytest.raises(InputError, match="no checkpoint in this folder"):
         models.create_network("tiny", checkpoint=tmp_path / "absent")

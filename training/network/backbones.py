@@ -1,9 +1,10 @@
-"""Backbones: from a picture to features on a grid of one cell in eight pixels.
+"""Backbones: from an image to features on a grid with one cell per 8 × 8 pixels.
 
-Each is a list of layers, so that another one is another list. `vgg19` is the first ten layers of Simonyan and
-Zisserman's network ("Very Deep Convolutional Networks", ICLR 2015), as in Cao et al., CVPR 2017. `mobilenet` is that
-of Howard et al. ("MobileNets", 2017) up to conv5_5, which stays at a cell in eight pixels by a dilation instead of a
-stride, as in Osokin ("Real-time 2D Multi-Person Pose Estimation on CPU: Lightweight OpenPose", 2018).
+Each backbone is a list of layer descriptions; to add a backbone, add a list to BACKBONES.
+
+Sources: `vgg19` is the first ten layers of Simonyan and Zisserman, "Very Deep Convolutional Networks", ICLR 2015, as in
+Cao et al., CVPR 2017. `mobilenet` is Howard et al., "MobileNets", 2017, up to conv5_5, with a dilation in place of the
+last stride, as in Osokin, "Real-time 2D Multi-Person Pose Estimation on CPU: Lightweight OpenPose", 2018.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from math import prod
 from mindspore import nn
 
 from pipeline.maps import STRIDE
-from training.network.layers import Conv, Layers, Pool, build_layers, separable
+from training.network.layers import Conv, Layer, Layers, Pool, build_layers, separable
 
 BACKBONES: dict[str, Layers] = {
     "vgg19": (
@@ -35,30 +36,29 @@ BACKBONES: dict[str, Layers] = {
     ),
 }
 
-WIDTH_STEP = 8
-"""Channels; widths of a scaled backbone are multiples of it, as devices want them."""
+CHANNEL_MULTIPLE = 8
+"""The channels of a scaled backbone are multiples of this number, which devices compute efficiently."""
 
 
 def build_backbone(name: str, scale: float, batch_norm: bool) -> tuple[nn.SequentialCell, int]:
-    """The named backbone and the number of channels that come out of it.
+    """Build a backbone.
 
     Args:
         name: a key of BACKBONES.
-        scale: factor on the width of each of its layers.
-        batch_norm: normalise after every convolution.
+        scale: factor on the channels of each layer.
+        batch_norm: add batch normalisation after every convolution.
 
     Returns:
-        A cell (B, 3, H, W) -> (B, width, H / 8, W / 8) and its width.
+        A cell (B, 3, H, W) -> (B, channels, H / 8, W / 8), and channels.
     """
     layers = BACKBONES[name]
     assert prod(layer.stride for layer in layers) == STRIDE, name
-    return build_layers(_scaled(layers, scale), 3, batch_norm)
+    return build_layers([_scale_channels(layer, scale) for layer in layers], 3, batch_norm)
 
 
-def _scaled(layers: Layers, scale: float) -> Layers:
-    return [
-        replace(layer, width=max(1, round(layer.width * scale / WIDTH_STEP)) * WIDTH_STEP)
-        if isinstance(layer, Conv)
-        else layer
-        for layer in layers
-    ]
+def _scale_channels(layer: Layer, scale: float) -> Layer:
+    """Scale the channels of a convolution and round them to a multiple of CHANNEL_MULTIPLE, at least one."""
+    if not isinstance(layer, Conv):
+        return layer
+    multiples = max(1, round(layer.channels * scale / CHANNEL_MULTIPLE))
+    return replace(layer, channels=multiples * CHANNEL_MULTIPLE)

@@ -1,4 +1,4 @@
-"""A network in inference: its last stage alone, as a cell and as a function from NumPy to NumPy."""
+"""Inference: the maps of the last stage, as a cell and as a function on NumPy arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.network.openpose import OpenPose
 
 
 class FinalStage(nn.Cell):
-    """The maps of the last stages alone.
+    """A network that returns only the maps of its last stage of each kind.
 
     (B, H, W, 3) uint8 BGR -> part affinity fields (B, 2L, h, w) and heatmaps (B, K + 1, h, w), float32.
     """
@@ -27,9 +27,9 @@ class FinalStage(nn.Cell):
 
 
 def inference_function(network: OpenPose) -> InferenceFunction:
-    """Wrap the network's last stage as a function on NumPy arrays, in inference mode.
+    """Return the forward pass of the network, in inference mode, as a function on NumPy arrays.
 
-    Each new input shape compiles a graph once. The names of the network's parameters get a prefix.
+    Each new input shape compiles a graph once. The names of the network's parameters get the prefix "network.".
     """
     final_stage = FinalStage(network).set_train(False)
 

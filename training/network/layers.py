@@ -1,7 +1,7 @@
-"""Layers said as data, and the cells that are made of them.
+"""Descriptions of layers, and the cells that are built from them.
 
-A backbone, the features after it and every stage are lists of these; `build_layers` makes a cell of a list.
-Shape letters: B batch, H W the grid that a layer sees.
+The backbone, the feature layers and the stages are lists of descriptions; `build_layers` makes a cell from a list.
+Shape letters: B batch, C channels, H W the grid at the input of a layer.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from mindspore.common.initializer import HeNormal
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution with its activation; the padding keeps cells where they are, a stride of 2 every other of them."""
+    """A convolution and its activation, padded so that the grid keeps its size; a stride of 2 halves it."""
 
-    width: int
+    channels: int
     kernel: int = 3
     stride: int = 1
     dilation: int = 1
@@ -27,7 +27,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Depthwise:
-    """A 3×3 convolution of each channel alone, with its activation."""
+    """A 3×3 depthwise convolution and its activation."""
 
     stride: int = 1
     dilation: int = 1
@@ -35,14 +35,14 @@ class Depthwise:
 
 @dataclass(frozen=True)
 class Pool:
-    """A 2×2 maximum with stride 2."""
+    """2×2 max pooling with stride 2."""
 
     stride: int = 2
 
 
 @dataclass(frozen=True)
 class Residual:
-    """Layers whose answer is added to what they saw (He et al., CVPR 2016); they keep its width."""
+    """Layers whose output is added to their input (He et al., CVPR 2016); they keep the number of channels."""
 
     layers: tuple[Layer, ...]
     stride: ClassVar[int] = 1
@@ -50,7 +50,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class Dense:
-    """Convolutions one after the other, whose answers are put side by side (after Huang et al., CVPR 2017)."""
+    """Consecutive convolutions whose outputs are concatenated (after Huang et al., CVPR 2017)."""
 
     layers: tuple[Conv, ...]
     stride: ClassVar[int] = 1
@@ -60,31 +60,31 @@ Layer: TypeAlias = Conv | Depthwise | Pool | Residual | Dense
 Layers: TypeAlias = Sequence[Layer]
 
 
-def separable(width: int, stride: int = 1, dilation: int = 1) -> tuple[Depthwise, Conv]:
-    """A 3×3 convolution in two: within channels, then across them (Howard et al., MobileNets, 2017)."""
-    return Depthwise(stride, dilation), Conv(width, kernel=1)
+def separable(channels: int, stride: int = 1, dilation: int = 1) -> tuple[Depthwise, Conv]:
+    """Return a depthwise separable 3×3 convolution (Howard et al., MobileNets, 2017)."""
+    return Depthwise(stride, dilation), Conv(channels, kernel=1)
 
 
 class ConvBlock(nn.Cell):
-    """Convolution, batch normalisation if asked for, ReLU.  (B, inputs, H, W) -> (B, width, H / stride, W / stride)."""
+    """Convolution, optional batch normalisation, ReLU: (B, C, H, W) -> (B, channels, H / stride, W / stride)."""
 
-    def __init__(self, inputs: int, conv: Conv, batch_norm: bool, group: int = 1) -> None:
+    def __init__(self, in_channels: int, conv: Conv, batch_norm: bool, groups: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
-            inputs,
-            conv.width,
+            in_channels,
+            conv.channels,
             conv.kernel,
             stride=conv.stride,
             pad_mode="pad",
             padding=conv.dilation * (conv.kernel - 1) // 2,
             dilation=conv.dilation,
-            group=group,
+            group=groups,
             has_bias=not batch_norm,
-            # MindSpore counts the outputs of all groups for fan_out, which would start a depthwise layer near 0
-            weight_init=HeNormal(mode="fan_out" if group == 1 else "fan_in", nonlinearity="relu"),
+            # MindSpore counts the outputs of all groups in fan_out, which would initialise a depthwise layer near 0
+            weight_init=HeNormal(mode="fan_out" if groups == 1 else "fan_in", nonlinearity="relu"),
             bias_init="zeros",
         )
-        self.norm = nn.BatchNorm2d(conv.width) if batch_norm else nn.Identity()
+        self.norm = nn.BatchNorm2d(conv.channels) if batch_norm else nn.Identity()
         self.relu = nn.ReLU()
 
     def construct(self, x: ms.Tensor) -> ms.Tensor:
@@ -92,7 +92,7 @@ class ConvBlock(nn.Cell):
 
 
 class ResidualBlock(nn.Cell):
-    """What `Residual` says.  (B, width, H, W) -> the same."""
+    """The cell of `Residual`: (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, layers: nn.SequentialCell) -> None:
         super().__init__()
@@ -103,52 +103,53 @@ class ResidualBlock(nn.Cell):
 
 
 class DenseBlock(nn.Cell):
-    """What `Dense` says.  (B, inputs, H, W) -> (B, sum of the layers' widths, H, W)."""
+    """The cell of `Dense`: (B, C, H, W) -> (B, sum of the channels of the layers, H, W)."""
 
     def __init__(self, layers: nn.SequentialCell) -> None:
         super().__init__()
         self.layers = nn.CellList(list(layers))
 
     def construct(self, x: ms.Tensor) -> ms.Tensor:
-        answers: tuple[ms.Tensor, ...] = ()
+        outputs: tuple[ms.Tensor, ...] = ()
         for layer in self.layers:
             x = layer(x)
-            answers += (x,)
-        return ops.cat(answers, axis=1)
+            outputs += (x,)
+        return ops.cat(outputs, axis=1)
 
 
-def build_layers(layers: Layers, inputs: int, batch_norm: bool) -> tuple[nn.SequentialCell, int]:
-    """A cell of a list of layers.
+def build_layers(layers: Layers, in_channels: int, batch_norm: bool) -> tuple[nn.SequentialCell, int]:
+    """Build a cell from a list of layer descriptions.
 
     Args:
-        layers: what it does, in order.
-        inputs: channels that it sees.
-        batch_norm: normalise after every convolution.
+        layers: descriptions in the order of the forward pass.
+        in_channels: number of channels of the input.
+        batch_norm: add batch normalisation after every convolution.
 
     Returns:
-        A cell (B, inputs, H, W) -> (B, width, H / stride, W / stride), and width; stride is the product of the
-        layers' strides.
+        A cell (B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), where stride is the product of the
+        strides of the layers; and out_channels.
     """
     cells = []
+    channels = in_channels
     for layer in layers:
-        cell, inputs = _build_layer(layer, inputs, batch_norm)
+        cell, channels = _build_layer(layer, channels, batch_norm)
         cells.append(cell)
-    return nn.SequentialCell(cells), inputs
+    return nn.SequentialCell(cells), channels
 
 
-def _build_layer(layer: Layer, inputs: int, batch_norm: bool) -> tuple[nn.Cell, int]:
+def _build_layer(layer: Layer, in_channels: int, batch_norm: bool) -> tuple[nn.Cell, int]:
     match layer:
         case Conv():
-            return ConvBlock(inputs, layer, batch_norm), layer.width
+            return ConvBlock(in_channels, layer, batch_norm), layer.channels
         case Depthwise():
-            conv = Conv(inputs, stride=layer.stride, dilation=layer.dilation)
-            return ConvBlock(inputs, conv, batch_norm, group=inputs), inputs
+            conv = Conv(in_channels, stride=layer.stride, dilation=layer.dilation)
+            return ConvBlock(in_channels, conv, batch_norm, groups=in_channels), in_channels
         case Pool():
-            return nn.MaxPool2d(kernel_size=layer.stride, stride=layer.stride), inputs
+            return nn.MaxPool2d(kernel_size=layer.stride, stride=layer.stride), in_channels
         case Residual():
-            cell, width = build_layers(layer.layers, inputs, batch_norm)
-            assert width == inputs, "a sum of unequal widths"
-            return ResidualBlock(cell), width
+            cell, out_channels = build_layers(layer.layers, in_channels, batch_norm)
+            assert out_channels == in_channels, "a residual connection needs equal numbers of channels"
+            return ResidualBlock(cell), out_channels
         case Dense():
-            cell, _ = build_layers(layer.layers, inputs, batch_norm)
-            return DenseBlock(cell), sum(conv.width for conv in layer.layers)
+            cell, _ = build_layers(layer.layers, in_channels, batch_norm)
+            return DenseBlock(cell), sum(conv.channels for conv in layer.layers)
