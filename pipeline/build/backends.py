@@ -1,7 +1,8 @@
-"""Where the tasks of a build run: in processes of this machine, or on the workers of a Dask cluster.
+"""Back ends that run the tasks of a build: worker processes of this machine, or the workers of a Dask cluster.
 
-Both are joblib's backends. A cluster's workers read the pictures and write the shards themselves, so sources and
-output have to be on a file system that all of them mount at the same place; that is checked before anything is planned.
+Both are joblib back ends. The workers of a cluster read the images and write the shards themselves, so the sources and
+the output folder must be on a file system that every worker mounts at the same path. This is checked before the build
+is planned.
 """
 
 from __future__ import annotations
@@ -18,30 +19,31 @@ from typing import Any
 
 from pipeline.errors import InputError
 
-_CONTINUES = "the same command continues with the missing shards"
+_CONTINUE_ADVICE = "run the same command again to write the missing shards"
 _ADDRESS = re.compile(r"(\w+://)?[^\s:/]+:\d+")
 
 CONNECT_TIMEOUT = 10
-"""How long a scheduler may take to answer, and after that a first worker to be there."""
+"""Timeout in seconds for the connection to the scheduler, and then for the first worker to be available."""
 
 STALL_TIMEOUT = 600.0
-"""A cluster that finishes no shard for so long is given up."""
+"""Timeout in seconds for the next finished shard on a cluster; the build then ends with an error."""
 
 
 @contextlib.contextmanager
 def dask_cluster(scheduler: str, folders: Sequence[Path], out: Path) -> Iterator[int]:
-    """Let joblib run its tasks on a Dask cluster.
+    """Run the tasks of joblib on a Dask cluster within the context.
 
     Args:
-        scheduler: its address, HOST:PORT.
-        folders: absolute paths that every worker has to see.
-        out: absolute path where every worker has to write; is made.
+        scheduler: address of the scheduler, HOST:PORT.
+        folders: absolute paths of folders that every worker must be able to read.
+        out: absolute path of the output folder, where every worker must be able to write. It is created.
 
     Yields:
-        The number of tasks that the cluster runs at once.
+        The number of tasks that the cluster runs in parallel.
 
     Raises:
-        InputError: Dask is not installed, nobody answers, there is no worker, or one of them does not see a folder.
+        InputError: Dask is not installed, the scheduler does not respond, there is no worker, or a worker cannot access
+            a folder.
     """
     try:
         from distributed import Client
@@ -49,22 +51,22 @@ def dask_cluster(scheduler: str, folders: Sequence[Path], out: Path) -> Iterator
     except ImportError:
         raise InputError("--backend dask: Dask is not installed: pip install .[cluster]") from None
     for name in ("distributed", "distributed.client"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said in one line, by us
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are reported by InputError, in one line
     if not _ADDRESS.fullmatch(scheduler):
         raise InputError(f"--scheduler {scheduler}: expected HOST:PORT, such as 10.0.0.1:8786")
     try:
         client: Any = Client(scheduler, timeout=CONNECT_TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
     except OSError:
         raise InputError(
-            f"--scheduler {scheduler}: no Dask scheduler answers there within {CONNECT_TIMEOUT} s"
+            f"--scheduler {scheduler}: no response from a Dask scheduler within {CONNECT_TIMEOUT} s"
         ) from None
     with client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_TIMEOUT)
         except TimeoutError:
             raise InputError(
-                f"--scheduler {scheduler}: no worker is there after {CONNECT_TIMEOUT} s: start some in this project's "
-                f"folder by python -m dask worker {scheduler}"
+                f"--scheduler {scheduler}: no worker connected within {CONNECT_TIMEOUT} s: start workers in this "
+                f"project's folder by python -m dask worker {scheduler}"
             ) from None
         _check_scheduler(client, scheduler)
         _check_workers(client, folders, out)
@@ -73,7 +75,10 @@ def dask_cluster(scheduler: str, folders: Sequence[Path], out: Path) -> Iterator
 
 
 def stall_timeout() -> float | None:
-    """How long to wait for a next finished shard: a cluster that has lost all its workers waits for new ones."""
+    """Return the timeout in seconds for the next finished shard, or None without a cluster.
+
+    A cluster that has lost all its workers waits for new workers without an error.
+    """
     from joblib.parallel import get_active_backend
 
     backend, _ = get_active_backend()
@@ -82,62 +87,64 @@ def stall_timeout() -> float | None:
 
 @contextlib.contextmanager
 def worker_failures_as_input_errors(out: Path) -> Iterator[None]:
-    """Turn what joblib raises when workers die, or a cluster goes away, into an InputError in one line."""
+    """Raise the errors of joblib for killed workers and lost clusters as an InputError with a message of one line."""
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     cluster = sys.modules.get("distributed")
     killed = (TerminatedWorkerError, cluster.KilledWorker) if cluster else (TerminatedWorkerError,)
-    gone = (cluster.CancelledError, TimeoutError) if cluster else (TimeoutError,)
+    lost = (cluster.CancelledError, TimeoutError) if cluster else (TimeoutError,)
     try:
         yield
     except killed:
-        raise InputError(f"{out}: a worker was killed (out of memory?): {_CONTINUES}") from None
-    except gone:
-        raise InputError(f"{out}: the scheduler or all workers are gone: {_CONTINUES}") from None
+        raise InputError(f"{out}: a worker was killed (out of memory?): {_CONTINUE_ADVICE}") from None
+    except lost:
+        raise InputError(f"{out}: lost the connection to the scheduler or to all workers: {_CONTINUE_ADVICE}") from None
 
 
 def check_folders_exist(folders: Sequence[Path]) -> None:
-    """Raise InputError where this process does not see a folder: it may be a worker on another machine."""
+    """Raise InputError if a folder does not exist for this process, which may be a worker on another machine."""
     for folder in folders:
         if not folder.is_dir():
             raise InputError(
-                f"worker on {os.uname().nodename}: {folder} is not there: sources and output have to be on a file "
+                f"worker on {os.uname().nodename}: {folder} does not exist: sources and output must be on a file "
                 "system that all workers share"
             )
 
 
 def _check_workers(client: Any, folders: Sequence[Path], out: Path) -> None:
-    """Ask every worker whether it sees the folders, and in `out` what was just written there."""
+    """Check that every worker can access the folders, and that it sees a file that was just created in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     token = out / f".shared.{secrets.token_hex(8)}"
     token.touch()
     try:
-        answers: dict[str, Any] = client.run(find_worker_problem, list(folders), token, on_error="return")
+        problems: dict[str, Any] = client.run(find_worker_problem, list(folders), token, on_error="return")
     finally:
         token.unlink()
-    for address, problem in answers.items():
+    for address, problem in problems.items():
         if problem:
-            raise InputError(f"worker {address}: {problem}{_advice(problem)}")
+            raise InputError(f"worker {address}: {problem}{_import_advice(problem)}")
 
 
 def _check_scheduler(client: Any, scheduler: str) -> None:
-    """The scheduler unpacks tasks, too; where it cannot, joblib would wait for ever."""
+    """Check that the scheduler can import this project, because joblib would wait forever if it cannot unpickle
+    tasks.
+    """
     try:
-        client.run_on_scheduler(_nothing)
+        client.run_on_scheduler(_do_nothing)
     except Exception as error:
-        raise InputError(f"--scheduler {scheduler}: {error}{_advice(error)}") from None
+        raise InputError(f"--scheduler {scheduler}: {error}{_import_advice(error)}") from None
 
 
-def _nothing() -> None:
-    """To be imported."""
+def _do_nothing() -> None:
+    """A function of this project that the scheduler has to import."""
 
 
-def _advice(problem: object) -> str:
+def _import_advice(problem: object) -> str:
     return ": start it in this project's folder by python -m dask …" if "No module named" in str(problem) else ""
 
 
 def find_worker_problem(folders: Sequence[Path], token: Path) -> str:
-    """What keeps this worker from the work; empty if nothing does."""
+    """Check that this worker can run tasks; return a description of the problem, or an empty string."""
     import cv2  # noqa: F401
     import simplejpeg  # noqa: F401
 
@@ -149,5 +156,5 @@ def find_worker_problem(folders: Sequence[Path], token: Path) -> str:
     except InputError as error:
         return str(error)
     if not token.exists():
-        return f"{token.parent} is another folder here: the output has to be on a file system that all workers share"
-    return "" if os.access(token.parent, os.W_OK) else f"{token.parent}: not allowed to write here"
+        return f"{token.parent} is a different folder here: the output must be on a file system that all workers share"
+    return "" if os.access(token.parent, os.W_OK) else f"{token.parent}: no permission to write to this folder"

@@ -1,6 +1,6 @@
-"""Build a set of shards: plan, run one joblib task for each shard, write the manifest last.
+"""Build a set of shards: plan the shards, write each shard in one joblib task, then write the manifest.
 
-The manifest is removed before anything changes, so a folder that has one is complete.
+The manifest is removed before anything changes and written last, so a folder that has a manifest is complete.
 """
 
 from __future__ import annotations
@@ -26,16 +26,24 @@ from pipeline.storage.statistics import Statistics
 from pipeline.system.files import file_sha256
 from pipeline.system.processes import exit_with_parent_options
 
-_LOCK = ".lock"
+_LOCK_FILE = ".lock"
 
-_OURS = re.compile(r"shard-\d{5,}\.(mindrecord|mindrecord\.db|json)")
+_SHARD_FILES = re.compile(r"shard-\d{5,}\.(mindrecord|mindrecord\.db|json)")
+"""Names of data files, index files and result files of shards."""
 
-_NAMED = 3
+_MAX_NAMED_IMAGES = 3
+"""Maximum number of bad images that an error message names."""
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A finished set: its manifest, how many shards were written now, and the seconds it took."""
+    """The result of a build.
+
+    Attributes:
+        manifest: manifest of the set.
+        written: number of shards written by this build; 0 if the set was complete and unchanged.
+        seconds: duration of the build in seconds.
+    """
 
     manifest: Manifest
     written: int
@@ -54,91 +62,97 @@ def build(
     """Write the shards of one or more COCO splits into one set.
 
     Args:
-        folders: what to read: COCO folder, split and, where it is not COCO's own, annotation file.
-        out: the set's folder.
-        options: what to keep and how to cut it.
-        workers: processes; None leaves it to joblib's `parallel_config`.
-        force: build again even where the set is complete and unchanged.
-        announce: is told once, before the work starts, what is going to be done by how many.
+        folders: sources: COCO folder, split and, optionally, annotation file of each.
+        out: output folder of the set.
+        options: options of the build.
+        workers: number of worker processes; None uses the setting of joblib's `parallel_config`.
+        force: rebuild the set even if it is complete and unchanged.
+        announce: called once with a line of text that describes the work, before the work starts.
+
+    Returns:
+        The manifest, the number of shards written and the duration.
 
     Raises:
-        InputError: the source is wrong, pictures are bad, or the set cannot be written; no manifest is left then.
+        InputError: a source is not valid, images are missing or damaged, or the set cannot be written. The output
+            folder then has no manifest.
     """
     start = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     with _lock(out):
-        kept = None if force else _unchanged(folders, out, options)
-        if kept:
-            return BuildResult(kept, 0, time.monotonic() - start)
+        unchanged = None if force else _load_if_unchanged(folders, out, options)
+        if unchanged:
+            return BuildResult(unchanged, 0, time.monotonic() - start)
         plan = make_plan(folders, options)
-        _clear(out, plan, everything=force)
+        _remove_stale_files(out, plan, remove_all=force)
         _check_space(out, plan)
         if announce:
-            announce(_intention(out, plan, workers))
+            announce(_describe_plan(out, plan, workers))
         try:
-            receipts = _run(plan, out, workers)
+            results = _run_tasks(plan, out, workers)
         finally:
             shutil.rmtree(out / STAGING_FOLDER, ignore_errors=True)
-        bad = [picture for receipt in receipts for picture in receipt.bad]
+        bad = [image for result in results for image in result.bad]
         if bad and not options.skip_bad:
-            raise InputError(_complaint(plan, bad))
-        manifest = _manifest(plan, options, receipts)
+            raise InputError(_describe_bad_images(plan, bad))
+        manifest = _make_manifest(plan, options, results)
         if not manifest.shards:
-            raise InputError(f"{out}: every picture is bad; {_complaint(plan, bad)}")
+            raise InputError(f"{out}: every picture is bad; {_describe_bad_images(plan, bad)}")
         manifest.save(out)
-    written = sum(not receipt.reused for receipt in receipts)
+    written = sum(not result.reused for result in results)
     return BuildResult(manifest, written, time.monotonic() - start)
 
 
-def _unchanged(folders: Sequence[SplitFields], out: Path, options: BuildOptions) -> Manifest | None:
-    """The set's manifest, if it was built from the same annotations with the same options and every file is sound."""
+def _load_if_unchanged(folders: Sequence[SplitFields], out: Path, options: BuildOptions) -> Manifest | None:
+    """Return the manifest of a set that is intact and was built from the same annotations and options; else None."""
     try:
         manifest = Manifest.read(out)
-        given = [(split.split, file_sha256(split.annotation_path)) for split in (Split(*folder) for folder in folders)]
+        hashes = [(split.split, file_sha256(split.annotation_path)) for split in (Split(*folder) for folder in folders)]
     except (InputError, OSError):
         return None
     same = (
         manifest.options == options.to_json()
         and not manifest.skipped
-        and [(source.split, source.json_sha256) for source in manifest.sources] == given
+        and [(source.split, source.json_sha256) for source in manifest.sources] == hashes
         and not manifest.verify(out, hash_all=True)
     )
     return manifest if same else None
 
 
-def _clear(out: Path, plan: Plan, *, everything: bool) -> None:
-    """Remove the manifest, what killed builds left, and shards that the plan does not have."""
+def _remove_stale_files(out: Path, plan: Plan, *, remove_all: bool) -> None:
+    """Remove the manifest, the unfinished files of killed builds, and shards that are not in the plan, or all
+    shards.
+    """
     (out / FILE_NAME).unlink(missing_ok=True)
     shutil.rmtree(out / STAGING_FOLDER, ignore_errors=True)
     planned = {Path(task.file).stem for task in plan.tasks}
     for path in list(out.iterdir()):
-        stale = _OURS.fullmatch(path.name) and (everything or path.name.split(".")[0] not in planned)
+        stale = _SHARD_FILES.fullmatch(path.name) and (remove_all or path.name.split(".")[0] not in planned)
         if stale or path.name.startswith((f".{FILE_NAME}.", ".shard-")):
             path.unlink()
 
 
 def _check_space(out: Path, plan: Plan) -> None:
-    present = sum(path.stat().st_size for path in out.iterdir() if _OURS.fullmatch(path.name))
+    reusable = sum(path.stat().st_size for path in out.iterdir() if _SHARD_FILES.fullmatch(path.name))
     free = shutil.disk_usage(out).free
-    if free + present < plan.picture_bytes:
-        raise InputError(f"{out}: {free >> 20} MB free, the pictures need {plan.picture_bytes >> 20} MB")
+    if free + reusable < plan.image_bytes:
+        raise InputError(f"{out}: {free >> 20} MB of disk space free, the images need {plan.image_bytes >> 20} MB")
 
 
-def _intention(out: Path, plan: Plan, workers: int | None) -> str:
+def _describe_plan(out: Path, plan: Plan, workers: int | None) -> str:
     from joblib import effective_n_jobs
 
-    pictures, tasks = sum(len(task.images) for task in plan.tasks), len(plan.tasks)
-    at_once = min(effective_n_jobs(workers), tasks)
-    return f"{out}: {pictures} pictures to check and pack into {tasks} shards, {at_once} at once"
+    images, tasks = sum(len(task.images) for task in plan.tasks), len(plan.tasks)
+    parallel_tasks = min(effective_n_jobs(workers), tasks)
+    return f"{out}: checking {images} pictures and packing them into {tasks} shards, {parallel_tasks} in parallel"
 
 
-def _run(plan: Plan, out: Path, workers: int | None) -> list[ShardResult]:
-    """Run all tasks; returns their receipts in the plan's order."""
+def _run_tasks(plan: Plan, out: Path, workers: int | None) -> list[ShardResult]:
+    """Run all tasks and return their results in the order of the plan."""
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    place = {task.key: index for index, task in enumerate(plan.tasks)}
-    receipts: list[ShardResult] = []
+    positions = {task.key: index for index, task in enumerate(plan.tasks)}
+    results: list[ShardResult] = []
     total = sum(len(task.images) for task in plan.tasks)
     if workers:
         workers = min(workers, len(plan.tasks))
@@ -149,78 +163,79 @@ def _run(plan: Plan, out: Path, workers: int | None) -> list[ShardResult]:
         timeout=stall_timeout(),
         **exit_with_parent_options(),
     )
-    done = parallel(delayed(write_shard)(task, out.absolute()) for task in plan.tasks)
+    finished = parallel(delayed(write_shard)(task, out.absolute()) for task in plan.tasks)
     try:
         with (
             worker_failures_as_input_errors(out),
             tqdm(total=total, unit=" pictures", disable=None, desc=str(out)) as bar,
         ):
-            for receipt in done:
-                receipts.append(receipt)
-                bar.update(len(plan.tasks[place[receipt.key]].images))
+            for result in finished:
+                results.append(result)
+                bar.update(len(plan.tasks[positions[result.key]].images))
     finally:
-        done.close()
-    _check_written(out, receipts)
-    return sorted(receipts, key=lambda receipt: place[receipt.key])
+        finished.close()
+    _check_files_exist(out, results)
+    return sorted(results, key=lambda result: positions[result.key])
 
 
-def _check_written(out: Path, receipts: Sequence[ShardResult]) -> None:
-    """What a worker on another machine has written must be here."""
-    for shard in (receipt.shard for receipt in receipts if receipt.shard):
+def _check_files_exist(out: Path, results: Sequence[ShardResult]) -> None:
+    """Check that the files that workers on other machines have written exist in the output folder of this process."""
+    for shard in (result.shard for result in results if result.shard):
         problem = find_file_problem(out / shard.file, shard.bytes, None)
         if problem:
-            raise InputError(f"{out / shard.file}: {problem}: do all workers share this file system?")
+            raise InputError(f"{out / shard.file}: {problem}: check that all workers share this file system")
 
 
-def _manifest(plan: Plan, options: BuildOptions, receipts: Sequence[ShardResult]) -> Manifest:
+def _make_manifest(plan: Plan, options: BuildOptions, results: Sequence[ShardResult]) -> Manifest:
     statistics = Statistics()
-    for receipt in receipts:
-        statistics.merge(receipt.statistics)
+    for result in results:
+        statistics.merge(result.statistics)
     return Manifest(
-        sources=_counted(plan, receipts),
+        sources=_count_records(plan, results),
         options=options.to_json(),
         statistics=statistics,
-        skipped=tuple(picture for receipt in receipts for picture in receipt.bad),
-        shards=tuple(receipt.shard for receipt in receipts if receipt.shard),
+        skipped=tuple(image for result in results for image in result.bad),
+        shards=tuple(result.shard for result in results if result.shard),
     )
 
 
-def _counted(plan: Plan, receipts: Sequence[ShardResult]) -> tuple[Source, ...]:
-    """The plan's sources, with what each of them gave to the set."""
-    bad = {(picture.source, picture.file_name) for receipt in receipts for picture in receipt.bad}
+def _count_records(plan: Plan, results: Sequence[ShardResult]) -> tuple[Source, ...]:
+    """Return the sources of the plan with the number of records and people that each has in the set."""
+    bad = {(image.source, image.file_name) for result in results for image in result.bad}
     records, people = Counter[int](), Counter[int]()
-    for source, picture in (pair for task in plan.tasks for pair in task.images):
-        if (source, picture.file_name) not in bad:
+    for source, image in (pair for task in plan.tasks for pair in task.images):
+        if (source, image.file_name) not in bad:
             records[source] += 1
-            people[source] += sum(person.trainable for person in picture.people)
+            people[source] += sum(person.trainable for person in image.people)
     return tuple(
         replace(source, records=records[index], people=people[index]) for index, source in enumerate(plan.sources)
     )
 
 
-def _complaint(plan: Plan, bad: Sequence[SkippedImage]) -> str:
-    def name(picture: SkippedImage) -> str:
-        source = plan.sources[picture.source]
-        return f"{Path(source.coco) / source.split / picture.file_name}: {picture.problem}"
+def _describe_bad_images(plan: Plan, bad: Sequence[SkippedImage]) -> str:
+    def describe(image: SkippedImage) -> str:
+        source = plan.sources[image.source]
+        return f"{Path(source.coco) / source.split / image.file_name}: {image.problem}"
 
     count = "1 bad picture" if len(bad) == 1 else f"{len(bad)} bad pictures"
-    named = "; ".join(name(picture) for picture in bad[:_NAMED])
-    return f"{count}: {named}{'; …' if len(bad) > _NAMED else ''} (--on-bad-image skip leaves them out)"
+    described = "; ".join(describe(image) for image in bad[:_MAX_NAMED_IMAGES])
+    more = "; …" if len(bad) > _MAX_NAMED_IMAGES else ""
+    return f"{count}: {described}{more} (--on-bad-image skip leaves them out)"
 
 
 @contextlib.contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """Let one build at a time into a folder; the lock of a killed build is free again."""
-    path = out / _LOCK
+    """Hold the lock of the output folder, so that only one build writes to it. A killed build releases its lock."""
+    path = out / _LOCK_FILE
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read(80).strip() or "another process"
-            raise InputError(f"{out}: {holder} is building this set; wait for it or choose another --out") from None
+            raise InputError(f"{out}: {holder} is building this set: wait for it or choose another --out") from None
         if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-            raise InputError(f"{out}: another build has just ended here; start again")
+            raise InputError(f"{out}: another build of this set has just ended: run the command again")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()

@@ -1,6 +1,6 @@
-"""Plan a set of shards: which pictures go into which file, and what identifies a finished file.
+"""Plan a set of shards: assign images to shards and compute the key that identifies a finished shard.
 
-Nothing here depends on the number of workers or on time, so the same source and options give the same bytes.
+The plan depends neither on the number of workers nor on time, so the same sources and options give the same bytes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,25 +22,31 @@ from pipeline.storage.manifest import Source
 from pipeline.storage.records import SCHEMA, VERSION
 
 MAX_FILE_BYTES = 128 << 20
-"""A larger picture file is a bad picture."""
+"""Maximum size of an image file in bytes. A larger file counts as damaged."""
 
-_MIN_PAGE, _MAX_PAGE = 1 << 20, 256 << 20
-_MIN_HEADER, _MAX_HEADER = 1 << 16, 128 << 20
+_MIN_PAGE_BYTES, _MAX_PAGE_BYTES = 1 << 20, 256 << 20
+_MIN_HEADER_BYTES, _MAX_HEADER_BYTES = 1 << 16, 128 << 20
+
 _PERSON_BYTES = 2300
+"""Upper bound of the bytes that a person adds to a record: keypoints and annotation."""
+
 _PAGE_ENTRY_BYTES = 256
-_FEW = 16
-_SPREAD = 8
+"""Upper bound of the bytes that a page adds to the header."""
+
+_MIN_RECORDS_PER_SHARD = 16
+_SMALL_SET_SHARDS = 8
+"""A small set is split into up to this many shards of at least `_MIN_RECORDS_PER_SHARD` images."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a set is built with.
+    """Options of a build.
 
     Attributes:
-        person_filter: who trains.
-        keep_empty: keep pictures without a trainable person.
-        records_per_shard: pictures a file, at most; small sets are spread over several files all the same.
-        skip_bad: leave bad pictures out rather than fail.
+        person_filter: criteria for trainable people.
+        keep_empty: keep images without a trainable person.
+        records_per_shard: maximum number of images in a shard. Small sets are split into several smaller shards.
+        skip_bad: leave out missing and damaged images instead of failing.
     """
 
     person_filter: PersonFilter = field(default_factory=PersonFilter)
@@ -48,7 +55,7 @@ class BuildOptions:
     skip_bad: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As the manifest holds them."""
+        """Return the options as they are stored in the manifest."""
         return {
             "min_keypoints": self.person_filter.min_keypoints,
             "min_area": self.person_filter.min_area,
@@ -60,7 +67,12 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Layout:
-    """Bytes of a MindRecord page and header; files that are read together must agree in both."""
+    """Layout of a MindRecord file. Files that are read together must have the same layout.
+
+    Attributes:
+        page_size: size of a page in bytes.
+        header_size: size of the header in bytes.
+    """
 
     page_size: int
     header_size: int
@@ -68,16 +80,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class Task:
-    """One file to write.
+    """The work of writing one shard.
 
     Attributes:
-        file: its name.
-        images: what goes in, each with the index of its source.
-        image_folders: each source's picture folder.
-        layout: of the file.
-        person_filter: who trains.
-        skip_bad: leave bad pictures out.
-        key: identifies what the file must hold; a finished file with the same key is kept.
+        file: name of the data file.
+        images: images of the shard, each with the index of its source.
+        image_folders: image folder of each source.
+        layout: layout of the data file.
+        person_filter: criteria for trainable people.
+        skip_bad: leave out missing and damaged images.
+        key: hash that identifies the content of the shard. A finished shard with the same key is kept.
     """
 
     file: str
@@ -91,53 +103,60 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """All files of a set, the sources they are made from, and the bytes of their pictures."""
+    """The plan of a set.
+
+    Attributes:
+        sources: sources of the images.
+        tasks: one task for each shard.
+        image_bytes: total size of the image files in bytes.
+    """
 
     sources: tuple[Source, ...]
     tasks: tuple[Task, ...]
-    picture_bytes: int
+    image_bytes: int
 
 
 def make_plan(folders: Sequence[SplitFields], options: BuildOptions) -> Plan:
-    """Read the annotation files and assign every picture to a file.
+    """Read the annotation files and assign every image to a shard.
 
     Args:
-        folders: what to read: COCO folder, split and, where it is not COCO's own, annotation file.
-        options: what to keep and how to cut it.
+        folders: sources: COCO folder, split and, optionally, annotation file of each.
+        options: options of the build.
 
     Raises:
-        InputError: an annotation file or picture folder is missing or wrong, no picture is left, or ids collide.
+        InputError: an annotation file or image folder is missing or not valid, no image is left, or image ids collide.
     """
     splits = [Split(*folder) for folder in folders]
     image_folders = tuple(split.image_folder.absolute() for split in splits)
     sources: list[Source] = []
     candidates: list[Candidate] = []
     for index, split in enumerate(splits):
-        pictures, sha256 = read_annotations(split.annotation_path, options.person_filter)
+        images, sha256 = read_annotations(split.annotation_path, options.person_filter)
         if not image_folders[index].is_dir():
-            raise InputError(f"{split.image_folder}: no such folder; it should hold the pictures of {split.split}")
+            raise InputError(f"{split.image_folder}: no such folder; expected the images of {split.split} in it")
         sources.append(Source(str(split.coco), split.split, split.annotation_path.name, sha256))
-        chosen = [picture for picture in pictures if options.keep_empty or picture.has_trainable_person]
         candidates.extend(
-            Candidate(index, picture, _file_bytes(f"{image_folders[index]}{os.sep}{picture.file_name}"))
-            for picture in chosen
+            Candidate(index, image, _file_bytes(f"{image_folders[index]}{os.sep}{image.file_name}"))
+            for image in images
+            if options.keep_empty or image.has_trainable_person
         )
     if not candidates:
         kind = "picture" if options.keep_empty else "picture with a trainable person (--keep-empty keeps the others)"
         raise InputError(f"{', '.join(str(split.annotation_path) for split in splits)}: no {kind}")
-    settled = resolve_image_ids(candidates, image_folders)
+    resolved = resolve_image_ids(candidates, image_folders)
     sources = [
         replace(source, repeated=repeated, renumbered=renumbered)
-        for source, repeated, renumbered in zip(sources, settled.repeated, settled.renumbered, strict=True)
+        for source, repeated, renumbered in zip(sources, resolved.repeated, resolved.renumbered, strict=True)
     ]
-    return Plan(tuple(sources), _tasks(settled.kept, sources, image_folders, options), _total(settled.kept))
+    image_bytes = sum(max(candidate.file_bytes, 0) for candidate in resolved.kept)
+    return Plan(tuple(sources), _make_tasks(resolved.kept, sources, image_folders, options), image_bytes)
 
 
-def _tasks(
+def _make_tasks(
     kept: Sequence[Candidate], sources: Sequence[Source], image_folders: tuple[Path, ...], options: BuildOptions
 ) -> tuple[Task, ...]:
     groups = [kept[cut] for cut in _even_slices(len(kept), options.records_per_shard)]
-    layout = _layout(groups)
+    layout = _choose_layout(groups)
     return tuple(
         Task(
             file=f"shard-{number:05d}.mindrecord",
@@ -146,19 +165,19 @@ def _tasks(
             layout=layout,
             person_filter=options.person_filter,
             skip_bad=options.skip_bad,
-            key=_key(sources, options.person_filter, layout, group),
+            key=_compute_key(sources, options.person_filter, layout, group),
         )
         for number, group in enumerate(groups)
     )
 
 
-def _even_slices(count: int, most: int) -> list[slice]:
-    """Cut `count` pictures into files of at most `most`, whose sizes differ by one at most.
+def _even_slices(count: int, max_records: int) -> list[slice]:
+    """Split `count` images into shards of at most `max_records` images, whose sizes differ by at most one.
 
-    Small sets still get up to eight files, of sixteen pictures or more, so that there is something to do in parallel.
+    Small sets are split into up to eight shards of about sixteen images, so that they can be written in parallel.
     """
-    files = max(-(-count // most), min(_SPREAD, -(-count // _FEW)))
-    cuts = [count * index // files for index in range(files + 1)]
+    shards = max(math.ceil(count / max_records), min(_SMALL_SET_SHARDS, math.ceil(count / _MIN_RECORDS_PER_SHARD)))
+    cuts = [count * index // shards for index in range(shards + 1)]
     return [slice(start, end) for start, end in itertools.pairwise(cuts)]
 
 
@@ -169,34 +188,37 @@ def _file_bytes(path: str) -> int:
         return -1
 
 
-def _total(kept: Sequence[Candidate]) -> int:
-    return sum(max(candidate.file_bytes, 0) for candidate in kept)
-
-
 def _record_bytes(candidate: Candidate) -> int:
-    """Upper bound of a record's blob; after a dilation by 16 px a row has at most W / 17 runs of four bytes."""
+    """Return an upper bound of the bytes of a record's blobs.
+
+    After the dilation by 16 px, a row of the ignore region has at most W / 17 runs of four bytes.
+    """
     if candidate.file_bytes > MAX_FILE_BYTES:
         return 0
-    picture = candidate.image
-    ignored = not all(person.trainable for person in picture.people)
-    runs = picture.height * picture.width // 4 + 4096 if ignored else 0
-    return max(candidate.file_bytes, 0) + _PERSON_BYTES * len(picture.people) + runs
+    image = candidate.image
+    has_ignored = not all(person.trainable for person in image.people)
+    run_bytes = image.height * image.width // 4 + 4096 if has_ignored else 0
+    return max(candidate.file_bytes, 0) + _PERSON_BYTES * len(image.people) + run_bytes
 
 
-def _layout(groups: Sequence[Sequence[Candidate]]) -> Layout:
-    """The smallest powers of two that fit; MindRecord's defaults would make every file 50 MB."""
-    needed = [[_record_bytes(candidate) for candidate in group] for group in groups]
-    page = min(_power_of_two(max(map(max, needed)) + 4096, _MIN_PAGE), _MAX_PAGE)
-    # a page can be left half empty by a large record, and scalars have pages of their own
-    pages = max(2 * (sum(group) // page) + 8 for group in needed)
-    return Layout(page, min(_power_of_two(pages * _PAGE_ENTRY_BYTES, _MIN_HEADER), _MAX_HEADER))
+def _choose_layout(groups: Sequence[Sequence[Candidate]]) -> Layout:
+    """Return the smallest powers of two that fit. With MindRecord's defaults, every file would have about 50 MB."""
+    record_bytes = [[_record_bytes(candidate) for candidate in group] for group in groups]
+    page_size = min(_power_of_two(max(map(max, record_bytes)) + 4096, _MIN_PAGE_BYTES), _MAX_PAGE_BYTES)
+    # a large record can leave half of the previous page empty, and scalars are stored in separate pages
+    pages = max(2 * (sum(group) // page_size) + 8 for group in record_bytes)
+    return Layout(page_size, min(_power_of_two(pages * _PAGE_ENTRY_BYTES, _MIN_HEADER_BYTES), _MAX_HEADER_BYTES))
 
 
-def _power_of_two(value: int, least: int) -> int:
-    return max(1 << (value - 1).bit_length(), least)
+def _power_of_two(value: int, minimum: int) -> int:
+    """Return the smallest power of two that is at least `value`, or `minimum` if that is larger."""
+    return max(1 << (value - 1).bit_length(), minimum)
 
 
-def _key(sources: Sequence[Source], person_filter: PersonFilter, layout: Layout, group: Sequence[Candidate]) -> str:
+def _compute_key(
+    sources: Sequence[Source], person_filter: PersonFilter, layout: Layout, group: Sequence[Candidate]
+) -> str:
+    # the names in this dictionary are hashed: renaming one would rebuild existing shards
     content = {
         "format": VERSION,
         "schema": SCHEMA,

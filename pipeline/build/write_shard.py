@@ -1,7 +1,8 @@
-"""Write one shard: the work of one task, which runs in whatever process joblib gives it.
+"""Write one shard. This is the work of one joblib task and runs in a worker process.
 
-A shard is made in a folder of its own under its final name (MindRecord stores a file's base name), moved, and only
-then confirmed by a small json beside it, its receipt. An interrupted build finds the receipts and continues.
+A shard is written in a temporary folder under its final name, because MindRecord stores the name in the index. It is
+then moved to the output folder, and finally its result is written to a JSON file beside it. A build that was
+interrupted reads these result files and continues with the other shards.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ from pipeline.system.files import file_sha256, json_sha256, set_default_permissi
 from pipeline.system.malloc import keep_freed_memory
 
 STAGING_FOLDER = ".building"
-"""Folder within a set where unfinished shards are."""
+"""Name of the folder of unfinished shards in the output folder."""
 
 _BATCH_RECORDS = 32
 _BATCH_BYTES = 16 << 20
-"""Records a write, and bytes of their pictures after which there are no more. MindRecord starts threads for each write:
-with two workers on two cores, eight at once cost 17 % of the speed of 32. The file's bytes depend on both: see VERSION.
+"""A write to MindRecord has at most `_BATCH_RECORDS` records, and ends at the record with which its images reach
+`_BATCH_BYTES` bytes. MindRecord starts threads for each write: with two workers on two cores, writes of 8 records are
+17 % slower than writes of 32. The bytes of a shard depend on both values, so increase VERSION when you change one.
 """
 
 _EMPTY_RLE = {"size": [0, 0], "counts": b""}
@@ -47,14 +49,14 @@ _EMPTY_RLE = {"size": [0, 0], "counts": b""}
 
 @dataclass
 class ShardResult:
-    """What a task gives back.
+    """The result of a task.
 
     Attributes:
-        key: the task's.
-        statistics: counts of the records written.
-        bad: pictures that could not be used.
-        shard: the files; None where nothing was written.
-        reused: whether the files were there already.
+        key: key of the task.
+        statistics: statistics of the records; their JSON key is `tally`.
+        bad: images that are missing or damaged.
+        shard: the files of the shard; None if no shard was written.
+        reused: True if the files of an earlier build were kept.
     """
 
     key: str
@@ -65,34 +67,35 @@ class ShardResult:
 
 
 def result_path(out: Path, file: str) -> Path:
-    """Where a shard's receipt is kept."""
+    """Return the path of the result file of a shard."""
     return out / Path(file).with_suffix(".json").name
 
 
 def write_shard(task: Task, out: Path) -> ShardResult:
-    """Write a task's file into `out`, or confirm that it is there already.
+    """Write the shard of a task into `out`, unless an earlier build has already written it.
 
     Args:
-        task: what to write.
-        out: the set's folder.
+        task: the task.
+        out: output folder of the set.
 
     Returns:
-        The receipt. With bad pictures and not `task.skip_bad`, nothing is written and `shard` is None.
+        The result. If there are bad images and `task.skip_bad` is False, no shard is written and `shard` is None.
 
     Raises:
-        InputError: the file cannot be written, or the sources or `out` are not there.
+        InputError: the shard cannot be written, or an image folder or `out` does not exist.
     """
     import cv2
 
     check_folders_exist([out, *task.image_folders])
-    finished = _finished(task, out)
+    finished = _load_finished(task, out)
     if finished:
         return finished
     cv2.setNumThreads(0)
     keep_freed_memory()
-    receipt = result_path(out, task.file)
-    receipt.unlink(missing_ok=True)
-    # a cluster may take a slow worker for dead and start the task again elsewhere: neither may write into the other
+    result_file = result_path(out, task.file)
+    result_file.unlink(missing_ok=True)
+    # a cluster may consider a slow worker dead and start its task again on another one, so each attempt has its own
+    # folder
     folder = out / STAGING_FOLDER / f"{Path(task.file).stem}-{secrets.token_hex(8)}"
     folder.mkdir(parents=True)
     try:
@@ -103,7 +106,7 @@ def write_shard(task: Task, out: Path) -> ShardResult:
             else:
                 (out / name).unlink(missing_ok=True)
         if task.skip_bad or not result.bad:
-            write_atomically(receipt, json.dumps(_to_json(result)) + "\n")
+            write_atomically(result_file, json.dumps(_to_json(result)) + "\n")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return result
@@ -111,23 +114,23 @@ def write_shard(task: Task, out: Path) -> ShardResult:
 
 def _write(task: Task, path: Path) -> ShardResult:
     result = ShardResult(task.key)
-    with _writer(path, task.layout) as write:
-        for source, picture in task.images:
+    with _open_writer(path, task.layout) as write:
+        for source, image in task.images:
             try:
-                data = _read_picture(task.image_folders[source], picture)
+                data = _read_image(task.image_folders[source], image)
             except InputError as error:
-                result.bad.append(SkippedImage(source, picture.file_name, str(error)))
+                result.bad.append(SkippedImage(source, image.file_name, str(error)))
                 continue
             if task.skip_bad or not result.bad:
-                write(_make_record(task, source, picture, data, result.statistics))
+                write(_make_record(source, image, data, result.statistics))
     if result.statistics.records and (task.skip_bad or not result.bad):
         result.shard = _describe_shard(path, result.statistics)
     return result
 
 
-def _read_picture(root: Path, picture: AnnotatedImage) -> bytes:
-    """Read and check a picture file; raises InputError saying what is wrong with it."""
-    path = image_path(root, picture.file_name)
+def _read_image(folder: Path, image: AnnotatedImage) -> bytes:
+    """Read and check an image file. Raise InputError with a description of the problem."""
+    path = image_path(folder, image.file_name)
     try:
         info = os.stat(path)  # noqa: PTH116 (Path objects would cost as much as reading does)
         if not stat.S_ISREG(info.st_mode):
@@ -141,35 +144,32 @@ def _read_picture(root: Path, picture: AnnotatedImage) -> bytes:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}") from error
     height, width = check_image(data)
-    if (height, width) != (picture.height, picture.width):
-        raise InputError(f"is {width}x{height} px, its annotation says {picture.width}x{picture.height}")
+    if (height, width) != (image.height, image.width):
+        raise InputError(f"is {width}x{height} px, but {image.width}x{image.height} px in the annotations")
     return data
 
 
-def _make_record(
-    task: Task, source: int, picture: AnnotatedImage, data: bytes, statistics: Statistics
-) -> dict[str, Any]:
-    mask = picture.ignore_mask()
-    truth = tuple(person.truth for person in picture.people)
-    keypoints = picture.keypoints()
+def _make_record(source: int, image: AnnotatedImage, data: bytes, statistics: Statistics) -> dict[str, Any]:
+    """Return the record of an image and add the image to the statistics."""
+    mask = image.ignore_mask()
+    truth = tuple(person.truth for person in image.people)
+    keypoints = image.keypoints()
     statistics.add_record(
         keypoints=keypoints,
-        boxes=[person.truth["bbox"] for person in picture.people if person.trainable],
-        crowds=sum(box["iscrowd"] for box in truth),
-        ignored_people=sum(not person.trainable and not person.truth["iscrowd"] for person in picture.people),
-        size=(picture.height, picture.width),
+        boxes=[person.truth["bbox"] for person in image.people if person.trainable],
+        crowds=sum(annotation["iscrowd"] for annotation in truth),
+        ignored_people=sum(not person.trainable and not person.truth["iscrowd"] for person in image.people),
+        size=(image.height, image.width),
         ignored_pixels=0 if mask is None else int(np.count_nonzero(mask)),
         picture_bytes=len(data),
     )
-    annotation = Annotation(
-        picture.image_id, picture.file_name, picture.height, picture.width, keypoints, _EMPTY_RLE, truth
-    )
+    annotation = Annotation(image.image_id, image.file_name, image.height, image.width, keypoints, _EMPTY_RLE, truth)
     return pack(annotation, data, source=source, runs=b"" if mask is None else encode_runs(mask))
 
 
 @contextlib.contextmanager
-def _writer(path: Path, layout: Layout) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that appends one record to the MindRecord file at `path`."""
+def _open_writer(path: Path, layout: Layout) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Create a MindRecord file; yield a function that appends one record to it."""
     from pipeline.storage.mindrecord_writer import create_writer
 
     try:
@@ -189,17 +189,19 @@ def _writer(path: Path, layout: Layout) -> Iterator[Callable[[dict[str, Any]], N
     except InputError:
         raise
     except (RuntimeError, OSError) as error:
-        found = re.search(r"\[ERROR\] ?(.*)", str(error))
-        raise InputError(f"{path.name}: cannot be written: {(found[1] if found else str(error))[:200]}") from error
+        match = re.search(r"\[ERROR\] ?(.*)", str(error))
+        message = match[1] if match else str(error)
+        raise InputError(f"{path.name}: cannot be written: {message[:200]}") from error
 
 
 def _describe_shard(path: Path, statistics: Statistics) -> Shard:
-    """Count and hash what is on disk, and give both files the mode that other new files get."""
+    """Check the number of records on disk, set the default permissions of both files, and measure and hash them."""
     index = path.with_name(path.name + ".db")
+    # MindRecord drops records that do not match the schema without an error, and creates files with mode 0600
     with contextlib.closing(sqlite3.connect(index)) as database:
         (rows,) = database.execute("SELECT COUNT(*) FROM INDEXES").fetchone()
     if rows != statistics.records:
-        raise InputError(f"{path.name}: MindRecord kept {rows} of {statistics.records} records")
+        raise InputError(f"{path.name}: MindRecord stored {rows} of {statistics.records} records")
     for file in (path, index):
         set_default_permissions(file)
     return Shard(
@@ -213,8 +215,8 @@ def _describe_shard(path: Path, statistics: Statistics) -> Shard:
     )
 
 
-def _finished(task: Task, out: Path) -> ShardResult | None:
-    """The receipt of an earlier run, if it is for the same task and its files are sound."""
+def _load_finished(task: Task, out: Path) -> ShardResult | None:
+    """Return the result of an earlier build if it has the same key and the files of the shard are intact; else None."""
     try:
         data = json.loads(result_path(out, task.file).read_bytes())
         if data.pop("sha256") != json_sha256(data):
@@ -235,11 +237,11 @@ def _finished(task: Task, out: Path) -> ShardResult | None:
     return result
 
 
-def _to_json(receipt: ShardResult) -> dict[str, Any]:
+def _to_json(result: ShardResult) -> dict[str, Any]:
     content = {
-        "key": receipt.key,
-        "shard": asdict(receipt.shard) if receipt.shard else None,
-        "bad": [asdict(picture) for picture in receipt.bad],
-        "tally": receipt.statistics.to_json(),
+        "key": result.key,
+        "shard": asdict(result.shard) if result.shard else None,
+        "bad": [asdict(image) for image in result.bad],
+        "tally": result.statistics.to_json(),
     }
     return {**content, "sha256": json_sha256(content)}

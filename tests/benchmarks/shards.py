@@ -143,7 +143,7 @@ def _stages(task: Any, path: Path) -> Iterator[tuple[str, float]]:
     yield "check", timed(lambda: [check_image(data) for data in files])[1]
     rows, milliseconds = timed(
         lambda: [
-            writing._make_record(task, source, picture, data, statistics)
+            writing._make_record(source, picture, data, statistics)
             for (source, picture), data in zip(task.images, files, strict=True)
         ]
     )

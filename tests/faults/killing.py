@@ -249,7 +249,7 @@ def two_builds(seed: int, cases: int, folder: Path) -> Findings:
         problem = None
         for mine, other, error in ((first, second, errors[0]), (second, first, errors[1])):
             held = f"process {other.pid} on {os.uname().nodename} is building this set" in error
-            late = "another build has just ended here" in error or "complete and unchanged" in error
+            late = "another build of this set has just ended" in error or "complete and unchanged" in error
             refused += held
             if mine.returncode and not held and not late:
                 problem = f"ended with {mine.returncode}: {error[-300:]}"

@@ -94,7 +94,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_the_bytes_are_those_of_local_processes(coco: Path, cluster: str, tmp_path: Path) -> None:
     result = _build(*_command(coco, tmp_path / "cluster", "--backend", "dask", "--scheduler", cluster))
     assert result.returncode == 0, result.stderr
-    assert "into 12 shards, 2 at once" in result.stderr
+    assert "into 12 shards, 2 in parallel" in result.stderr
     assert _build(*_command(coco, tmp_path / "local", "--workers", "2")).returncode == 0
     assert _hashes(tmp_path / "cluster") == _hashes(tmp_path / "local")
     again = _build(*_command(coco, tmp_path / "cluster", "--backend", "dask", "--scheduler", cluster))
@@ -141,13 +141,13 @@ def test_without_workers_or_scheduler_it_says_so(tmp_path: Path, coco: Path, mon
     folders = ([coco / "train"], tmp_path / "set")
     nowhere = f"127.0.0.1:{_free_port()}"
     with (
-        pytest.raises(InputError, match=f"{nowhere}: no Dask scheduler answers there within 1 s"),
+        pytest.raises(InputError, match=f"{nowhere}: no response from a Dask scheduler within 1 s"),
         _enter(nowhere, folders),
     ):
         pass
     with (
         _cluster(tmp_path, 0) as (address, _),
-        pytest.raises(InputError, match="no worker is there after 1 s"),
+        pytest.raises(InputError, match="no worker connected within 1 s"),
         _enter(address, folders),
     ):
         pass
@@ -169,20 +169,20 @@ def test_a_worker_that_cannot_import_the_project_says_so(tmp_path: Path, coco: P
 
 def test_a_worker_that_does_not_see_the_folders_says_so(tmp_path: Path, coco: Path) -> None:
     (task, *_) = make_plan([(coco, "train")], BuildOptions(records_per_shard=4)).tasks
-    with pytest.raises(InputError, match=r"worker on .*/nowhere is not there: .* file system that all workers share"):
+    with pytest.raises(InputError, match=r"worker on .*/nowhere does not exist: .* file system that all workers share"):
         write_shard(task, tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     moved = coco.rename(tmp_path / "moved")
     try:
-        with pytest.raises(InputError, match=r"worker on .*/train is not there: "):
+        with pytest.raises(InputError, match=r"worker on .*/train does not exist: "):
             write_shard(task, tmp_path)
     finally:
         moved.rename(coco)
     token = tmp_path / "written by another machine"
-    assert "is another folder here" in backend.find_worker_problem([coco / "train"], token)
+    assert "is a different folder here" in backend.find_worker_problem([coco / "train"], token)
     token.touch()
     assert backend.find_worker_problem([coco / "train"], token) == ""
-    assert "nowhere is not there" in backend.find_worker_problem([tmp_path / "nowhere"], token)
+    assert "nowhere does not exist" in backend.find_worker_problem([tmp_path / "nowhere"], token)
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_bad_pictures_fail_the_build_and_are_all_counted(tmp_path: Path) -> None
     manifest = Manifest.load(out)
     assert manifest.records == 3
     assert [picture.file_name for picture in manifest.skipped] == [names[i] for i in (0, 1, 4, 5, 8)]
-    assert manifest.skipped[3].problem == "is 64x20 px, its annotation says 69x48"
+    assert manifest.skipped[3].problem == "is 64x20 px, but 69x48 px in the annotations"
 
 
 def test_all_pictures_bad_is_an_error_even_when_skipping(tmp_path: Path) -> None:
