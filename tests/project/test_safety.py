@@ -46,9 +46,9 @@ def test_no_source_runs_what_it_reads(path: Path) -> None:
 def test_the_loader_of_recipes_is_a_safe_one() -> None:
     import yaml
 
-    from training import config
+    from training import recipes
 
-    assert issubclass(config._Loader, yaml.SafeLoader)
+    assert issubclass(recipes._Loader, yaml.SafeLoader)
 
 
 def _calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
