@@ -1,10 +1,11 @@
-"""From maps to people: peaks of the heatmaps, candidate limbs on the part affinity fields, greedy assembly.
+"""Decoding of maps into people: heatmap peaks, candidate limbs on the part affinity fields, greedy assembly.
 
-Works on the network's own grid of stride 8, without enlarging the maps: peaks are located to a fraction of a cell
-(`peaks`), all candidate limbs are scored by one gather of bilinear samples (`limbs`), then joined to people
-(`assembly`). Method: Cao et al., "OpenPose", TPAMI 2019. `python -m evaluation.oracle` measures what decoding loses.
+The decoder works on the network's grid of stride 8, without upsampling. Peaks are located with sub-cell accuracy
+(`peaks`), all candidate limbs are scored by bilinear sampling in one array operation (`limbs`), and candidates are
+merged into people (`assembly`). Method: Cao et al., "OpenPose", TPAMI 2019. `python -m evaluation.oracle` measures the
+AP that decoding loses.
 
-This module needs neither MindSpore nor, unless smoothing is asked for, OpenCV.
+This module does not need MindSpore. It needs OpenCV only for smoothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.decoder.assembly import assemble, keypoint_table, limb_totals
+from evaluation.decoder.assembly import assemble, keypoint_table, limb_score_sums
 from evaluation.decoder.limbs import score_limbs
 from evaluation.decoder.peaks import Peaks, find_peaks
 from evaluation.decoder.person import Person
@@ -37,35 +38,36 @@ RANGES: dict[str, tuple[float, float]] = {
     "min_keypoints": (1, NUM_KEYPOINTS),
     "min_score": (0.0, 10.0),
 }
-"""Smallest and largest value of every field of DecodeConfig, both allowed."""
+"""Minimum and maximum of each field of DecodeConfig, inclusive."""
 
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """How maps become people. Raises InputError, naming field, value and range, for a value out of range.
+    """Settings of the decoder. Raises InputError with field, value and range if a value is out of range.
 
     Attributes:
-        smooth: sigma, in grid cells, of a Gaussian that heatmaps are blurred with first; 0 leaves them as they are.
-            Of use only where noise changes from cell to cell by more than a tenth of the peaks' height: there 0.7 cells
-            still cost .02 AP on maps of real annotations, and on exact ones .08, for close peaks run together.
-        peak_threshold: height, 0..1, that a heatmap's peak must exceed to be a candidate keypoint.
-        max_peaks: most candidates of one keypoint kind in a picture; the highest are kept.
-        limb_samples: points looked at along a candidate limb, both ends included; a limb of more cells than that is
-            looked at once a cell.
-        limb_threshold: agreement, 0..1, of the field with the limb's direction, above which a point supports it.
-        limb_fraction: part of a limb's points, 0..1, that must support it.
-        near: distance in grid cells below which two candidates may be joined without the field's support.
-            The OpenPose authors' library has 0.4. On a trained network's maps 0.6 is worth up to .002 AP more than 0.3,
-            and 1 up to .005, which costs .01 in strong noise.
-        peak_weight: share of its two ends' peak heights in a limb's rank, beside its own score.
-        gap: longest gap, in lengths of the longest limb of either side, across which two pieces of a person are joined
-            where the keypoint between them was not found; 0 joins none.
-        min_keypoints: people with fewer keypoints found are left out. COCO counts people of one labelled keypoint like
-            others, so against 3, as the OpenPose authors have it, 1 is worth .02 to .07 AP on maps drawn from real
-            annotations. On the maps of the trained demo network it changes no digit of AP, and finds 427 people in 200
-            pictures where 3 finds 349: lone points, which `evaluation.predict` leaves out by default.
-        min_score: people with a lower score, as `person_scores` gives it, are left out. The default asks of a lone
-            keypoint a height of 0.74, and of two with a limb 0.25 each.
+        smooth: sigma, in grid cells, of a Gaussian filter on the heatmaps; 0 disables it. It helps only if noise
+            differs between adjacent cells by more than a tenth of the peak height. Even then 0.7 cells cost .02
+            AP on maps rendered from real annotations, and .08 on exact maps, because close peaks merge.
+        peak_threshold: heatmap value, 0..1, that a peak must exceed to become a candidate keypoint.
+        max_peaks: maximum number of candidates of one keypoint kind in an image; the highest are kept.
+        limb_samples: minimum number of sampling points along a candidate limb, both ends included. Limbs longer than
+            this number of cells are sampled once for each cell.
+        limb_threshold: agreement, 0..1, of the field with the limb's direction that a point must exceed to support it.
+        limb_fraction: fraction, 0..1, of a limb's points that must support it.
+        near: distance in grid cells below which two candidates may be joined without support from the field. The
+            OpenPose library uses 0.4. On maps of a trained network 0.6 gives up to .002 AP more than 0.3, and 1 gives
+            up to .005 more, but 1 costs .01 in strong noise.
+        peak_weight: weight of the peak scores of a limb's two ends, relative to the limb's own score, when limbs are
+            sorted for the assembly.
+        gap: maximum distance for bridging, in multiples of the longest limb of either part; 0 disables it. Bridging
+            joins two parts of a person across a missing keypoint (see `assembly`).
+        min_keypoints: minimum number of keypoints of a person. COCO counts a person with one labelled keypoint like any
+            other, so 1 gives .02 to .07 AP more than 3 (the value of the OpenPose library) on maps rendered from real
+            annotations. On maps of the trained demo network AP is the same to all digits, and 1 finds 427 people in 200
+            images, 3 finds 349: the rest are single points, which `evaluation.predict` leaves out by default.
+        min_score: minimum of `person_scores` of a person. The default requires a heatmap value of 0.74 of a single
+            keypoint, and of 0.25 each of two keypoints with a limb.
     """
 
     smooth: float = 0.0
@@ -88,26 +90,26 @@ class DecodeConfig:
 
 
 def decode(maps: Maps, config: DecodeConfig = DecodeConfig()) -> list[Person]:
-    """Find the people in one picture's maps, the surest first.
+    """Find the people in the maps of one image.
 
     Args:
         maps: heatmaps and part affinity fields, finite.
-        config: thresholds.
+        config: settings.
 
     Returns:
-        People with coordinates in pixels of the network's input. Never raises for finite maps.
+        People by descending score, with coordinates in pixels of the network's input.
 
     Raises:
-        ValueError: some value of the maps is NaN or infinite.
+        ValueError: a value of the maps is NaN or infinite. No other maps raise an error.
     """
     _check_finite(maps)
-    heatmaps = _smoothed(maps.heatmaps[:NUM_KEYPOINTS], config.smooth)
-    with np.errstate(over="ignore", invalid="ignore"):  # finite values near float32's end may overflow in products
+    heatmaps = _smooth(maps.heatmaps[:NUM_KEYPOINTS], config.smooth)
+    with np.errstate(over="ignore", invalid="ignore"):  # products of very large finite values may overflow
         return assemble_people(find_peaks(heatmaps, config.peak_threshold, config.max_peaks), maps, config)
 
 
 def assemble_people(peaks: Peaks, maps: Maps, config: DecodeConfig) -> list[Person]:
-    """The second half of `decode`: people of given candidate keypoints, joined by the maps' part affinity fields."""
+    """Assemble candidate keypoints into people by the part affinity fields; the second half of `decode`."""
     limbs = score_limbs(
         maps.pafs,
         peaks,
@@ -116,16 +118,16 @@ def assemble_people(peaks: Peaks, maps: Maps, config: DecodeConfig) -> list[Pers
         fraction=config.limb_fraction,
         near=config.near,
     )
-    groups = assemble(peaks, limbs, peak_weight=config.peak_weight, gap=config.gap)
-    groups = [group for group in groups if len(group) >= config.min_keypoints]
-    keypoints = keypoint_table(peaks, groups, grid_to_pixel(peaks.position, maps.stride))
-    scores = person_scores(keypoints, limb_totals(peaks, limbs, groups))
+    people = assemble(peaks, limbs, peak_weight=config.peak_weight, gap=config.gap)
+    people = [person for person in people if len(person) >= config.min_keypoints]
+    keypoints = keypoint_table(peaks, people, grid_to_pixel(peaks.position, maps.stride))
+    scores = person_scores(keypoints, limb_score_sums(peaks, limbs, people))
     order = np.argsort(-scores, kind="stable")
     return [Person(keypoints[i], float(scores[i])) for i in order if scores[i] >= config.min_score]
 
 
-def _smoothed(heatmaps: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Each channel blurred with a Gaussian; sigma in cells, 0 changes nothing."""
+def _smooth(heatmaps: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Blur each channel with a Gaussian filter; sigma in cells, 0 returns the input."""
     if sigma == 0 or heatmaps.size == 0:
         return heatmaps
     import cv2
@@ -133,21 +135,21 @@ def _smoothed(heatmaps: NDArray[np.float32], sigma: float) -> NDArray[np.float32
     return np.stack([cv2.GaussianBlur(channel, (0, 0), sigma) for channel in heatmaps])
 
 
-def person_scores(keypoints: NDArray[np.float32], limb_total: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Confidence of people: the sum of their keypoints' and limbs' scores, over the number of both in a skeleton.
+def person_scores(keypoints: NDArray[np.float32], limb_sums: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the confidence of people: the sum of keypoint and limb scores over the number of both in a skeleton.
 
-    That of the OpenPose authors' library (`bodyPartConnectorBase`). A sum over a fixed number puts fragments behind
-    whole people: on maps drawn from real annotations, the mean over the keypoints found costs .06 AP. The limbs are
-    worth .002 to .004 on a trained network's maps.
+    This is the score of the OpenPose library (`bodyPartConnectorBase`). Dividing by a constant ranks fragments below
+    whole people: with the mean over the found keypoints instead, AP on maps rendered from real annotations is .06
+    lower. The limb scores improve AP by .002 to .004 on maps of a trained network.
 
     Args:
         keypoints: (P, 18, 3) x, y, score.
-        limb_total: (P,) sum of the scores of the limbs between them.
+        limb_sums: (P,) sum of the scores of each person's limbs.
 
     Returns:
         (P,) float32, about 0..1.
     """
-    total = keypoints[..., 2].sum(axis=1) + limb_total
+    total = keypoints[..., 2].sum(axis=1) + limb_sums
     return np.asarray(total / (NUM_KEYPOINTS + NUM_LIMBS), dtype=np.float32)
 
 

@@ -1,8 +1,8 @@
 """Candidate limbs: pairs of candidate keypoints, scored on the part affinity fields.
 
-A limb's score is the mean agreement of the field with its direction (Cao et al., CVPR 2017, equation 10). The field is
-read between the cells, for a limb seldom runs along them: against reading the nearest cell this changes nothing on
-exact maps and steadies the score on noisy ones. No cell that a limb crosses is skipped.
+The score of a limb is the mean agreement of the field with the direction of the limb (Cao et al., CVPR 2017, equation
+10). The field is sampled with bilinear interpolation: compared with the nearest cell this changes nothing on exact maps
+and makes the score more stable on noisy maps. Sampling points are at most one cell apart.
 
 This module needs NumPy only.
 """
@@ -21,16 +21,17 @@ Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
 Complexes = NDArray[np.complex64]
 
-_GLANCE = np.array([0.25, 0.5, 0.75], dtype=np.float32)
-"""Where a pair is looked at first, as fractions of its length: pairs without any support there are no limbs."""
+_PREFILTER_POINTS = np.array([0.25, 0.5, 0.75], dtype=np.float32)
+"""Positions, as fractions of the length, where a pair is tested first. Pairs without support at any are no limbs."""
 
-_BLOCK = 8192
-"""Points looked at in one go: larger arrays leave the cache, and the C library returns them to the system each time."""
+_BLOCK_POINTS = 8192
+"""Approximate number of points sampled at a time. Larger arrays exceed the cache, and the C library returns
+their memory to the system every time."""
 
 
 @dataclass(frozen=True)
 class Limbs:
-    """Candidate limbs between two candidate keypoints, M in all.
+    """M candidate limbs, each between two candidate keypoints.
 
     Attributes:
         limb: (M,) intp index into skeleton.LIMBS.
@@ -45,121 +46,128 @@ class Limbs:
 
 
 @dataclass(frozen=True)
-class _Lines:
-    """Straight lines between M pairs of candidates; vectors in the plane are complex numbers x + iy, in cells."""
+class _Segments:
+    """M line segments between pairs of candidates. Vectors are complex numbers x + iy, in grid cells.
+
+    Attributes:
+        limb: (M,) index into skeleton.LIMBS.
+        origin: (M,) start point.
+        step: (M,) vector from start to end.
+        length: (M,) length.
+    """
 
     limb: Indices
     origin: Complexes
-    step: Complexes  # from start to end
+    step: Complexes
     length: Floats
 
-    def __getitem__(self, which: Indices) -> _Lines:
-        return _Lines(self.limb[which], self.origin[which], self.step[which], self.length[which])
+    def __getitem__(self, indices: Indices) -> _Segments:
+        return _Segments(self.limb[indices], self.origin[indices], self.step[indices], self.length[indices])
 
     @property
     def direction(self) -> Complexes:
-        """(M,) unit vectors; zero for lines without length."""
+        """(M,) unit vectors; zero for segments of length zero."""
         return np.asarray(self.step / np.maximum(self.length, np.finfo(np.float32).tiny))
 
 
 def candidate_pairs(peaks: Peaks, kinds: Indices) -> tuple[Indices, Indices, Indices]:
-    """Every pair of candidates of certain kinds.
+    """Return all pairs of candidates whose keypoint kinds form one of the given pairs of kinds.
 
     Args:
-        peaks: the candidates.
-        kinds: (L, 2) OpenPose-18 indices of the two kinds that pair up.
+        peaks: the candidate keypoints.
+        kinds: (L, 2) pairs of keypoint kinds (OpenPose-18 indices).
 
     Returns:
-        Index into `kinds`, start and end (indices into `peaks`), (M,) intp each.
+        Three (M,) intp arrays: index into `kinds`, and start and end as indices into `peaks`.
     """
-    first = np.cumsum(peaks.count) - peaks.count
-    starts, ends = peaks.count[kinds].T  # (L,) candidates at either end
-    pairs = starts * ends
-    which = np.repeat(np.arange(len(pairs)), pairs)
-    within = _count_up(pairs)
-    start, end = np.divmod(within, np.maximum(ends, 1)[which])
-    return which, start + first[kinds[which, 0]], end + first[kinds[which, 1]]
+    first_of_kind = np.cumsum(peaks.count) - peaks.count
+    start_counts, end_counts = peaks.count[kinds].T  # (L,)
+    pair_counts = start_counts * end_counts
+    kind_pair = np.repeat(np.arange(len(pair_counts)), pair_counts)
+    start, end = np.divmod(_concatenated_ranges(pair_counts), np.maximum(end_counts, 1)[kind_pair])
+    return kind_pair, start + first_of_kind[kinds[kind_pair, 0]], end + first_of_kind[kinds[kind_pair, 1]]
 
 
 def score_limbs(pafs: Floats, peaks: Peaks, *, samples: int, threshold: float, fraction: float, near: float) -> Limbs:
-    """Score every pair of candidates on the fields; keep those that the field supports.
+    """Score all pairs of candidates on the part affinity fields and keep the pairs that the fields support.
 
     Args:
         pafs: (2L, h, w) float32, finite.
-        peaks: the candidates.
-        samples: points looked at along a limb, both ends included, unless it is longer than as many cells.
+        peaks: the candidate keypoints.
+        samples: minimum number of sampling points along a limb, both ends included; longer limbs are sampled once for
+            each cell.
         threshold: agreement that a point must exceed to support the limb.
-        fraction: part of the points that must support it.
-        near: pairs closer than this many cells are kept even without support, with the threshold as their score:
-            within a cell the direction is uncertain and the field of other people covers it.
+        fraction: fraction of the points that must support the limb.
+        near: distance in cells below which pairs are kept without support, with the threshold as their score. At such a
+            distance the direction is uncertain, and the fields of other people may overlap.
     """
     limb, start, end = candidate_pairs(peaks, LIMB_INDICES)
     position = peaks.position[:, 0] + 1j * peaks.position[:, 1]
     step = position[end] - position[start]
-    lines = _Lines(limb, position[start], step, np.abs(step))
+    segments = _Segments(limb, position[start], step, np.abs(step))
     fields = pafs[0::2] + 1j * pafs[1::2]  # (L, h, w)
-    looked_at = np.flatnonzero(_glance(fields, lines, threshold) | (lines.length < near))
-    lines = lines[looked_at]
-    score, support = _follow(fields, lines, samples, threshold)
+    selected = np.flatnonzero(_prefilter(fields, segments, threshold) | (segments.length < near))
+    segments = segments[selected]
+    score, support = _integrate(fields, segments, samples, threshold)
     supported = (support >= fraction - 1e-6) & (score > 0)
-    close = ~supported & (lines.length < near)
+    close = ~supported & (segments.length < near)
     score = np.where(close, np.float32(threshold), score)
     kept = np.flatnonzero(supported | close)
-    pairs = looked_at[kept]
+    pairs = selected[kept]
     return Limbs(limb[pairs], start[pairs], end[pairs], score[kept])
 
 
-def _glance(fields: Complexes, lines: _Lines, threshold: float) -> NDArray[np.bool_]:
-    """(M,) whether the cell nearest to any of a few points supports the limb; of a crowd's pairs, few do."""
+def _prefilter(fields: Complexes, segments: _Segments, threshold: float) -> NDArray[np.bool_]:
+    """Return (M,) True for segments that the nearest cell of a few points supports; in crowds, most pairs fail."""
     _, height, width = fields.shape
-    flat, direction = fields.reshape(-1), lines.direction
+    flat, direction = fields.reshape(-1), segments.direction
     supported = np.zeros(len(direction), dtype=np.bool_)
-    for along in _GLANCE:
-        at = lines.origin + lines.step * along
-        x = np.clip(np.rint(at.real).astype(np.intp), 0, width - 1)
-        y = np.clip(np.rint(at.imag).astype(np.intp), 0, height - 1)
-        field = flat.take((lines.limb * height + y) * width + x)
-        supported |= _agreement(field, direction) > threshold
+    for fraction in _PREFILTER_POINTS:
+        point = segments.origin + segments.step * fraction
+        x = np.clip(np.rint(point.real).astype(np.intp), 0, width - 1)
+        y = np.clip(np.rint(point.imag).astype(np.intp), 0, height - 1)
+        field = flat.take((segments.limb * height + y) * width + x)
+        supported |= _dot(field, direction) > threshold
     return supported
 
 
-def _follow(fields: Complexes, lines: _Lines, samples: int, threshold: float) -> tuple[Floats, Floats]:
-    """(M,) mean agreement of the field along each line, and (M,) fraction of its points that exceed the threshold."""
-    points = np.maximum(samples, np.ceil(lines.length).astype(np.intp) + 1)  # (M,)
-    mean, support = np.empty((2, len(points)), dtype=np.float32)
-    for block in np.array_split(np.arange(len(points)), 1 + points.sum() // _BLOCK):
-        number, some = points[block], lines[block]
-        line = np.repeat(np.arange(len(block)), number)  # (S,) all lines' points in one row
-        along = _count_up(number) / (number - 1).astype(np.float32).take(line)
-        at = some.origin.take(line) + some.step.take(line) * along.astype(np.float32)
-        field = _between_cells(fields, some.limb.take(line), at)
-        agreement = _agreement(field, some.direction.take(line))
-        mean[block] = np.bincount(line, agreement, len(block)) / number
-        support[block] = np.bincount(line, agreement > threshold, len(block)) / number
+def _integrate(fields: Complexes, segments: _Segments, samples: int, threshold: float) -> tuple[Floats, Floats]:
+    """Return (M,) mean agreement of the field along each segment, and (M,) fraction of points above the threshold."""
+    counts = np.maximum(samples, np.ceil(segments.length).astype(np.intp) + 1)  # (M,) points of each segment
+    mean, support = np.empty((2, len(counts)), dtype=np.float32)
+    for block in np.array_split(np.arange(len(counts)), 1 + counts.sum() // _BLOCK_POINTS):
+        count, part = counts[block], segments[block]
+        index = np.repeat(np.arange(len(block)), count)  # (S,) segment of each point
+        fraction = _concatenated_ranges(count) / (count - 1).astype(np.float32).take(index)
+        point = part.origin.take(index) + part.step.take(index) * fraction.astype(np.float32)
+        field = _sample_bilinear(fields, part.limb.take(index), point)
+        agreement = _dot(field, part.direction.take(index))
+        mean[block] = np.bincount(index, agreement, len(block)) / count
+        support[block] = np.bincount(index, agreement > threshold, len(block)) / count
     return mean, support
 
 
-def _agreement(field: Complexes, direction: Complexes) -> Floats:
-    """Scalar product of vectors."""
-    return np.asarray(field.real * direction.real + field.imag * direction.imag)
+def _dot(a: Complexes, b: Complexes) -> Floats:
+    """Return the dot products of vectors."""
+    return np.asarray(a.real * b.real + a.imag * b.imag)
 
 
-def _between_cells(fields: Complexes, limb: Indices, at: Complexes) -> Complexes:
-    """(S,) the limbs' fields at positions (S,) in cells, bilinear; beyond the grid's edge they stay the same."""
+def _sample_bilinear(fields: Complexes, limb: Indices, point: Complexes) -> Complexes:
+    """Sample the limbs' fields at (S,) points in cells by bilinear interpolation; points are clipped to the grid."""
     _, height, width = fields.shape
-    x, y = np.clip(at.real, 0, width - 1), np.clip(at.imag, 0, height - 1)
+    x, y = np.clip(point.real, 0, width - 1), np.clip(point.imag, 0, height - 1)
     left, top = x.astype(np.intp), y.astype(np.intp)
-    right, below = x - left.astype(np.float32), y - top.astype(np.float32)  # weights of the neighbours on that side
+    weight_right, weight_bottom = x - left.astype(np.float32), y - top.astype(np.float32)
     cell = (limb * height + top) * width + left
-    beside = left < width - 1
-    under = np.where(top < height - 1, width, 0)
+    step_right = left < width - 1
+    step_down = np.where(top < height - 1, width, 0)
     flat = fields.reshape(-1)
-    upper = flat.take(cell) * (1 - right) + flat.take(cell + beside) * right
-    cell += under
-    lower = flat.take(cell) * (1 - right) + flat.take(cell + beside) * right
-    return np.asarray(upper * (1 - below) + lower * below)
+    upper = flat.take(cell) * (1 - weight_right) + flat.take(cell + step_right) * weight_right
+    cell += step_down
+    lower = flat.take(cell) * (1 - weight_right) + flat.take(cell + step_right) * weight_right
+    return np.asarray(upper * (1 - weight_bottom) + lower * weight_bottom)
 
 
-def _count_up(lengths: Indices) -> Indices:
-    """0, 1, … for each of several lengths, one after the other, as one array."""
+def _concatenated_ranges(lengths: Indices) -> Indices:
+    """Return range(lengths[0]), range(lengths[1]), … concatenated in one array."""
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -1,8 +1,8 @@
-"""Peaks of heatmaps: where keypoints may be, to a fraction of a grid cell.
+"""Peak detection in heatmaps with sub-pixel accuracy. The peaks are the candidate keypoints.
 
-A peak is a cell that no cell of its 3x3 neighbourhood exceeds. Heatmaps are drawn as Gaussians, whose logarithm is a
-parabola: three neighbouring cells on an axis give the centre of an undisturbed Gaussian exactly, whatever its width
-and height.
+A peak is a grid cell whose value is not exceeded by any cell of its 3x3 neighbourhood. The targets are Gaussians, and
+the logarithm of a Gaussian is a parabola. Three neighbouring cells along an axis therefore give the centre of an
+undisturbed Gaussian exactly, for any width and height.
 
 This module needs NumPy only.
 """
@@ -14,28 +14,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FLOOR = 1e-3
-"""Cells count as at least this fraction of their peak: noise can be zero or negative, its logarithm cannot."""
+MIN_RELATIVE_VALUE = 1e-3
+"""Lower limit of a cell's value relative to its peak: noise can make cells zero or negative, without a logarithm."""
 
-FLATTEST = 1e-3
-"""Least curvature of the logarithm, per cell squared, from which a peak's offset is computed; below it, a plateau."""
+MIN_CURVATURE = 1e-3
+"""Lower limit of the logarithm's curvature, per cell squared, which avoids a division by zero on plateaus."""
 
 GAUSSIAN_CURVATURE = (8 / 7) ** 2
-"""Curvature, per cell squared, of the targets' Gaussian (sigma 7 px on cells of 8 px): for peaks in grid corners, and
-the most from which a peak's height between cells is computed."""
+"""Curvature, per cell squared, of the targets' Gaussian (sigma 7 px, cells of 8 px). It is assumed in the corners of
+the grid, and it is the upper limit of the curvature from which the height of a peak between cells is computed."""
 
-ACROSS = np.array([0.5, 1.0, 0.5], dtype=np.float32)
-"""Weights of the three rows that are summed to locate a peak along x, and of the columns along y."""
+PERPENDICULAR_WEIGHTS = np.array([0.5, 1.0, 0.5], dtype=np.float32)
+"""Weights of the three rows that are summed to locate a peak along x, and of the three columns along y."""
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """Candidates for keypoints, ordered by kind, N in all.
+    """N candidate keypoints, sorted by keypoint kind.
 
     Attributes:
-        kind: (N,) intp OpenPose-18 index, ascending.
-        position: (N, 2) float32 x, y in fractional grid cells.
-        score: (N,) float32 height of the peak between the cells, which is that of its cell or a little more.
+        kind: (N,) intp keypoint kind (OpenPose-18 index), ascending.
+        position: (N, 2) float32 x, y in grid cells, with sub-cell accuracy.
+        score: (N,) float32 height of the interpolated peak: the value of its cell or slightly more.
         count: (K,) intp number of candidates of each kind.
     """
 
@@ -45,15 +45,15 @@ class Peaks:
     count: NDArray[np.intp]
 
 
-def find_peaks(heatmaps: NDArray[np.float32], threshold: float, limit: int) -> Peaks:
-    """All local maxima above a threshold, the highest `limit` of each kind.
+def find_peaks(heatmaps: NDArray[np.float32], threshold: float, max_peaks: int) -> Peaks:
+    """Find the local maxima above a threshold.
 
-    Of neighbouring cells that are exactly equal, the first in reading order is the peak.
+    If neighbouring cells have exactly the same value, the first in row-major order is the peak.
 
     Args:
         heatmaps: (K, h, w) float32, finite.
-        threshold: height that a peak must exceed.
-        limit: most candidates of one kind; the highest are kept.
+        threshold: value that a peak must exceed.
+        max_peaks: maximum number of candidates of one keypoint kind; the highest are kept.
     """
     kinds, height, width = heatmaps.shape
     padded = np.full((kinds, height + 2, width + 2), -np.inf, dtype=np.float32)
@@ -65,47 +65,52 @@ def find_peaks(heatmaps: NDArray[np.float32], threshold: float, limit: int) -> P
         value = flat[cells]
         cells = cells[(value > flat[cells + earlier]) & (value >= flat[cells - earlier])]
     kind = cells // (row * (height + 2))
-    if len(cells) > limit:
-        kept = _highest_of_each_kind(kind, flat[cells], limit)
+    if len(cells) > max_peaks:
+        kept = _highest_of_each_kind(kind, flat[cells], max_peaks)
         cells, kind = cells[kept], kind[kept]
     y, x = np.divmod(cells % (row * (height + 2)), row)
-    offset, score = _locate(flat, cells, row)
+    offset, score = _refine(flat, cells, row)
     position = (np.stack([x - 1, y - 1], axis=1) + offset).astype(np.float32)
     return Peaks(kind, position, score, np.bincount(kind, minlength=kinds))
 
 
-def _highest_of_each_kind(kind: NDArray[np.intp], score: NDArray[np.float32], limit: int) -> NDArray[np.intp]:
-    """Indices, ascending, of the `limit` highest scores of each kind; `kind` is ascending."""
+def _highest_of_each_kind(kind: NDArray[np.intp], score: NDArray[np.float32], max_peaks: int) -> NDArray[np.intp]:
+    """Return the ascending indices of the `max_peaks` highest scores of each kind; `kind` is ascending."""
     order = np.lexsort((-score, kind))
-    first = np.searchsorted(kind, kind)
-    rank = np.arange(len(kind)) - first
-    return np.sort(order[rank < limit])
+    group_start = np.searchsorted(kind, kind)
+    rank = np.arange(len(kind)) - group_start
+    return np.sort(order[rank < max_peaks])
 
 
-def _locate(
+def _refine(
     flat: NDArray[np.float32], cells: NDArray[np.intp], row: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Centre and height of the Gaussian that fits each peak's neighbourhood.
+    """Fit a Gaussian to the 3x3 neighbourhood of each peak.
 
-    Each axis is fitted on its own, on sums across it weighted 1, 2, 1: of a Gaussian these are the same Gaussian, and
-    noise in single cells counts less. On the grid's edge one neighbour is unknown; the Gaussian is as wide along the
-    other axis, so that axis's curvature stands in.
+    Each axis is fitted separately, to sums over the other axis with weights 1, 2, 1. Sums of a Gaussian are the same
+    Gaussian, and noise in single cells has less influence. At the edge of the grid one neighbour is missing; there the
+    curvature of the other axis is used, because the Gaussian is equally wide along both axes.
+
+    Args:
+        flat: all heatmaps, padded by one cell of -inf on each side, as one row.
+        cells: (N,) indices of the peaks in `flat`.
+        row: number of cells from one row of a padded heatmap to the next.
 
     Returns:
         (N, 2) float32 x, y of the centre relative to the cell, within half a cell; (N,) float32 height.
     """
-    around = flat[cells[:, None] + np.array([-row - 1, -row, -row + 1, -1, 0, 1, row - 1, row, row + 1])]
+    neighbours = flat[cells[:, None] + np.array([-row - 1, -row, -row + 1, -1, 0, 1, row - 1, row, row + 1])]
     peak = np.maximum(flat[cells], np.finfo(np.float32).tiny)
-    inside = np.isfinite(around)
+    inside = np.isfinite(neighbours)
     cross = inside[:, [3, 5, 1, 7]].reshape(-1, 2, 2)  # (N, axis, side): left, right; up, down
-    window = np.where(inside, around / peak[:, None], 0).reshape(-1, 3, 3)  # (N, y, x)
-    sums = np.stack([ACROSS @ window, window @ ACROSS], axis=1)  # (N, axis, 3)
-    logs = np.log(np.maximum(sums, FLOOR))
-    drop = logs[:, :, 1:2] - logs[:, :, ::2]  # (N, axis, side): how far each neighbour is below the middle
+    window = np.where(inside, neighbours / peak[:, None], 0).reshape(-1, 3, 3)  # (N, y, x)
+    sums = np.stack([PERPENDICULAR_WEIGHTS @ window, window @ PERPENDICULAR_WEIGHTS], axis=1)  # (N, axis, 3)
+    logs = np.log(np.maximum(sums, MIN_RELATIVE_VALUE))
+    drop = logs[:, :, 1:2] - logs[:, :, ::2]  # (N, axis, side): difference between the middle and each neighbour
     curvature = np.where(cross.all(axis=2), drop.sum(axis=2), np.nan)  # (N, axis)
     curvature = np.where(np.isnan(curvature), curvature[:, ::-1], curvature)
     curvature = np.where(np.isnan(curvature), GAUSSIAN_CURVATURE, curvature)
-    curvature = np.maximum(curvature, FLATTEST)
+    curvature = np.maximum(curvature, MIN_CURVATURE)
     drop = np.where(cross, drop, curvature[..., None] - drop[..., ::-1])
     drop = np.where(cross.any(axis=2, keepdims=True), drop, 0)
     offset = np.clip((drop[..., 0] - drop[..., 1]) / (2 * curvature), -0.5, 0.5)

@@ -1,4 +1,4 @@
-"""A found person: the decoder's result, and what results, scores and pictures are made from."""
+"""Result type of the decoder: a detected person."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Person:
-    """One person found in a picture.
+    """One detected person.
 
     Attributes:
         keypoints: (18, 3) float32 x, y in px and score, OpenPose-18 order. The score is the height of the heatmap's
-            peak (about 0..1); all three are 0 where the keypoint was not found.
-        score: confidence that orders the people of a picture and of a data set; larger is surer. Not a probability.
+            peak, about 0..1. All three values are 0 if the keypoint was not found.
+        score: confidence, by which people are sorted within an image and within a data set. It is not a probability.
     """
 
     keypoints: NDArray[np.float32]
@@ -23,5 +23,5 @@ class Person:
 
     @property
     def found(self) -> NDArray[np.bool_]:
-        """(18,) which keypoints were found."""
+        """(18,) True for keypoints that were found."""
         return np.asarray(self.keypoints[:, 2] > 0)

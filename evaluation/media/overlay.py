@@ -105,32 +105,21 @@ def _draw_skeleton(canvas: NDArray[np.uint8], person: Person) -> None:
     """Draw one person in place: first dark outlines, for contrast on any background, then limbs, then keypoints."""
     import cv2
 
-    keypoints = person.keypoints
-    lines = [
-        (
-            _to_fixed_point(keypoints[KEYPOINT_INDEX[a]]),
-            _to_fixed_point(keypoints[KEYPOINT_INDEX[b]]),
-            LIMB_COLOURS[a, b],
-        )
-        for a, b in LIMBS
-        if keypoints[KEYPOINT_INDEX[a], 2] > 0 and keypoints[KEYPOINT_INDEX[b], 2] > 0 and (a, b) not in HIDDEN_LIMBS
-    ]
-    width = _line_width(keypoints, canvas.shape, no_limbs=not lines)
-    dots = [
-        (_to_fixed_point(keypoints[i]), KEYPOINT_COLOURS[name])
-        for name, i in KEYPOINT_INDEX.items()
-        if keypoints[i, 2] > 0
-    ]
+    points = {
+        name: _to_fixed_point(person.keypoints[i]) for name, i in KEYPOINT_INDEX.items() if person.keypoints[i, 2] > 0
+    }
+    limbs = [(a, b) for a, b in LIMBS if a in points and b in points and (a, b) not in HIDDEN_LIMBS]
+    width = _line_width(person.keypoints, canvas.shape, no_limbs=not limbs)
     outline_width = width + max(2, round(0.5 * width))
-    for start, end, _ in lines:
-        cv2.line(canvas, start, end, OUTLINE_COLOUR, outline_width, cv2.LINE_AA, FRACTION_BITS)
-    for start, end, colour in lines:
-        cv2.line(canvas, start, end, colour, width, cv2.LINE_AA, FRACTION_BITS)
+    for a, b in limbs:
+        cv2.line(canvas, points[a], points[b], OUTLINE_COLOUR, outline_width, cv2.LINE_AA, FRACTION_BITS)
+    for a, b in limbs:
+        cv2.line(canvas, points[a], points[b], LIMB_COLOURS[a, b], width, cv2.LINE_AA, FRACTION_BITS)
     radius = round((0.62 * width + 1) * 2**FRACTION_BITS)
     outline_radius = radius + (1 << FRACTION_BITS)
-    for centre, colour in dots:
+    for name, centre in points.items():
         cv2.circle(canvas, centre, outline_radius, OUTLINE_COLOUR, cv2.FILLED, cv2.LINE_AA, FRACTION_BITS)
-        cv2.circle(canvas, centre, radius, colour, cv2.FILLED, cv2.LINE_AA, FRACTION_BITS)
+        cv2.circle(canvas, centre, radius, KEYPOINT_COLOURS[name], cv2.FILLED, cv2.LINE_AA, FRACTION_BITS)
 
 
 def _line_width(keypoints: NDArray[np.float32], shape: tuple[int, ...], *, no_limbs: bool) -> int:
