@@ -1,4 +1,4 @@
-"""Score a network, or any system's results, on a set of pictures: python -m evaluation.evaluate --help."""
+"""Score a network, or saved results of any system, on a dataset: python -m evaluation.evaluate --help."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from evaluation.inference.predictor import Predictor
-    from evaluation.scoring.datasets import PictureSet
+    from evaluation.scoring.datasets import EvaluationDataset
     from evaluation.scoring.detect import Detections
     from evaluation.scoring.evaluation import Evaluation
 
 _PATH = click.Path(path_type=Path)
 
 
-def open_set(shards: Path | None, coco: Path | None, split: str) -> PictureSet:
-    """The pictures that the options name; InputError unless they name one set, and where it is bad."""
-    from evaluation.scoring.datasets import CocoSet, ShardSet
+def open_dataset(shards: Path | None, coco: Path | None, split: str) -> EvaluationDataset:
+    """Open the dataset of the options --shards or --coco; raise InputError if both or none are given."""
+    from evaluation.scoring.datasets import CocoDataset, ShardDataset
 
     if (shards is None) == (coco is None):
         raise InputError("give either --shards DIR or --coco DIR")
-    return ShardSet(shards) if shards else CocoSet(coco or Path(), split)
+    return ShardDataset(shards) if shards else CocoDataset(coco or Path(), split)
 
 
-def find(load: Callable[[], Predictor], pictures: PictureSet, number: int, processes: int) -> Detections:
-    """Find the people in the first pictures of a set, with progress on the terminal.
+def detect(
+    load_predictor: Callable[[], Predictor], dataset: EvaluationDataset, number: int, processes: int
+) -> Detections:
+    """Detect people in the first images of a dataset, with a progress bar.
 
     Args:
-        load: makes the network ready.
-        pictures: the set.
-        number: of pictures to take.
-        processes: that share them; 1 is this one.
+        load_predictor: loads the network.
+        dataset: dataset to evaluate.
+        number: number of images to evaluate.
+        processes: number of worker processes; 1 runs in this process.
     """
     from tqdm import tqdm
 
@@ -49,42 +51,42 @@ def find(load: Callable[[], Predictor], pictures: PictureSet, number: int, proce
     from evaluation.scoring.worker_processes import detect_in_processes
 
     if processes > 1:
-        shares = partition_by_work(pictures.sizes()[:number], processes)
-        with tqdm(total=number, unit="picture", desc="evaluate", smoothing=0.1, disable=None) as progress:
-            return detect_in_processes(load, pictures, shares, progress.update)
-    predictor = load()
-    with tqdm(total=number, unit="picture", desc="evaluate", smoothing=0.1, disable=None) as progress:
-        return detect_people(predictor, pictures.records(range(number)), progress.update)
+        shares = partition_by_work(dataset.sizes()[:number], processes)
+        with tqdm(total=number, unit="image", desc="evaluate", smoothing=0.1, disable=None) as progress:
+            return detect_in_processes(load_predictor, dataset, shares, progress.update)
+    predictor = load_predictor()
+    with tqdm(total=number, unit="image", desc="evaluate", smoothing=0.1, disable=None) as progress:
+        return detect_people(predictor, dataset.records(range(number)), progress.update)
 
 
-def score_file(path: Path, pictures: PictureSet, number: int) -> Evaluation:
-    """Score the COCO keypoint results in a file on the first pictures of a set."""
+def score_results_file(path: Path, dataset: EvaluationDataset, number: int) -> Evaluation:
+    """Score a file of COCO keypoint results on the first images of a dataset."""
     from evaluation.scoring.evaluation import score_results
     from evaluation.scoring.results import read_results
 
-    truth = pictures.truth()
-    results = read_results(path, truth)
-    return score_results(dict(list(truth.items())[:number]), results)
+    ground_truth = dataset.ground_truth()
+    results = read_results(path, ground_truth)
+    return score_results(dict(list(ground_truth.items())[:number]), results)
 
 
 @click.command()
-@click.option("--ckpt", type=_PATH, help="Network: a checkpoint, a run folder (its newest), a .mindir or an .onnx.")
-@click.option("--results", type=_PATH, help="COCO keypoint results of any system, to score instead of a network.")
-@click.option("--shards", type=_PATH, help="Pictures and truth: a set by pipeline.shards.")
-@click.option("--coco", type=_PATH, help="Pictures and truth: a COCO folder, instead of shards.")
+@click.option("--ckpt", type=_PATH, help="Network: a checkpoint, a run folder (latest checkpoint), .mindir or .onnx.")
+@click.option("--results", type=_PATH, help="COCO keypoint results of any system, instead of --ckpt.")
+@click.option("--shards", type=_PATH, help="Dataset written by pipeline.shards.")
+@click.option("--coco", type=_PATH, help="COCO folder, instead of --shards.")
 @click.option("--split", default="val2017", show_default=True, help="Split of the COCO folder.")
-@click.option("--out", type=_PATH, help="Folder for all that follows; without it only what is named is written.")
-@click.option("--json", "json_file", type=_PATH, help="The numbers.  [default: OUT/eval.json]")
-@click.option("--save-results", type=_PATH, help="COCO keypoint results.  [default: OUT/results.json]")
-@click.option("--pictures", type=_PATH, help="Folder for drawn pictures.  [default: OUT/pictures]")
-@click.option("--report", type=_PATH, help="Folder for index.html: curves, errors, examples.  [default: OUT/report]")
-@click.option("--num-pictures", type=click.IntRange(0), default=24, show_default=True, help="Pictures to draw.")
-@click.option("--limit", type=click.IntRange(1), help="Take only the first pictures of the set.")
-@click.option("--nproc", type=click.IntRange(1), default=1, show_default=True, help="Processes, one a device.")
+@click.option("--out", type=_PATH, help="Folder of all outputs; without it, only outputs with a path are written.")
+@click.option("--json", "json_file", type=_PATH, help="File for the scores.  [default: OUT/eval.json]")
+@click.option("--save-results", type=_PATH, help="File for COCO keypoint results.  [default: OUT/results.json]")
+@click.option("--pictures", type=_PATH, help="Folder for images with skeletons.  [default: OUT/pictures]")
+@click.option("--report", type=_PATH, help="Folder for the HTML report.  [default: OUT/report]")
+@click.option("--num-pictures", type=click.IntRange(0), default=24, show_default=True, help="Images in --pictures.")
+@click.option("--limit", type=click.IntRange(1), help="Evaluate only the first images of the dataset.")
+@click.option("--nproc", type=click.IntRange(1), default=1, show_default=True, help="Processes, one per device.")
 @device_option
 @scales_option
 @flip_option
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override: evaluation.size=432.")
+@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Example: evaluation.size=432.")
 @reports_input_errors
 def main(
     ckpt: Path | None,
@@ -105,10 +107,10 @@ def main(
     flip: bool | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Print COCO's keypoint AP of a network, or of results that were saved, and write what explains it.
+    """Print COCO keypoint AP of a network or of saved results, and write an error report.
 
-    The table has two rows: all pictures, on which people found where nobody is count against AP, and pictures with
-    people only, which is how some projects report theirs.
+    The table has two rows. The first evaluates all pictures, so detections on pictures without people lower AP. The
+    second evaluates only pictures with people, as some other projects do.
     """
     from evaluation.report.outputs import Outputs
 
@@ -122,11 +124,11 @@ def main(
         number=num_pictures,
     )
     changes = recipe_overrides(overrides, scales, flip)
-    _run(open_set(shards, coco, split), ckpt, results, outputs, limit, nproc, device, changes)
+    _run(open_dataset(shards, coco, split), ckpt, results, outputs, limit, nproc, device, changes)
 
 
 def _run(
-    pictures: PictureSet,
+    dataset: EvaluationDataset,
     ckpt: Path | None,
     results: Path | None,
     outputs: Any,
@@ -136,33 +138,33 @@ def _run(
     overrides: tuple[str, ...],
 ) -> None:
     from evaluation.inference.predictor import Predictor
-    from evaluation.scoring.detect import count_canvases
+    from evaluation.scoring.detect import format_canvases
     from evaluation.scoring.evaluation import score_detections
     from evaluation.scoring.metrics import format_table
-    from evaluation.scoring.worker_processes import ProcessError
+    from evaluation.scoring.worker_processes import WorkerError
 
     outputs.check()
-    number = min(limit or len(pictures), len(pictures))
-    about: dict[str, Any] = {"command": _command(), "set": pictures.name, "limit": limit}
+    number = min(limit or len(dataset), len(dataset))
+    settings: dict[str, Any] = {"command": _command_line(), "set": dataset.name, "limit": limit}
     if results:
-        evaluation = score_file(results, pictures, number)
-        about["results"] = str(results)
+        evaluation = score_results_file(results, dataset, number)
+        settings["results"] = str(results)
     else:
         assert ckpt is not None
-        load = functools.partial(Predictor.load, ckpt, device, overrides)
+        load_predictor = functools.partial(Predictor.load, ckpt, device, overrides)
         try:
-            detections = find(load, pictures, number, processes)
-        except ProcessError as error:
+            detections = detect(load_predictor, dataset, number, processes)
+        except WorkerError as error:
             raise click.ClickException(str(error)) from error
         evaluation = score_detections(detections)
-        about["processes"] = processes
-        click.echo(count_canvases(detections.canvases))
+        settings["processes"] = processes
+        click.echo(format_canvases(detections.canvases))
     click.echo(format_table(evaluation.protocols))
-    for line in outputs.write(evaluation, pictures, about):
+    for line in outputs.write(evaluation, dataset, settings):
         click.echo(line)
 
 
-def _command() -> str:
+def _command_line() -> str:
     return shlex.join(["python", "-m", "evaluation.evaluate", *sys.argv[1:]])
 
 

@@ -1,4 +1,4 @@
-"""What the decoder loses of perfect maps, and to which cause: python -m evaluation.oracle --help."""
+"""Measure how much AP the decoder loses on exact target maps, and why: python -m evaluation.oracle --help."""
 
 from __future__ import annotations
 
@@ -9,100 +9,112 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evaluation.evaluate import open_set
+from evaluation.evaluate import open_dataset
 from pipeline.errors import reports_input_errors
 
 if TYPE_CHECKING:
     from evaluation.decoder.decode import DecodeConfig
-    from evaluation.scoring.oracle_ablation import Case, Step
-    from evaluation.scoring.truth import Truth
+    from evaluation.scoring.ground_truth import GroundTruth
+    from evaluation.scoring.oracle_ablation import AblationStep, OracleImage
 
 _PATH = click.Path(path_type=Path)
 
-GROUPS: dict[str, tuple[int, int]] = {"1": (1, 1), "2": (2, 2), "3": (3, 3), "4-6": (4, 6), "7+": (7, 10**9)}
-"""Pictures by their number of people with keypoints, least and most."""
+PEOPLE_PER_IMAGE: dict[str, tuple[int, int]] = {
+    "1": (1, 1),
+    "2": (2, 2),
+    "3": (3, 3),
+    "4-6": (4, 6),
+    "7+": (7, 10**9),
+}
+"""Groups of images: minimum and maximum number of people with keypoints."""
 
 COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
 
 
-def measure(cases: Iterable[Case], truth: Truth, config: DecodeConfig) -> dict[str, Any]:
-    """Decode targets rendered from the annotations and score the result after each step of the ablation.
+def run_ablation(images: Iterable[OracleImage], ground_truth: GroundTruth, config: DecodeConfig) -> dict[str, Any]:
+    """Decode exact target maps and score the detections after each step of the ablation.
 
     Args:
-        cases: pictures with their people.
-        truth: COCO annotations of the same pictures.
-        config: of the decoder.
+        images: images with their annotated people.
+        ground_truth: COCO annotations of the same images.
+        config: configuration of the decoder.
 
     Returns:
-        `groups`: COCO's ten numbers of all pictures and by number of people, with `images` and `people`;
-        `causes`: for each step its `AP` and what it `lost` against the one before; `besides`: likewise, against the
-        last step.
+        `groups`: COCO's ten numbers for all images and for each group of PEOPLE_PER_IMAGE, with the numbers of
+        `images` and `people`; `causes`: the `AP` of each step and the AP `lost` against the previous step; `besides`:
+        the same for each of ADDITIONAL_STEPS, against the last step.
     """
     from evaluation.scoring.metrics import coco_ap
-    from evaluation.scoring.oracle_ablation import BESIDES, STEPS
+    from evaluation.scoring.oracle_ablation import ADDITIONAL_STEPS, STEPS
 
-    steps = {**STEPS, **BESIDES}
+    steps = {**STEPS, **ADDITIONAL_STEPS}
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in steps}
-    for case in cases:
+    for image in images:
         for name, step in steps.items():
-            results[name] += _find(case, step, config)
-    ap = {name: coco_ap(truth, found)["AP"] for name, found in results.items()}
-    last = list(STEPS)[-1]
-    before = [ap[next(iter(STEPS))], *(ap[name] for name in STEPS)]
+            results[name] += _detect(image, step, config)
+    ap = {name: coco_ap(ground_truth, detections)["AP"] for name, detections in results.items()}
+    names = list(STEPS)
+    previous = [names[0], *names[:-1]]
     return {
-        "groups": _score_groups(truth, results[last]),
-        "causes": {name: {"AP": ap[name], "lost": old - ap[name]} for name, old in zip(STEPS, before, strict=False)},
-        "besides": {name: {"AP": ap[name], "lost": ap[last] - ap[name]} for name in BESIDES},
+        "groups": _score_groups(ground_truth, results[names[-1]]),
+        "causes": {
+            name: {"AP": ap[name], "lost": ap[before] - ap[name]} for name, before in zip(names, previous, strict=True)
+        },
+        "besides": {name: {"AP": ap[name], "lost": ap[names[-1]] - ap[name]} for name in ADDITIONAL_STEPS},
     }
 
 
-def _find(case: Case, step: Step, config: DecodeConfig) -> list[dict[str, Any]]:
+def _detect(image: OracleImage, step: AblationStep, config: DecodeConfig) -> list[dict[str, Any]]:
     from evaluation.inference.letterbox import people_to_image
     from evaluation.scoring.results import to_coco_results
 
-    return to_coco_results(case.image_id, people_to_image(step(case, config), case.letterbox))
+    return to_coco_results(image.image_id, people_to_image(step(image, config), image.letterbox))
 
 
-def _score_groups(truth: Truth, results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def _score_groups(ground_truth: GroundTruth, results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    from evaluation.scoring.ground_truth import count_people
     from evaluation.scoring.metrics import coco_ap
-    from evaluation.scoring.truth import count_people
 
-    people = {image_id: count_people(annotations) for image_id, annotations in truth.items()}
-    members = {name: [i for i in truth if low <= people[i] <= high] for name, (low, high) in GROUPS.items()}
+    people = {image_id: count_people(annotations) for image_id, annotations in ground_truth.items()}
+    members = {
+        name: [image_id for image_id in ground_truth if low <= people[image_id] <= high]
+        for name, (low, high) in PEOPLE_PER_IMAGE.items()
+    }
     return {
-        name: {"images": len(ids), "people": sum(people[i] for i in ids), **coco_ap(truth, results, ids)}
-        for name, ids in {"all": list(truth), **members}.items()
+        name: {"images": len(ids), "people": sum(people[i] for i in ids), **coco_ap(ground_truth, results, ids)}
+        for name, ids in {"all": list(ground_truth), **members}.items()
     }
 
 
 def format_groups(groups: Mapping[str, Mapping[str, float]]) -> str:
-    """One line a group; `-` where nothing defines a number."""
-    lines = [f"{'in one':6}  {'pictures':>8}  {'people':>6}" + "".join(f"  {name:>5}" for name in COLUMNS)]
+    """Format a table with a row for each group; `-` stands for an undefined number."""
+    header = f"{'people per image':16}  {'images':>6}  {'people':>6}"
+    lines = [header + "".join(f"  {name:>5}" for name in COLUMNS)]
     for name, group in groups.items():
         cells = [f"{group[key]:.3f}" if group[key] >= 0 else "-" for key in COLUMNS]
-        counts = f"{name:6}  {group['images']:8}  {group['people']:6}"
+        counts = f"{name:16}  {group['images']:6}  {group['people']:6}"
         lines.append(counts + "".join(f"  {cell:>5}" for cell in cells))
     return "\n".join(lines)
 
 
-def format_causes(causes: Mapping[str, Mapping[str, float]]) -> str:
-    """One line a step: its AP and what it cost."""
-    width = max(len(name) for name in causes)
-    rows = [f"{name:{width}}  {row['AP']:.3f}  {0.0 - round(row['lost'], 3):+.3f}" for name, row in causes.items()]
+def format_steps(steps: Mapping[str, Mapping[str, float]]) -> str:
+    """Format a table with a row for each step: its AP and the change of AP."""
+    width = max(len(name) for name in steps)
+    rows = [f"{name:{width}}  {row['AP']:.3f}  {0.0 - round(row['lost'], 3):+.3f}" for name, row in steps.items()]
     return "\n".join([f"{'':{width}}  {'AP':>5}  {'change':>6}", *rows])
 
 
 @click.command()
-@click.option("--shards", type=_PATH, help="Truth: a set by pipeline.shards.")
-@click.option("--coco", type=_PATH, help="Truth: a COCO folder, instead of shards; its pictures need not be there.")
+@click.option("--shards", type=_PATH, help="Ground truth: a dataset written by pipeline.shards.")
+@click.option("--coco", type=_PATH, help="Ground truth: a COCO folder, instead of --shards; images are not needed.")
 @click.option("--split", default="val2017", show_default=True, help="Split of the COCO folder.")
-@click.option("--size", type=click.IntRange(64, 2048), default=368, show_default=True, help="Shorter side, px.")
-@click.option("--limit", type=click.IntRange(1), help="Take only the first pictures of the set.")
-@click.option("--noise", type=click.FloatRange(0, 10), default=0.0, help="Standard deviation added to the maps.")
-@click.option("--blur", type=click.FloatRange(0, 10), default=0.0, help="Sigma, in cells, that blurs the maps.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise.")
-@click.option("--json", "json_file", type=_PATH, help="File for the numbers.")
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="As in evaluation.decoder.gap=0.")
+@click.option("--size", type=click.IntRange(64, 2048), default=368, show_default=True, help="Shorter side in px.")
+@click.option("--limit", type=click.IntRange(1), help="Use only the first images of the dataset.")
+@click.option("--noise", type=click.FloatRange(0, 10), default=0.0, help="Standard deviation of noise on the maps.")
+@click.option("--blur", type=click.FloatRange(0, 10), default=0.0, help="Standard deviation of the blur, in cells.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the noise.")
+@click.option("--json", "json_file", type=_PATH, help="Write the numbers to this file.")
+@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Example: evaluation.decoder.gap=0.")
 @reports_input_errors
 def main(
     shards: Path | None,
@@ -116,33 +128,33 @@ def main(
     json_file: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Draw the maps that a perfect network would answer, decode them, and print COCO's AP and where it is lost.
+    """Render exact target maps from annotations, decode them, and print COCO AP and where it is lost.
 
-    No network is needed. The first table counts pictures by the people in them; the second adds one hindrance at a
-    time, from the truth to what the decoder finds.
+    No network is needed. The first table groups images by their number of people. The second table is an ablation: it
+    starts with the ground truth and adds one limitation of the decoder in each row.
     """
     from tqdm import tqdm
 
     from evaluation.decoder.decode import DecodeConfig
-    from evaluation.scoring.oracle_ablation import Disturbance, open_cases
+    from evaluation.scoring.oracle_ablation import Perturbation, load_oracle_images
     from training.config import Config
     from training.recipes import override_config
 
     config = DecodeConfig(**override_config(Config(), overrides).evaluation.decoder.model_dump())
-    pictures = open_set(shards, coco, split)
-    number = min(limit or len(pictures), len(pictures))
-    truth = dict(list(pictures.truth().items())[:number])
-    cases = open_cases(pictures, number, size, Disturbance(noise, blur, seed))
-    with tqdm(cases, total=number, unit="picture", desc="decode", disable=None) as progress:
-        numbers = measure(progress, truth, config)
+    dataset = open_dataset(shards, coco, split)
+    number = min(limit or len(dataset), len(dataset))
+    ground_truth = dict(list(dataset.ground_truth().items())[:number])
+    images = load_oracle_images(dataset, number, size, Perturbation(noise, blur, seed))
+    with tqdm(images, total=number, unit="image", desc="decode", disable=None) as progress:
+        numbers = run_ablation(progress, ground_truth, config)
     click.echo(format_groups(numbers["groups"]))
     click.echo()
-    click.echo(format_causes({**numbers["causes"], **numbers["besides"]}))
+    click.echo(format_steps({**numbers["causes"], **numbers["besides"]}))
     if json_file:
-        _write(json_file, {"size": size, "noise": noise, "blur": blur, "seed": seed, **numbers})
+        _write_json(json_file, {"size": size, "noise": noise, "blur": blur, "seed": seed, **numbers})
 
 
-def _write(path: Path, numbers: dict[str, Any]) -> None:
+def _write_json(path: Path, numbers: dict[str, Any]) -> None:
     from pipeline.errors import InputError
     from pipeline.system.files import write_atomically
 
@@ -150,7 +162,7 @@ def _write(path: Path, numbers: dict[str, Any]) -> None:
         write_atomically(path, json.dumps(numbers, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    click.echo(f"{path}: the numbers")
+    click.echo(f"{path}: the numbers of both tables")
 
 
 if __name__ == "__main__":

@@ -122,9 +122,9 @@ def _evaluator(config: Config, val: Path | None, tell: bool) -> Evaluator | None
         if tell:
             click.echo("Warning: training.eval_every: nothing to evaluate on; give a set with --val", err=True)
         return None
-    from evaluation.during_training import DuringTraining
+    from evaluation.during_training import CocoEvaluator
 
-    return DuringTraining(config, val)
+    return CocoEvaluator(config, val)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,32 @@
-"""Precision by recall as an SVG that takes its colours from the page."""
+"""Precision-recall curves as SVG; style.css defines the colours."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from evaluation.scoring.analysis.arrays import Floats
-from evaluation.scoring.analysis.matching import RECALLS, Curves
+from evaluation.scoring.analysis.matching import RECALL_LEVELS, PrecisionRecall
 
 WIDTH, HEIGHT = 480, 340
 LEFT, RIGHT, TOP, BOTTOM = 52, 72, 14, 40
-NAMED = (0.5, 0.75, 0.95)
-"""OKS whose curves stand out."""
-_LINE = 15.0
-"""px between names at least."""
+HIGHLIGHTED_OKS = (0.5, 0.75, 0.95)
+"""OKS thresholds whose curves are highlighted and labelled."""
+_MIN_LABEL_DISTANCE = 15.0
+"""Minimum vertical distance between labels in px."""
 
 
-def draw_curves(curves: Curves, thresholds: Floats) -> str:
-    """An SVG of one curve a threshold; those of NAMED are strong and have their OKS beside them."""
-    named = [int(np.abs(thresholds - at).argmin()) for at in NAMED]
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="precision by recall at ten OKS">']
+def draw_curves(curves: PrecisionRecall, thresholds: Floats) -> str:
+    """Return an SVG with one curve for each threshold; the curves of HIGHLIGHTED_OKS are labelled."""
+    highlighted = [int(np.abs(thresholds - oks).argmin()) for oks in HIGHLIGHTED_OKS]
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="precision-recall curves at ten OKS thresholds">'
+    ]
     parts += _axes()
-    for row in [*(i for i in range(len(thresholds)) if i not in named), *named]:
+    for row in [*(i for i in range(len(thresholds)) if i not in highlighted), *highlighted]:
         if curves.recall[row] >= 0:
-            kind = "curve main" if row in named else "curve"
-            parts.append(f'<path class="{kind}" d="{_path(curves.precision[row])}"/>')
-    parts += _names([row for row in named if curves.recall[row] >= 0], curves, thresholds)
+            css_class = "curve main" if row in highlighted else "curve"
+            parts.append(f'<path class="{css_class}" d="{_path(curves.precision[row])}"/>')
+    parts += _labels([row for row in highlighted if curves.recall[row] >= 0], curves, thresholds)
     return "".join([*parts, "</svg>"])
 
 
@@ -50,25 +52,25 @@ def _axes() -> list[str]:
 
 
 def _path(precision: Floats) -> str:
-    """The curve down to the axis, and not along it."""
+    """Return the SVG path of a curve, up to the first recall with a precision of 0."""
     shown = min(int(np.count_nonzero(precision > 0)) + 1, len(precision))
-    points = [f"{_x(x):.1f} {_y(y):.1f}" for x, y in zip(RECALLS[:shown], precision[:shown], strict=True)]
+    points = [f"{_x(x):.1f} {_y(y):.1f}" for x, y in zip(RECALL_LEVELS[:shown], precision[:shown], strict=True)]
     return "M" + "L".join(points)
 
 
-def _names(rows: list[int], curves: Curves, thresholds: Floats) -> list[str]:
-    """Each curve's OKS beside the end from which it falls to the axis, pushed apart where they would overlap."""
-    ends = sorted((_end(curves.precision[row]), row) for row in rows)
+def _labels(rows: list[int], curves: PrecisionRecall, thresholds: Floats) -> list[str]:
+    """Return the label of each curve at its last positive precision, moved down if labels would overlap."""
+    ends = sorted((_last_point(curves.precision[row]), row) for row in rows)
     ends.sort(key=lambda end: end[0][1])
-    parts, lowest = [], -_LINE
+    parts, text_y = [], -_MIN_LABEL_DISTANCE
     for (x, y), row in ends:
-        lowest = max(y + 4, lowest + _LINE)
-        parts.append(f'<text class="name" x="{x + 6:.1f}" y="{lowest:.1f}">OKS {thresholds[row]:.2f}</text>')
+        text_y = max(y + 4, text_y + _MIN_LABEL_DISTANCE)
+        parts.append(f'<text class="name" x="{x + 6:.1f}" y="{text_y:.1f}">OKS {thresholds[row]:.2f}</text>')
     return parts
 
 
-def _end(precision: Floats) -> tuple[float, float]:
-    """x, y of the last recall with any precision."""
+def _last_point(precision: Floats) -> tuple[float, float]:
+    """Return x, y of the last recall with a positive precision."""
     reached = np.flatnonzero(precision > 0)
     last = int(reached[-1]) if len(reached) else 0
-    return _x(float(RECALLS[last])), _y(float(precision[last]))
+    return _x(float(RECALL_LEVELS[last])), _y(float(precision[last]))

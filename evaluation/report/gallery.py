@@ -1,4 +1,4 @@
-"""Pictures with what was found in them beside the truth: which to show, and their files."""
+"""Image files with ground truth and detections side by side: selection and writing."""
 
 from __future__ import annotations
 
@@ -14,50 +14,52 @@ from numpy.typing import NDArray
 
 from evaluation.decoder.person import Person
 from evaluation.media.overlay import draw_comparison
-from evaluation.scoring.truth import true_keypoints
+from evaluation.scoring.ground_truth import annotated_keypoints
 from pipeline.errors import InputError
 
-MANY = 4
-"""Pictures of this many people and of more count as one kind."""
+CROWDED = 4
+"""Images with at least this number of people form one group."""
 
-_QUALITY = 90
-_OURS = re.compile(r"found-\d{12,}\.jpg")
+_JPEG_QUALITY = 90
+_FILE_NAME = re.compile(r"found-\d{12,}\.jpg")
 
 
-def choose(people: Sequence[int], number: int) -> list[int]:
-    """Choose pictures of all kinds, by what is annotated on them and never by what was found.
+def choose_images(people: Sequence[int], number: int) -> list[int]:
+    """Choose images with various numbers of annotated people, independently of the detections.
 
-    Kinds are pictures of 1, 2, 3 and MANY or more people, in turn, and at every fifth turn one without; within a kind
-    chance decides, always in the same way.
+    The groups are images with 1, 2, 3 and at least CROWDED people, and images without people. One image of each group
+    is chosen in turn. The order within a group is random, with a fixed seed.
 
     Args:
-        people: how many people each picture has.
-        number: how many to choose, at most.
+        people: number of annotated people in each image.
+        number: maximum number of images to choose.
 
     Returns:
-        Indices into `people`, rising.
+        Indices into `people`, in ascending order.
     """
     order = np.random.default_rng(0).permutation(len(people)).tolist()
-    kinds = [deque(i for i in order if min(people[i], MANY) == kind) for kind in (*range(1, MANY + 1), 0)]
+    groups = [deque(i for i in order if min(people[i], CROWDED) == group) for group in (*range(1, CROWDED + 1), 0)]
     chosen: list[int] = []
-    while len(chosen) < number and any(kinds):
-        chosen += [kind.popleft() for kind in kinds if kind]
+    while len(chosen) < number and any(groups):
+        chosen += [group.popleft() for group in groups if group]
     return sorted(chosen[:number])
 
 
 def write_pictures(
     folder: Path,
-    pictures: Mapping[int, NDArray[np.uint8]],
-    truth: Mapping[int, Sequence[Mapping[str, Any]]],
+    images: Mapping[int, NDArray[np.uint8]],
+    ground_truth: Mapping[int, Sequence[Mapping[str, Any]]],
     people: Mapping[int, Sequence[Person]],
 ) -> list[Path]:
-    """Write `found-IMAGE_ID.jpg` for each picture, truth left and found right, and remove those of an earlier time.
+    """Write `found-IMAGE_ID.jpg` for each image, ground truth on the left and detections on the right.
+
+    Such files of an earlier evaluation are removed.
 
     Args:
-        folder: made if need be; files with other names are left alone.
-        pictures: (H, W, 3) uint8 BGR by image id.
-        truth: COCO person annotations by image id.
-        people: what was found, in pixels of the picture, by image id.
+        folder: created if it does not exist; files with other names are kept.
+        images: (H, W, 3) uint8 BGR by image id.
+        ground_truth: COCO person annotations by image id.
+        people: detected people, in image pixels, by image id.
 
     Raises:
         InputError: a file cannot be written.
@@ -65,13 +67,13 @@ def write_pictures(
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for image_id, image in pictures.items():
+        for image_id, image in images.items():
             path = folder / f"found-{image_id:012d}.jpg"
-            drawn = draw_comparison(image, people[image_id], true_keypoints(truth[image_id]))
+            drawn = draw_comparison(image, people[image_id], annotated_keypoints(ground_truth[image_id]))
             _write_jpeg(path, drawn)
             written.append(path)
         for path in folder.iterdir():
-            if _OURS.fullmatch(path.name) and path not in written:
+            if _FILE_NAME.fullmatch(path.name) and path not in written:
                 path.unlink()
     except OSError as error:
         raise InputError(f"{folder}: pictures cannot be written: {error.strerror}") from error
@@ -79,11 +81,11 @@ def write_pictures(
 
 
 def _write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write beside the file's place and rename it there: a reader sees a whole picture or none."""
+    """Write a temporary file in the same folder and rename it, so that a reader never sees an incomplete image."""
     import simplejpeg
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=_QUALITY, colorspace="BGR")
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=_JPEG_QUALITY, colorspace="BGR")
     try:
         temporary.write_bytes(data)
         temporary.replace(path)

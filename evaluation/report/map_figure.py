@@ -1,4 +1,4 @@
-"""What a network answers beside what it should: heatmaps and part affinity fields of some pictures, for eyes."""
+"""Figure of the network's output beside the training targets: heatmaps and part affinity fields of a few images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.inference.letterbox import apply_letterbox, choose_letterbox, crop_maps
-from evaluation.scoring.datasets import Record, load_picture
-from evaluation.scoring.truth import true_keypoints
+from evaluation.scoring.datasets import Record, load_image
+from evaluation.scoring.ground_truth import annotated_keypoints
 from pipeline.loading.targets import TargetConfig, encode_maps
 from pipeline.maps import Maps
 from pipeline.visualization.contact_sheet import MIN_TILE_WIDTH, add_caption, enlarge
@@ -19,55 +19,55 @@ from pipeline.visualization.targets import draw_heatmaps, draw_keypoints, draw_p
 if TYPE_CHECKING:
     from evaluation.inference.predictor import Predictor
 
-SHOWN = 4
-"""Pictures on a sheet."""
+NUM_IMAGES = 4
+"""Number of images in a figure, one in each row."""
 
-WIDTH = MIN_TILE_WIDTH
-"""px of a picture on a sheet."""
+TILE_WIDTH = MIN_TILE_WIDTH
+"""Width in px of each column of a figure."""
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 
-def draw_map_figure(predictor: Predictor, records: Iterable[Record], target: TargetConfig) -> Picture:
-    """Draw one row a picture: its people, then its maps, true and found; all at the recipe's first scale.
+def draw_map_figure(predictor: Predictor, records: Iterable[Record], target_config: TargetConfig) -> Image:
+    """Draw one row for each image: annotated people, target maps and output maps, at the first configured scale.
 
     Args:
-        predictor: the network, with one canvas for all of the pictures.
-        records: the pictures, at least one.
-        target: how true maps are drawn.
+        predictor: the network, with a fixed canvas for all images.
+        records: the images, at least one.
+        target_config: configuration of the targets.
 
     Returns:
         (H', W', 3) uint8 BGR.
     """
-    shown = list(records)
-    images = [load_picture(record) for record in shown]
+    records = list(records)
+    images = [load_image(record) for record in records]
     rows = [
-        _row(record, image, found, predictor, target)
-        for record, image, found in zip(shown, images, predictor.predict_maps(images), strict=True)
+        _draw_row(record, image, output, predictor, target_config)
+        for record, image, output in zip(records, images, predictor.predict_maps(images), strict=True)
     ]
     return np.concatenate(rows)
 
 
-def _row(record: Record, image: Picture, found: Maps, predictor: Predictor, target: TargetConfig) -> Picture:
+def _draw_row(record: Record, image: Image, output: Maps, predictor: Predictor, target_config: TargetConfig) -> Image:
     config = predictor.config
     letterbox = choose_letterbox((record.height, record.width), config.size * config.scales[0], predictor.fixed_canvas)
-    keypoints = true_keypoints(record.truth)
+    keypoints = annotated_keypoints(record.annotations)
     keypoints[..., :2] = letterbox.to_canvas(keypoints[..., :2])
-    true = crop_maps(encode_maps(keypoints, letterbox.canvas, target), letterbox)
-    height, width = (side * true.stride for side in true.grid)
-    seen, keypoints = enlarge(apply_letterbox(image, letterbox)[:height, :width], keypoints)
+    target = crop_maps(encode_maps(keypoints, letterbox.canvas, target_config), letterbox)
+    height, width = (side * target.stride for side in target.grid)
+    background, keypoints = enlarge(apply_letterbox(image, letterbox)[:height, :width], keypoints)
     tiles = {
-        f"{record.image_id}": draw_keypoints(seen, keypoints),
-        "heatmaps, true": draw_heatmaps(seen, true.heatmaps),
-        "heatmaps, found": draw_heatmaps(seen, found.heatmaps),
-        "part affinity fields, true": draw_pafs(seen, true.pafs),
-        "part affinity fields, found": draw_pafs(seen, found.pafs),
+        f"{record.image_id}": draw_keypoints(background, keypoints),
+        "heatmaps, target": draw_heatmaps(background, target.heatmaps),
+        "heatmaps, output": draw_heatmaps(background, output.heatmaps),
+        "part affinity fields, target": draw_pafs(background, target.pafs),
+        "part affinity fields, output": draw_pafs(background, output.pafs),
     }
-    return np.concatenate([add_caption(_resized(tile), title) for title, tile in tiles.items()], axis=1)
+    return np.concatenate([add_caption(_resize(tile), title) for title, tile in tiles.items()], axis=1)
 
 
-def _resized(picture: Picture) -> Picture:
+def _resize(image: Image) -> Image:
     import cv2
 
-    size = (WIDTH, max(1, round(len(picture) * WIDTH / picture.shape[1])))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    size = (TILE_WIDTH, max(1, round(len(image) * TILE_WIDTH / image.shape[1])))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

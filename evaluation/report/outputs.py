@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: numbers, results, pictures and a report, each where it was asked for."""
+"""Output files of an evaluation: scores, COCO results, pictures and the HTML report."""
 
 from __future__ import annotations
 
@@ -6,41 +6,37 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from evaluation.scoring.datasets import PictureSet, load_pictures
+from evaluation.scoring.datasets import EvaluationDataset, load_images
 from evaluation.scoring.detect import Detections
 from evaluation.scoring.evaluation import Evaluation
-from evaluation.scoring.metrics import ALL
-from evaluation.scoring.truth import count_people
+from evaluation.scoring.ground_truth import count_people
+from evaluation.scoring.metrics import ALL_PICTURES
 from pipeline.errors import InputError
 
-if TYPE_CHECKING:
-    pass
 
-
-def summarise(evaluation: Evaluation, **about: Any) -> dict[str, Any]:
-    """What eval.json holds: the ten numbers on all pictures at the top, then all else.
+def summarize(evaluation: Evaluation, **settings: Any) -> dict[str, Any]:
+    """Return the content of eval.json, which starts with the ten numbers on all images.
 
     Args:
-        evaluation: the numbers.
-        about: further entries, such as the set's name.
+        evaluation: scores and diagnosis.
+        settings: additional entries, such as the name of the dataset.
     """
-    from evaluation.scoring.analysis.diagnosis import to_json
+    from evaluation.scoring.analysis.diagnosis import diagnosis_to_json
 
-    whole = evaluation.protocols[ALL]
-    content: dict[str, Any] = {**whole.to_json(), "found": len(evaluation.results)}
+    content: dict[str, Any] = {**evaluation.protocols[ALL_PICTURES].to_json(), "found": len(evaluation.results)}
     if evaluation.detections:
-        content |= _how(evaluation.detections)
-    content |= about
+        content |= _inference_info(evaluation.detections)
+    content |= settings
     content["protocols"] = {name: protocol.to_json() for name, protocol in evaluation.protocols.items()}
-    return content | to_json(evaluation.diagnosis)
+    return content | diagnosis_to_json(evaluation.diagnosis)
 
 
-def _how(detections: Detections) -> dict[str, Any]:
+def _inference_info(detections: Detections) -> dict[str, Any]:
     return {
         "seconds": round(detections.seconds, 2),
-        "images_per_s": round(len(detections.truth) / detections.seconds, 2),
+        "images_per_s": round(len(detections.ground_truth) / detections.seconds, 2),
         "canvases": [f"{width}x{height}" for height, width in sorted(detections.canvases)],
         "checkpoint": detections.source,
         "evaluation": detections.config,
@@ -49,7 +45,15 @@ def _how(detections: Detections) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where results go; None writes none of a kind."""
+    """Paths of the outputs; None means that an output is not written.
+
+    Attributes:
+        json: file for the scores.
+        results: file for COCO keypoint results.
+        pictures: folder for images with skeletons.
+        report: folder for the HTML report.
+        number: maximum number of images in `pictures`.
+    """
 
     json: Path | None
     results: Path | None
@@ -58,7 +62,7 @@ class Outputs:
     number: int
 
     def check(self) -> None:
-        """Make the folders; InputError where that cannot be, before any work is done."""
+        """Create the folders, before the evaluation starts; raise InputError if this fails."""
         for file in (self.json, self.results):
             if file and file.is_dir():
                 raise InputError(f"{file}: is a folder, expected the name of a file")
@@ -67,33 +71,34 @@ class Outputs:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
+                raise InputError(f"{folder}: cannot be created: {error.strerror}") from error
 
-    def write(self, evaluation: Evaluation, pictures: PictureSet, about: dict[str, Any]) -> Iterator[str]:
-        """Write all that was asked for; yields a line for each when it is there. `about` is as for `summarise`."""
-        if self.pictures and not pictures.has_pictures:
-            yield f"{pictures.name}: no such folder, so no pictures are drawn"
+    def write(self, evaluation: Evaluation, dataset: EvaluationDataset, settings: dict[str, Any]) -> Iterator[str]:
+        """Write all outputs and yield a message after each; `settings` are the entries for `summarize`."""
+        if self.pictures and not dataset.has_images:
+            yield f"{dataset.name}: no such folder, no pictures written"
         elif self.pictures:
-            yield self._write_pictures(self.pictures, evaluation, pictures)
+            yield self._write_pictures(self.pictures, evaluation, dataset)
         if self.report:
             from evaluation.report.page import write_report
 
-            path = write_report(self.report, evaluation, pictures, about)
-            yield f"{path}: curves, errors and their cost, the best and the worst pictures"
+            path = write_report(self.report, evaluation, dataset, settings)
+            yield f"{path}: precision-recall curves, error analysis, best and worst pictures"
         if self.results:
             _write_json(self.results, evaluation.results, indent=None)
-            yield f"{self.results}: {len(evaluation.results)} people found, as COCO keypoint results"
+            yield f"{self.results}: {len(evaluation.results)} detections in COCO's results format"
         if self.json:
-            _write_json(self.json, summarise(evaluation, **about), indent=1)
-            yield f"{self.json}: the numbers"
+            _write_json(self.json, summarize(evaluation, **settings), indent=1)
+            yield f"{self.json}: all scores"
 
-    def _write_pictures(self, folder: Path, evaluation: Evaluation, pictures: PictureSet) -> str:
-        from evaluation.report.gallery import choose, write_pictures
+    def _write_pictures(self, folder: Path, evaluation: Evaluation, dataset: EvaluationDataset) -> str:
+        from evaluation.report.gallery import choose_images, write_pictures
 
-        ids = list(evaluation.truth)
-        chosen = [ids[i] for i in choose([count_people(people) for people in evaluation.truth.values()], self.number)]
-        written = write_pictures(folder, load_pictures(pictures, chosen), evaluation.truth, evaluation.people)
-        return f"{folder}/: {len(written)} pictures, truth left, found right"
+        image_ids = list(evaluation.ground_truth)
+        people = [count_people(annotations) for annotations in evaluation.ground_truth.values()]
+        images = load_images(dataset, [image_ids[i] for i in choose_images(people, self.number)])
+        written = write_pictures(folder, images, evaluation.ground_truth, evaluation.people)
+        return f"{folder}/: {len(written)} pictures, ground truth on the left, detections on the right"
 
 
 def _write_json(path: Path, content: Any, indent: int | None) -> None:

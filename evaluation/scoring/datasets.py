@@ -1,4 +1,4 @@
-"""Where pictures and their truth come from: a set of shards, or a COCO folder."""
+"""Datasets for evaluation: images and ground truth from shards or from a COCO folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.scoring.truth import Truth, add_truth
+from evaluation.scoring.ground_truth import GroundTruth, add_annotations
 from pipeline.annotations.coco import AnnotatedImage, PersonFilter, annotation_file, image_path, read_annotations
 from pipeline.errors import InputError
 from pipeline.sample import Size
@@ -19,62 +19,62 @@ from pipeline.storage.manifest import Manifest
 
 @dataclass(frozen=True)
 class Record:
-    """A picture that is not decoded yet, and its truth.
+    """An encoded image and its annotations.
 
     Attributes:
         image_id: COCO image id.
-        height, width: px, as annotated.
-        truth: COCO person annotations.
-        data: the picture file's bytes, (N,) uint8.
-        name: what messages call it.
-        remedy: what to do if it is bad.
+        height, width: size in px according to the annotation file.
+        annotations: COCO person annotations.
+        data: (N,) uint8 bytes of the image file.
+        name: name of the image in messages.
+        remedy: what the user can do if the image is damaged; the end of an error message.
     """
 
     image_id: int
     height: int
     width: int
-    truth: tuple[dict[str, Any], ...]
+    annotations: tuple[dict[str, Any], ...]
     data: NDArray[np.uint8]
     name: str
     remedy: str
 
 
-class PictureSet(Protocol):
-    """Pictures with truth, by index. One can be sent to another process."""
+class EvaluationDataset(Protocol):
+    """Images with ground truth, accessed by index. Instances can be pickled."""
 
     @property
     def name(self) -> str:
-        """What the user calls it."""
+        """Path that the user gave."""
         ...
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of images."""
         ...
 
     @property
-    def has_pictures(self) -> bool:
-        """Whether there are pictures to read, and not their truth alone."""
+    def has_images(self) -> bool:
+        """True if the image files are available, False if there are only annotations."""
         ...
 
-    def ids(self) -> list[int]:
-        """COCO image id of every picture."""
+    def image_ids(self) -> list[int]:
+        """Return the COCO image id of every image."""
         ...
 
     def sizes(self) -> list[Size]:
-        """(height, width) px of every picture."""
+        """Return (height, width) in px of every image."""
         ...
 
-    def truth(self) -> Truth:
-        """The annotations of every picture; InputError if two have one image id."""
+    def ground_truth(self) -> GroundTruth:
+        """Return the annotations of every image; raise InputError if an image id occurs twice."""
         ...
 
     def records(self, indices: Sequence[int]) -> Iterator[Record]:
-        """Some of the pictures, in the order asked for; InputError if one cannot be read."""
+        """Yield the images of `indices` in that order; raise InputError if one cannot be read."""
         ...
 
 
-class ShardSet:
-    """A set of shards. Raises InputError where it is missing or damaged."""
+class ShardDataset:
+    """Dataset in MindRecord shards. Raises InputError if it is missing or damaged."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -82,35 +82,35 @@ class ShardSet:
 
     @property
     def name(self) -> str:
-        """The folder."""
+        """Path of the folder."""
         return str(self.folder)
 
     def __len__(self) -> int:
-        """Number of records."""
+        """Return the number of records."""
         return self.manifest.records
 
     @property
-    def has_pictures(self) -> bool:
-        """Records hold their pictures."""
+    def has_images(self) -> bool:
+        """Always True: the records contain the images."""
         return True
 
-    def ids(self) -> list[int]:
-        """COCO image id of every record."""
+    def image_ids(self) -> list[int]:
+        """Return the COCO image id of every record."""
         return [int(row["image_id"]) for row in self._rows(("image_id",), range(len(self)))]
 
     def sizes(self) -> list[Size]:
-        """(height, width) px of every picture, from the records' columns."""
+        """Return (height, width) in px of every image, from the columns of the records."""
         return [(int(row["height"]), int(row["width"])) for row in self._rows(("height", "width"), range(len(self)))]
 
-    def truth(self) -> Truth:
-        """The annotations of every record, without a look at the pictures."""
+    def ground_truth(self) -> GroundTruth:
+        """Return the annotations of every record, without reading the images."""
         from pipeline.storage.records import unpack_truth
 
         rows = self._rows(("image_id", "truth"), range(len(self)))
-        return _distinct((int(row["image_id"]), unpack_truth(row["truth"])) for row in rows)
+        return _to_ground_truth((int(row["image_id"]), unpack_truth(row["truth"])) for row in rows)
 
     def records(self, indices: Sequence[int]) -> Iterator[Record]:
-        """Some of the records, in the order asked for."""
+        """Yield the records of `indices` in that order."""
         from pipeline.storage.records import raw_bytes, unpack_truth
 
         for row in self._rows(("image_id", "height", "width", "truth", "image"), indices):
@@ -131,8 +131,8 @@ class ShardSet:
         return read_rows(self.folder, self.manifest, columns, indices)
 
 
-class CocoSet:
-    """One split of a COCO folder. Raises InputError where its annotation file is missing or holds errors."""
+class CocoDataset:
+    """One split of a COCO folder. Raises InputError if its annotation file is missing or invalid."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self.root = folder / split
@@ -142,42 +142,42 @@ class CocoSet:
 
     @property
     def name(self) -> str:
-        """The picture folder."""
+        """Path of the image folder."""
         return str(self.root)
 
     def __len__(self) -> int:
-        """Number of pictures in the annotation file."""
+        """Return the number of images in the annotation file."""
         return len(self.pictures)
 
     @property
-    def has_pictures(self) -> bool:
-        """Whether the split's picture folder is there; results can be scored without."""
+    def has_images(self) -> bool:
+        """True if the image folder exists; it is not needed to score results."""
         return self.root.is_dir()
 
-    def ids(self) -> list[int]:
-        """COCO image id of every picture."""
+    def image_ids(self) -> list[int]:
+        """Return the COCO image id of every image."""
         return [picture.image_id for picture in self.pictures]
 
     def sizes(self) -> list[Size]:
-        """(height, width) px of every picture, as annotated."""
+        """Return (height, width) in px of every image according to the annotation file."""
         return [(picture.height, picture.width) for picture in self.pictures]
 
-    def truth(self) -> Truth:
-        """The annotations of every picture; the pictures need not be there."""
-        return _distinct((picture.image_id, _truth(picture)) for picture in self.pictures)
+    def ground_truth(self) -> GroundTruth:
+        """Return the annotations of every image; the image files are not needed."""
+        return _to_ground_truth((picture.image_id, _annotations(picture)) for picture in self.pictures)
 
     def records(self, indices: Sequence[int]) -> Iterator[Record]:
-        """Some of the pictures, in the order asked for."""
+        """Yield the images of `indices` in that order."""
         for index in indices:
             picture = self.pictures[index]
             yield Record(
                 picture.image_id,
                 picture.height,
                 picture.width,
-                _truth(picture),
+                _annotations(picture),
                 self._read(picture.file_name),
                 name=str(self.root / picture.file_name),
-                remedy=f"replace it, or take it out of {self.file.name}",
+                remedy=f"replace the file, or remove the image from {self.file.name}",
             )
 
     def _read(self, file_name: str) -> NDArray[np.uint8]:
@@ -185,33 +185,33 @@ class CocoSet:
         try:
             return np.frombuffer(Path(image_path(self.root, file_name)).read_bytes(), dtype=np.uint8)
         except FileNotFoundError:
-            raise InputError(f"{path}: no such file, but {self.file} names it") from None
+            raise InputError(f"{path}: no such file, but {self.file} lists it") from None
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from error
 
 
-def _truth(picture: AnnotatedImage) -> tuple[dict[str, Any], ...]:
+def _annotations(picture: AnnotatedImage) -> tuple[dict[str, Any], ...]:
     return tuple(person.truth for person in picture.people)
 
 
-def _distinct(pictures: Iterator[tuple[int, tuple[dict[str, Any], ...]]]) -> Truth:
-    truth: Truth = {}
-    for image_id, people in pictures:
-        add_truth(truth, image_id, people)
-    return truth
+def _to_ground_truth(annotations_by_image: Iterator[tuple[int, tuple[dict[str, Any], ...]]]) -> GroundTruth:
+    ground_truth: GroundTruth = {}
+    for image_id, people in annotations_by_image:
+        add_annotations(ground_truth, image_id, people)
+    return ground_truth
 
 
-def load_pictures(pictures: PictureSet, image_ids: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
-    """Read and decode some pictures of a set, (H, W, 3) uint8 BGR by image id, in the order asked for."""
-    places = {image_id: i for i, image_id in enumerate(pictures.ids())}
-    records = pictures.records([places[image_id] for image_id in image_ids])
-    return {record.image_id: load_picture(record) for record in records}
+def load_images(dataset: EvaluationDataset, image_ids: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    """Read and decode images; return (H, W, 3) uint8 BGR by image id, in the order of `image_ids`."""
+    index = {image_id: i for i, image_id in enumerate(dataset.image_ids())}
+    records = dataset.records([index[image_id] for image_id in image_ids])
+    return {record.image_id: load_image(record) for record in records}
 
 
-def load_picture(record: Record) -> NDArray[np.uint8]:
-    """Decode a record's picture, (H, W, 3) uint8 BGR; InputError if it is damaged or not of the annotated size."""
+def load_image(record: Record) -> NDArray[np.uint8]:
+    """Decode an image to (H, W, 3) uint8 BGR; raise InputError if it is damaged or not of the annotated size."""
     from pipeline.storage.images import decode_image
 
     try:
@@ -220,6 +220,6 @@ def load_picture(record: Record) -> NDArray[np.uint8]:
         raise InputError(f"{record.name}: {error}: {record.remedy}") from error
     height, width, _ = image.shape
     if (height, width) != (record.height, record.width):
-        sizes = f"{width}x{height} px, its annotation says {record.width}x{record.height}"
-        raise InputError(f"{record.name}: has {sizes}: {record.remedy}")
+        sizes = f"image is {width}x{height} px, but its annotation says {record.width}x{record.height} px"
+        raise InputError(f"{record.name}: {sizes}: {record.remedy}")
     return image

@@ -1,4 +1,4 @@
-"""Finding the people in a whole set of pictures, in this process or in several."""
+"""Detection of people in a whole dataset by one process, and the distribution of images to several processes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evaluation.scoring.datasets import Record, load_picture
-from evaluation.scoring.truth import Truth, add_truth
+from evaluation.scoring.datasets import Record, load_image
+from evaluation.scoring.ground_truth import GroundTruth, add_annotations
 from pipeline.sample import Size
 
 if TYPE_CHECKING:
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from evaluation.inference.predictor import Predictor
 
 
-def nothing() -> None:
-    """Do nothing: what happens at each picture unless somebody wants to know."""
+def do_nothing() -> None:
+    """Default of progress callbacks."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Who was found where, and by what.
+    """Detections on a set of images, and how they were obtained.
 
     Attributes:
-        truth: the pictures looked at, with their annotations, by rising image id.
-        people: found in each picture, in its pixels, by rising image id.
-        canvases: sizes that the network was asked with; each compiled a graph.
-        seconds: that it took, compilation of graphs included.
-        source: what the network was read from.
-        config: the recipe's section `evaluation`.
+        ground_truth: annotations of the images, in ascending order of image id.
+        people: detected people of each image, in image pixels, in ascending order of image id.
+        canvases: sizes of the network's input; MindSpore compiles one graph for each.
+        seconds: duration in seconds, including the compilation of graphs.
+        source: path of the network.
+        config: section `evaluation` of the configuration.
     """
 
-    truth: Truth
+    ground_truth: GroundTruth
     people: dict[int, list[Person]]
     canvases: frozenset[Size]
     seconds: float
@@ -43,27 +43,27 @@ class Detections:
 
 
 def detect_people(
-    predictor: Predictor, records: Iterable[Record], on_picture: Callable[[], object] = nothing
+    predictor: Predictor, records: Iterable[Record], on_image: Callable[[], object] = do_nothing
 ) -> Detections:
-    """Find the people in every record's picture.
+    """Detect people in the image of every record.
 
     Args:
-        predictor: network and recipe.
-        records: as a `PictureSet` gives them.
-        on_picture: called whenever a picture is done.
+        predictor: network and configuration.
+        records: records of an `EvaluationDataset`.
+        on_image: called after each image.
 
     Raises:
-        InputError: a picture that cannot be decoded or is of another size than its annotation says, two pictures of
-            one image id, or maps that are not finite.
+        InputError: an image cannot be decoded or does not have the annotated size, an image id occurs twice, or the
+            network's output is not finite.
     """
-    truth: Truth = {}
+    ground_truth: GroundTruth = {}
     people: dict[int, list[Person]] = {}
     start = time.monotonic()
-    for record, found in predictor.predict_stream(_noted(records, truth), load_picture):
-        people[record.image_id] = found
-        on_picture()
+    for record, detected in predictor.predict_stream(_collect_annotations(records, ground_truth), load_image):
+        people[record.image_id] = detected
+        on_image()
     return Detections(
-        dict(sorted(truth.items())),
+        dict(sorted(ground_truth.items())),
         dict(sorted(people.items())),
         frozenset(predictor.canvases),
         time.monotonic() - start,
@@ -72,55 +72,60 @@ def detect_people(
     )
 
 
-def _noted(records: Iterable[Record], truth: Truth) -> Iterator[Record]:
-    """The records, with their annotations noted in `truth` as they pass."""
+def _collect_annotations(records: Iterable[Record], ground_truth: GroundTruth) -> Iterator[Record]:
+    """Yield the records and add their annotations to `ground_truth`."""
     for record in records:
-        add_truth(truth, record.image_id, record.truth)
+        add_annotations(ground_truth, record.image_id, record.annotations)
         yield record
 
 
-def gather(parts: Sequence[Detections], seconds: float) -> Detections:
-    """One from many, each of other pictures; InputError if two have one image id."""
-    truth: Truth = {}
+def merge_detections(parts: Sequence[Detections], seconds: float) -> Detections:
+    """Merge the detections of several processes on disjoint images; raise InputError if an image id occurs twice."""
+    ground_truth: GroundTruth = {}
     people: dict[int, list[Person]] = {}
     for part in parts:
-        for image_id, people_there in part.truth.items():
-            add_truth(truth, image_id, people_there)
+        for image_id, annotated in part.ground_truth.items():
+            add_annotations(ground_truth, image_id, annotated)
         people |= part.people
     canvases = frozenset().union(*(part.canvases for part in parts))
-    first = parts[0]
     return Detections(
-        dict(sorted(truth.items())), dict(sorted(people.items())), canvases, seconds, first.source, first.config
+        dict(sorted(ground_truth.items())),
+        dict(sorted(people.items())),
+        canvases,
+        seconds,
+        parts[0].source,
+        parts[0].config,
     )
 
 
 def partition_by_work(sizes: Sequence[Size], processes: int) -> list[list[int]]:
-    """Deal pictures to processes: each to one, in shares of about equal work.
+    """Distribute images to processes in shares of about equal work.
 
-    Pictures of like shape go to the same process. They share canvases, so that each process compiles few graphs; a
-    canvas depends on a picture's shape in the same way at every size of the recipe. What is found in a picture does
-    not depend on the others in its batch, nor therefore on the number of processes.
+    Images of similar aspect ratio go to the same process. They share canvases, so each process compiles few graphs: at
+    every configured size, the canvas depends on the aspect ratio only. The detections of an image do not depend on the
+    other images of its batch, and therefore not on the number of processes.
 
     Args:
-        sizes: (height, width) px of each picture.
-        processes: at least 1.
+        sizes: (height, width) in px of each image.
+        processes: number of processes, at least 1.
 
     Returns:
-        Indices for each process; of those that have any, as many as there are pictures at most.
+        Indices of the images of each process, without empty shares. With fewer images than processes, there are fewer
+        shares than processes.
     """
-    # with the shorter side given, work is in proportion to the longer one
+    # the shorter side is scaled to a fixed length, so the work is proportional to the ratio of the sides
     order = sorted(range(len(sizes)), key=lambda i: (sizes[i][0] / sizes[i][1], i))
     work = [max(sizes[i]) / min(sizes[i]) for i in order]
     total, done = sum(work), 0.0
     shares: list[list[int]] = [[] for _ in range(processes)]
-    for i, more in zip(order, work, strict=True):
-        shares[min(int(processes * (done + more / 2) / total), processes - 1)].append(i)
-        done += more
+    for i, image_work in zip(order, work, strict=True):
+        shares[min(int(processes * (done + image_work / 2) / total), processes - 1)].append(i)
+        done += image_work
     return [share for share in shares if share]
 
 
-def count_canvases(canvases: Iterable[Size]) -> str:
-    """One line: how many sizes the network was asked with, and which."""
+def format_canvases(canvases: Iterable[Size]) -> str:
+    """Return one line with the number of compiled input sizes and the sizes."""
     names = Counter(f"{width}x{height}" for height, width in sorted(canvases))
-    shapes = "1 shape" if len(names) == 1 else f"{len(names)} shapes"
-    return f"{shapes} of network input compiled: {', '.join(names)}"
+    shapes = "1 network input shape" if len(names) == 1 else f"{len(names)} network input shapes"
+    return f"Compiled {shapes}: {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""The comparison of annotations and detections: COCO's numbers by both protocols, and their diagnosis."""
+"""Scores of detections: COCO's numbers by both protocols, and the error diagnosis."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from evaluation.scoring.detect import Detections
-from evaluation.scoring.metrics import ALL, Protocol, evaluate_protocols
+from evaluation.scoring.ground_truth import GroundTruth
+from evaluation.scoring.metrics import ALL_PICTURES, ProtocolScores, evaluate_protocols
 from evaluation.scoring.results import to_coco_results, to_people
-from evaluation.scoring.truth import Truth
 
 if TYPE_CHECKING:
     from evaluation.decoder.person import Person
@@ -19,48 +19,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Truth and what was found, compared.
+    """Ground truth, detections and their scores.
 
     Attributes:
-        truth: the pictures looked at, with their annotations, by rising image id.
-        people: found in each picture, in its pixels, by image id.
-        results: the same as COCO keypoint results, by rising image id.
+        ground_truth: annotations of the evaluated images, in ascending order of image id.
+        people: detected people of each image, in image pixels, by image id.
+        results: the same detections as COCO keypoint results, in ascending order of image id.
         protocols: COCO's numbers by the names in metrics.PROTOCOLS.
-        detections: how people were found; None for results that were read.
+        detections: output of the network; None if the results were read from a file.
     """
 
-    truth: Truth
+    ground_truth: GroundTruth
     people: dict[int, list[Person]]
     results: list[dict[str, Any]]
-    protocols: dict[str, Protocol]
+    protocols: dict[str, ProtocolScores]
     detections: Detections | None = None
 
     @property
     def ap(self) -> dict[str, float]:
-        """The ten numbers on all pictures."""
-        return self.protocols[ALL].ap
+        """COCO's ten numbers on all images."""
+        return self.protocols[ALL_PICTURES].ap
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        """What went wrong, on all pictures."""
+        """Error diagnosis on all images."""
         from evaluation.scoring.analysis.diagnosis import diagnose
 
-        return diagnose(self.truth, self.results)
+        return diagnose(self.ground_truth, self.results)
 
 
 def score_detections(detections: Detections) -> Evaluation:
-    """Compare what a network found with the truth."""
-    people = detections.people
+    """Score the detections of a network."""
+    people, ground_truth = detections.people, detections.ground_truth
     results = [result for image_id in people for result in to_coco_results(image_id, people[image_id])]
-    return Evaluation(detections.truth, people, results, evaluate_protocols(detections.truth, results), detections)
+    return Evaluation(ground_truth, people, results, evaluate_protocols(ground_truth, results), detections)
 
 
-def score_results(truth: Truth, results: Sequence[dict[str, Any]]) -> Evaluation:
-    """Compare results, checked, with the truth; those of pictures that `truth` does not hold are left out."""
-    by_picture: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in sorted(truth)}
+def score_results(ground_truth: GroundTruth, results: Sequence[dict[str, Any]]) -> Evaluation:
+    """Score validated COCO keypoint results; results of images that are not in `ground_truth` are dropped."""
+    by_image: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in sorted(ground_truth)}
     for result in results:
-        if result["image_id"] in by_picture:
-            by_picture[result["image_id"]].append(result)
-    kept = [result for found in by_picture.values() for result in found]
-    people = {image_id: to_people(found) for image_id, found in by_picture.items()}
-    return Evaluation(dict(sorted(truth.items())), people, kept, evaluate_protocols(truth, kept))
+        if result["image_id"] in by_image:
+            by_image[result["image_id"]].append(result)
+    kept = [result for image_results in by_image.values() for result in image_results]
+    people = {image_id: to_people(image_results) for image_id, image_results in by_image.items()}
+    return Evaluation(dict(sorted(ground_truth.items())), people, kept, evaluate_protocols(ground_truth, kept))

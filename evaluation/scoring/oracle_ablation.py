@@ -1,9 +1,9 @@
-"""What decoding loses, and to which cause: people found as a perfect network would show them, one hindrance at a time.
+"""Ablation of decoding losses: AP lost between the ground truth and the decoder's detections on exact target maps.
 
-Each step keeps the hindrances of those before it and adds one, so the differences in AP add up from the truth to what
-`decode` finds. A step may gain: the decoder joins pieces that no limb connects.
+Each step keeps the limitations of the previous steps and adds one, so the differences in AP add up to the total loss. A
+step can also raise AP: the decoder joins parts of a person that no limb connects.
 
-This module needs NumPy only, and OpenCV where maps are blurred.
+This module needs NumPy, and OpenCV if maps are blurred.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from evaluation.decoder.decode import DecodeConfig, assemble_people, decode
 from evaluation.decoder.peaks import Peaks, find_peaks
 from evaluation.decoder.person import Person
 from evaluation.inference.letterbox import Letterbox, choose_letterbox, crop_maps
-from evaluation.scoring.datasets import PictureSet
-from evaluation.scoring.truth import true_keypoints
+from evaluation.scoring.datasets import EvaluationDataset
+from evaluation.scoring.ground_truth import annotated_keypoints
 from pipeline.annotations.coco import PersonFilter
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import Maps
@@ -30,13 +30,13 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Disturbance:
-    """How maps differ from exact targets.
+class Perturbation:
+    """Blur and noise that are applied to exact target maps.
 
     Attributes:
-        noise: standard deviation of what is added to every value.
-        blur: sigma, in cells, of a Gaussian that the maps are blurred with before.
-        seed: of the noise, together with the image id.
+        noise: standard deviation of the Gaussian noise that is added to every value.
+        blur: standard deviation, in cells, of the Gaussian blur that is applied before the noise.
+        seed: random seed; the noise depends on it and on the image id.
     """
 
     noise: float = 0.0
@@ -44,11 +44,11 @@ class Disturbance:
     seed: int = 0
 
     def apply(self, maps: Maps, image_id: int) -> Maps:
-        """The maps, disturbed; the same for a picture wherever it stands in a set."""
+        """Return the perturbed maps; the noise of an image does not depend on its position in the dataset."""
         rng = np.random.default_rng((self.seed, image_id))
-        return Maps(self._disturb(maps.heatmaps, rng), self._disturb(maps.pafs, rng), maps.stride)
+        return Maps(self._perturb(maps.heatmaps, rng), self._perturb(maps.pafs, rng), maps.stride)
 
-    def _disturb(self, channels: Floats, rng: np.random.Generator) -> Floats:
+    def _perturb(self, channels: Floats, rng: np.random.Generator) -> Floats:
         if self.blur:
             import cv2
 
@@ -59,126 +59,142 @@ class Disturbance:
 
 
 @dataclass(frozen=True)
-class Case:
-    """A picture's people, and how its maps are drawn.
+class OracleImage:
+    """The annotated people of an image and the exact target maps rendered from them.
 
     Attributes:
         image_id: COCO image id.
-        letterbox: where the picture lies on the network's input.
-        people: (P, 18, 3) x, y in px of the network's input and visibility, of everybody with a labelled keypoint.
-        trains: (P,) whom training would draw.
-        disturbance: of the maps.
+        letterbox: scale and padding of the image on the network's input.
+        people: (P, 18, 3) x, y in px of the network's input and visibility, of all people with a labelled keypoint.
+        used_in_training: (P,) True for people whose targets are rendered in training.
+        perturbation: blur and noise of the maps.
     """
 
     image_id: int
     letterbox: Letterbox
     people: Floats
-    trains: NDArray[np.bool_]
-    disturbance: Disturbance
+    used_in_training: NDArray[np.bool_]
+    perturbation: Perturbation
 
-    def draw(self, people: Floats) -> Maps:
-        """Exact targets of some people, on the part of the grid that the picture covers."""
+    def render(self, people: Floats) -> Maps:
+        """Return the exact target maps of some people, for the part of the grid that the image covers."""
         return crop_maps(encode_maps(people, self.letterbox.canvas), self.letterbox)
 
     @cached_property
     def maps(self) -> Maps:
-        """Exact targets of everybody."""
-        return self.draw(self.people)
+        """Exact target maps of all people."""
+        return self.render(self.people)
 
     @cached_property
-    def alone(self) -> list[Maps]:
-        """Exact targets of each person."""
-        return [self.draw(person[None]) for person in self.people]
+    def maps_per_person(self) -> list[Maps]:
+        """Exact target maps of each person alone."""
+        return [self.render(person[None]) for person in self.people]
 
 
-def open_cases(pictures: PictureSet, number: int, size: int, disturbance: Disturbance) -> Iterator[Case]:
-    """The first pictures of a set, scaled so that their shorter sides have `size` px, as for a network."""
-    sizes = dict(zip(pictures.ids(), pictures.sizes(), strict=True))
-    for image_id, everybody in list(pictures.truth().items())[:number]:
-        labelled = [one for one in everybody if not one["iscrowd"] and one["num_keypoints"] > 0]
+def load_oracle_images(
+    dataset: EvaluationDataset, number: int, size: int, perturbation: Perturbation
+) -> Iterator[OracleImage]:
+    """Yield the first `number` images of a dataset, scaled so that their shorter sides have `size` px.
+
+    The scale and the canvas are those of inference with a network.
+    """
+    sizes = dict(zip(dataset.image_ids(), dataset.sizes(), strict=True))
+    person_filter = PersonFilter()
+    for image_id, annotated in list(dataset.ground_truth().items())[:number]:
+        labelled = [person for person in annotated if not person["iscrowd"] and person["num_keypoints"] > 0]
         letterbox = choose_letterbox(sizes[image_id], size)
-        people = true_keypoints(labelled)
+        people = annotated_keypoints(labelled)
         people[..., :2] = np.where(people[..., 2:] > 0, letterbox.to_canvas(people[..., :2]), 0)
-        trains = np.array([PersonFilter().is_trainable(one) for one in labelled], dtype=bool)
-        yield Case(image_id, letterbox, people, trains, disturbance)
+        used_in_training = np.array([person_filter.is_trainable(person) for person in labelled], dtype=bool)
+        yield OracleImage(image_id, letterbox, people, used_in_training, perturbation)
 
 
-Step = Callable[[Case, DecodeConfig], list[Person]]
+AblationStep = Callable[[OracleImage, DecodeConfig], list[Person]]
+"""Function that returns the detections of an image after a step of the ablation."""
 
 
-def _truth(case: Case, _: DecodeConfig) -> list[Person]:
-    return _as_found(list(case.people))
+def _ground_truth(image: OracleImage, _: DecodeConfig) -> list[Person]:
+    return _keypoints_to_people(list(image.people))
 
 
-def _pieces(case: Case, _: DecodeConfig) -> list[Person]:
-    return _as_found([piece for person in case.people for piece in split_by_limbs(person)])
+def _split_people(image: OracleImage, _: DecodeConfig) -> list[Person]:
+    return _keypoints_to_people([part for person in image.people for part in split_by_limbs(person)])
 
 
-def _alone(case: Case, config: DecodeConfig) -> list[Person]:
-    return [person for maps in case.alone for person in decode(maps, _keeping_all(config))]
+def _decode_each_person(image: OracleImage, config: DecodeConfig) -> list[Person]:
+    return [person for maps in image.maps_per_person for person in decode(maps, _without_filters(config))]
 
 
-def _shared_fields(case: Case, config: DecodeConfig) -> list[Person]:
-    found = [find_peaks(maps.heatmaps[:NUM_KEYPOINTS], config.peak_threshold, config.max_peaks) for maps in case.alone]
-    return assemble_people(_pooled(found), case.maps, _keeping_all(config)) if found else []
+def _shared_pafs(image: OracleImage, config: DecodeConfig) -> list[Person]:
+    peaks = [
+        find_peaks(maps.heatmaps[:NUM_KEYPOINTS], config.peak_threshold, config.max_peaks)
+        for maps in image.maps_per_person
+    ]
+    return assemble_people(_concatenate_peaks(peaks), image.maps, _without_filters(config)) if peaks else []
 
 
-def _shared_maps(case: Case, config: DecodeConfig) -> list[Person]:
-    return decode(case.maps, _keeping_all(config))
+def _shared_maps(image: OracleImage, config: DecodeConfig) -> list[Person]:
+    return decode(image.maps, _without_filters(config))
 
 
-def _small_left_out(case: Case, config: DecodeConfig) -> list[Person]:
-    return decode(case.maps, config)
+def _with_filters(image: OracleImage, config: DecodeConfig) -> list[Person]:
+    return decode(image.maps, config)
 
 
-def _disturbed(case: Case, config: DecodeConfig) -> list[Person]:
-    return decode(case.disturbance.apply(case.maps, case.image_id), config)
+def _perturbed(image: OracleImage, config: DecodeConfig) -> list[Person]:
+    return decode(image.perturbation.apply(image.maps, image.image_id), config)
 
 
-def _only_training(case: Case, config: DecodeConfig) -> list[Person]:
-    return decode(case.disturbance.apply(case.draw(case.people[case.trains]), case.image_id), config)
+def _training_people_only(image: OracleImage, config: DecodeConfig) -> list[Person]:
+    maps = image.render(image.people[image.used_in_training])
+    return decode(image.perturbation.apply(maps, image.image_id), config)
 
 
-STEPS: dict[str, Step] = {
-    "the truth": _truth,
-    "keypoints that no chain of limbs connects are people of their own": _pieces,
-    "each person drawn alone and decoded: whole cells, pieces joined": _alone,
-    "fields averaged where people overlap": _shared_fields,
-    "close keypoints of two people are one peak": _shared_maps,
-    "people of few or unsure keypoints left out": _small_left_out,
-    "noise and blur": _disturbed,
+GROUND_TRUTH = "ground truth"
+STEPS: dict[str, AblationStep] = {
+    GROUND_TRUTH: _ground_truth,
+    "+ people split where no limb connects their keypoints": _split_people,
+    "+ each person encoded and decoded alone (8 px grid, split parts joined)": _decode_each_person,
+    "+ part affinity fields averaged where people overlap": _shared_pafs,
+    "+ nearby keypoints of two people merged into one peak": _shared_maps,
+    "+ people with few keypoints or a low score removed": _with_filters,
+    "+ noise and blur": _perturbed,
 }
-"""Hindrances, each added to those before it; the last is what `decode` finds."""
+"""Steps of the ablation. Each adds one limitation to the previous ones; the last is the complete decoder."""
 
-TRAINING_RULE = "if only people who train were drawn"
-BESIDES: dict[str, Step] = {TRAINING_RULE: _only_training}
-"""Compared with the last of STEPS: a network that never finds people with few keypoints or small ones."""
+TRAINING_PEOPLE_ONLY = "+ only people used in training encoded"
+ADDITIONAL_STEPS: dict[str, AblationStep] = {TRAINING_PEOPLE_ONLY: _training_people_only}
+"""Steps that are each compared with the last of STEPS.
+
+TRAINING_PEOPLE_ONLY stands for a network that never detects small people or people with few keypoints.
+"""
 
 
 def split_by_limbs(person: Floats) -> list[Floats]:
-    """The keypoints (18, 3) of a person in pieces, each connected by limbs of labelled keypoints."""
-    piece = np.arange(NUM_KEYPOINTS)
-    for one, other in LIMB_INDICES.tolist():
-        if person[one, 2] > 0 and person[other, 2] > 0:
-            piece[piece == piece[other]] = piece[one]
-    labels = np.unique(piece[person[:, 2] > 0])
-    return [np.where((piece == label)[:, None], person, 0).astype(np.float32) for label in labels]
+    """Split the keypoints (18, 3) of a person into parts, each connected by limbs between labelled keypoints."""
+    part = np.arange(NUM_KEYPOINTS)
+    for start, end in LIMB_INDICES.tolist():
+        if person[start, 2] > 0 and person[end, 2] > 0:
+            part[part == part[end]] = part[start]
+    labels = np.unique(part[person[:, 2] > 0])
+    return [np.where((part == label)[:, None], person, 0).astype(np.float32) for label in labels]
 
 
-def _as_found(people: list[Floats]) -> list[Person]:
-    """People with full marks for every keypoint; those of more keypoints are surer."""
-    marked = [np.concatenate([one[:, :2], one[:, 2:] > 0], axis=1).astype(np.float32) for one in people]
-    return [Person(one, float(one[:, 2].sum() / NUM_KEYPOINTS)) for one in marked]
+def _keypoints_to_people(people: list[Floats]) -> list[Person]:
+    """Convert keypoints (18, 3) to detections: every keypoint scores 1, a person the share of labelled keypoints."""
+    scored = [np.concatenate([person[:, :2], person[:, 2:] > 0], axis=1).astype(np.float32) for person in people]
+    return [Person(keypoints, float(keypoints[:, 2].sum() / NUM_KEYPOINTS)) for keypoints in scored]
 
 
-def _keeping_all(config: DecodeConfig) -> DecodeConfig:
+def _without_filters(config: DecodeConfig) -> DecodeConfig:
+    """Return the configuration without the minimum number of keypoints and the minimum score."""
     return replace(config, min_keypoints=1, min_score=0.0)
 
 
-def _pooled(found: list[Peaks]) -> Peaks:
-    """The candidates of several maps together, ordered by kind."""
-    kind = np.concatenate([peaks.kind for peaks in found])
-    position = np.concatenate([peaks.position for peaks in found])
-    score = np.concatenate([peaks.score for peaks in found])
+def _concatenate_peaks(peaks_per_person: list[Peaks]) -> Peaks:
+    """Return the peaks of several maps together, ordered by kind."""
+    kind = np.concatenate([peaks.kind for peaks in peaks_per_person])
+    position = np.concatenate([peaks.position for peaks in peaks_per_person])
+    score = np.concatenate([peaks.score for peaks in peaks_per_person])
     order = np.argsort(kind, kind="stable")
     return Peaks(kind[order], position[order], score[order], np.bincount(kind, minlength=NUM_KEYPOINTS))

@@ -1,4 +1,4 @@
-"""From people to COCO's keypoint results, and back from those of any system.
+"""Conversion of detected people to COCO keypoint results, and from the results of any system to people.
 
 This module needs NumPy only.
 """
@@ -24,15 +24,15 @@ PERSON_CATEGORY = 1
 
 
 def to_coco_results(image_id: int, people: Sequence[Person]) -> list[dict[str, Any]]:
-    """COCO keypoint results of one picture, as `COCO.loadRes` and `coco_ap` take them.
+    """Convert the detections of one image to COCO keypoint results, the input of `COCO.loadRes` and `coco_ap`.
 
-    Each result has `image_id`, `category_id` 1, `keypoints` (51 floats: x, y in px and 1 in COCO-17 order; three
-    zeros where not found) and `score`. The third number is 1 for what was found, for COCO's evaluation ignores it.
-    The neck is left out; a person of whom only the neck was found gives no result.
+    Each result has `image_id`, `category_id` 1, `keypoints` (51 floats: x, y in px and 1 in COCO-17 order; three zeros
+    if not detected) and `score`. The third number is 1 for a detected keypoint, because COCO's evaluation ignores it.
+    COCO has no neck, so it is left out, and a person with only a neck gives no result.
 
     Args:
         image_id: COCO image id.
-        people: people with coordinates in pixels of the annotated picture.
+        people: detected people, in image pixels.
     """
     results = []
     for person in people:
@@ -51,14 +51,14 @@ def to_coco_results(image_id: int, people: Sequence[Person]) -> list[dict[str, A
 
 
 def read_results(path: Path, image_ids: Collection[int]) -> list[dict[str, Any]]:
-    """Read a file of COCO keypoint results and check every number of it.
+    """Read a file of COCO keypoint results and validate every value.
 
     Args:
-        path: a JSON list of objects with `image_id`, `category_id` (1, or left out), `keypoints` and `score`.
-        image_ids: the pictures there are.
+        path: a JSON list of objects with `image_id`, `category_id` (1, optional), `keypoints` and `score`.
+        image_ids: valid image ids.
 
     Raises:
-        InputError: no such file, not such a list, or a result that is wrong; the message names the first.
+        InputError: the file is missing or not such a list, or a result is invalid; the message names the first one.
     """
     try:
         results = json.loads(path.read_bytes())
@@ -70,43 +70,45 @@ def read_results(path: Path, image_ids: Collection[int]) -> list[dict[str, Any]]
         raise InputError(f"{path}: not JSON: {str(error)[:80]}") from None
     if not isinstance(results, list):
         raise InputError(f"{path}: holds an object of type {type(results).__name__}, expected a list of results")
-    known = set(image_ids)
+    known_ids = set(image_ids)
     for index, result in enumerate(results):
-        problem = _problem(result, known)
+        problem = _find_problem(result, known_ids)
         if problem:
             raise InputError(f"{path}: result {index}: {problem}")
     return results
 
 
-def _problem(result: Any, known: set[int]) -> str | None:
-    """What is wrong with a result, None if nothing is."""
+def _find_problem(result: Any, known_ids: set[int]) -> str | None:
+    """Describe the first problem of a result; return None for a valid result."""
     if not isinstance(result, dict):
         return f"{reprlib.repr(result)} is not an object"
     missing = [name for name in ("image_id", "keypoints", "score") if name not in result]
     if missing:
         return f"{missing[0]} is missing"
     checks = {
-        "image_id": (_is_known(result["image_id"], known), f"one of the {len(known):,} pictures evaluated"),
+        "image_id": (_is_known(result["image_id"], known_ids), f"one of the {len(known_ids):,} evaluated images"),
         "category_id": (result.get("category_id", PERSON_CATEGORY) == PERSON_CATEGORY, str(PERSON_CATEGORY)),
         "score": (_is_finite(result["score"]), "a number"),
     }
-    for name, (good, right) in checks.items():
-        if not good:
-            return f"{name} is {reprlib.repr(result[name])}, expected {right}"
-    return _keypoint_problem(result["keypoints"])
+    for name, (valid, expected) in checks.items():
+        if not valid:
+            return f"{name} is {reprlib.repr(result[name])}, expected {expected}"
+    return _find_keypoint_problem(result["keypoints"])
 
 
-def _is_known(image_id: Any, known: set[int]) -> bool:
-    return type(image_id) is int and image_id in known
+def _is_known(image_id: Any, known_ids: set[int]) -> bool:
+    return type(image_id) is int and image_id in known_ids
 
 
-def _keypoint_problem(keypoints: Any) -> str | None:
-    numbers = 3 * len(COCO_KEYPOINTS)
-    if not isinstance(keypoints, list) or len(keypoints) != numbers:
-        size = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else reprlib.repr(keypoints)
-        return f"keypoints has {size}, expected {numbers}"
-    wrong = [value for value in keypoints if not _is_finite(value) or abs(value) > MAX_COORDINATE]
-    return f"keypoints holds {reprlib.repr(wrong[0])}, expected numbers of at most {MAX_COORDINATE}" if wrong else None
+def _find_keypoint_problem(keypoints: Any) -> str | None:
+    expected = 3 * len(COCO_KEYPOINTS)
+    if not isinstance(keypoints, list) or len(keypoints) != expected:
+        content = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else reprlib.repr(keypoints)
+        return f"keypoints has {content}, expected {expected} numbers"
+    invalid = [value for value in keypoints if not _is_finite(value) or abs(value) > MAX_COORDINATE]
+    return (
+        f"keypoints has {reprlib.repr(invalid[0])}, expected numbers of at most {MAX_COORDINATE}" if invalid else None
+    )
 
 
 def _is_finite(value: Any) -> bool:
@@ -114,9 +116,10 @@ def _is_finite(value: Any) -> bool:
 
 
 def to_people(results: Sequence[dict[str, Any]]) -> list[Person]:
-    """The people of one picture's results, the surest first, each keypoint that is not at 0, 0 with a score of 1.
+    """Convert the results of one image to people, in descending order of score.
 
-    The neck, which COCO does not have, is put between the shoulders where both were found.
+    Keypoints at (0, 0) are not detected; all others get a score of 1. The neck, which COCO does not have, is the
+    midpoint of the shoulders if both are detected.
     """
     keypoints = np.array([result["keypoints"] for result in results], dtype=np.float32)
     keypoints = keypoints.reshape(-1, len(COCO_KEYPOINTS), 3)

@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluation.inference.letterbox import choose_letterbox
 from evaluation.inference.predictor import Predictor
-from evaluation.scoring.datasets import PictureSet, ShardSet
+from evaluation.scoring.datasets import EvaluationDataset, ShardDataset
 from evaluation.scoring.detect import detect_people
 from evaluation.scoring.evaluation import score_detections
 from pipeline.system.log_filters import silence_mindspore
@@ -39,14 +39,14 @@ def measure_evaluation(
         over the sum of the last two) and `network` (its file, or what stands for it).
     """
     silence_mindspore()
-    pictures = ShardSet(shards)
-    number = min(limit or len(pictures), len(pictures))
+    dataset = ShardDataset(shards)
+    number = min(limit or len(dataset), len(dataset))
     with ExitStack() as stack:
         path = ckpt or _untrained(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         predictor = Predictor.load(path, device)
-    compile_s = _compile(predictor, pictures, number)
+    compile_s = _compile(predictor, dataset, number)
     start = time.perf_counter()
-    findings = detect_people(predictor, pictures.records(range(number)))
+    findings = detect_people(predictor, dataset.records(range(number)))
     found = time.perf_counter()
     _ = score_detections(findings).diagnosis
     end = time.perf_counter()
@@ -74,12 +74,12 @@ def _untrained(folder: Path) -> Path:
     return folder
 
 
-def _compile(predictor: Predictor, pictures: PictureSet, number: int) -> float:
+def _compile(predictor: Predictor, dataset: EvaluationDataset, number: int) -> float:
     """Ask the network once with every canvas that the pictures need; seconds more than it takes when asked again."""
     sizes = [predictor.config.size * scale for scale in predictor.config.scales]
     examples = {
         tuple(choose_letterbox(picture, size, predictor.fixed_canvas).canvas for size in sizes): picture
-        for picture in pictures.sizes()[:number]
+        for picture in dataset.sizes()[:number]
     }
     grey = [np.full((*picture, 3), 128, dtype=np.uint8) for picture in examples.values()]
     seconds = []

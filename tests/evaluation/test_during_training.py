@@ -1,4 +1,4 @@
-"""Scoring a network while it trains: the same numbers whoever shares the work, and problems told in every process."""
+"""Evaluation during training: same scores for any number of processes, and errors raised in every process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from evaluation import during_training as during
-from evaluation.during_training import DuringTraining, spread
+from evaluation.during_training import CocoEvaluator, evenly_spaced_indices
 from evaluation.inference.predictor import Predictor
-from evaluation.scoring.datasets import ShardSet
+from evaluation.scoring.datasets import ShardDataset
 from evaluation.scoring.detect import detect_people
 from evaluation.scoring.evaluation import score_detections
 from evaluation.scoring.metrics import AP_KEYS
@@ -28,24 +28,24 @@ from training.distributed.world import World
 from training.recipes import override_config
 
 SIZES = [(200, 300), (300, 200), (180, 240), (240, 240), (200, 310)]
-EVERYBODY = 14
+NUM_IMAGES = 14
 
 
 def people_of(index, size):
-    """Two people, one of them sometimes far off what is annotated; nobody in every seventh picture."""
+    """Return two people, or none for every seventh image."""
     return two_people(size) if index % 7 else np.zeros((0, 18, 3), np.float32)
 
 
 @pytest.fixture(scope="module")
 def known():
-    """By image id: colour, size and people."""
-    sizes = [SIZES[i % len(SIZES)] for i in range(EVERYBODY)]
+    """Colour, size and people by image id."""
+    sizes = [SIZES[i % len(SIZES)] for i in range(NUM_IMAGES)]
     return {100 + 7 * i: (5 + 8 * i, size, people_of(i, size)) for i, size in enumerate(sizes)}
 
 
 @pytest.fixture(scope="module")
 def val(known, tmp_path_factory):
-    """The pictures as shards."""
+    """The images as shards."""
     folder = tmp_path_factory.mktemp("val")
     images = [coco_folder.image(image_id, *size) for image_id, (_, size, _) in known.items()]
     annotations = [one for image_id, (_, _, people) in known.items() for one in truth_of(people, image_id)]
@@ -61,11 +61,11 @@ def val(known, tmp_path_factory):
 
 @pytest.fixture
 def oracle(known):
-    """Knows the answer, but for one picture's people, whom it takes to be elsewhere."""
-    told = {colour: (size, people) for colour, size, people in known.values()}
+    """A network that outputs the exact targets, except for one image, where the person is in the wrong place."""
+    outputs = {colour: (size, people) for colour, size, people in known.values()}
     colour, size, _ = known[107]
-    told[colour] = (size, figure(0.5 * size[1], 0.5 * size[0], 0.5 * size[0])[None])
-    return Oracle(told, 256)
+    outputs[colour] = (size, figure(0.5 * size[1], 0.5 * size[0], 0.5 * size[0])[None])
+    return Oracle(outputs, 256)
 
 
 def recipe(*overrides):
@@ -83,7 +83,7 @@ def ignore(done, total):
 
 @dataclass(frozen=True)
 class Threads(World):
-    """Processes as threads of this one, whose collectives are a barrier."""
+    """Processes simulated by threads; a barrier simulates the collective operations."""
 
     given: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
@@ -97,7 +97,7 @@ class Threads(World):
 
 
 def together(evaluator, network, size, folder, stopped=never):
-    """What each of `size` processes gets, or the error that it meets."""
+    """Return the score or the error of each of `size` processes."""
     given, barrier, got = {}, threading.Barrier(size), {}
 
     def run(rank):
@@ -119,95 +119,95 @@ def together(evaluator, network, size, folder, stopped=never):
 ALONE = FileBarrier(Path("nowhere"), World("CPU"))
 
 
-def test_the_numbers_are_those_of_an_evaluation_at_one_scale(val, oracle):
-    score = DuringTraining(recipe(), val)(oracle, ALONE, never, ignore)
-    pictures = ShardSet(val)
+def test_scores_equal_an_evaluation_at_one_scale(val, oracle):
+    score = CocoEvaluator(recipe(), val)(oracle, ALONE, never, ignore)
+    dataset = ShardDataset(val)
     config = recipe("evaluation.scales=[1]", "evaluation.flip=false").evaluation
-    detections = detect_people(Predictor(oracle, config), pictures.records(range(len(pictures))))
+    detections = detect_people(Predictor(oracle, config), dataset.records(range(len(dataset))))
     assert score.numbers == score_detections(detections).ap
     assert list(score.numbers) == list(AP_KEYS)
     assert 0.7 < score.ap < 0.99
     assert score.is_defined
-    assert score.image_count == EVERYBODY
+    assert score.image_count == NUM_IMAGES
     assert score.seconds > 0
 
 
 @pytest.mark.parametrize("size", [2, 3, 20])
-def test_any_number_of_processes_gets_the_same_numbers(val, oracle, size, tmp_path):
-    evaluator = DuringTraining(recipe(), val)
+def test_scores_do_not_depend_on_the_number_of_processes(val, oracle, size, tmp_path):
+    evaluator = CocoEvaluator(recipe(), val)
     alone = evaluator(oracle, ALONE, never, ignore)
     scores = together(evaluator, oracle, size, tmp_path)
     assert all(score.numbers == alone.numbers for score in scores)
-    assert {score.image_count for score in scores} == {EVERYBODY}
+    assert {score.image_count for score in scores} == {NUM_IMAGES}
     assert [score.map_figure is not None for score in scores] == [rank == 0 for rank in range(size)]
 
 
-def test_two_canvases_do_for_pictures_of_all_shapes(val, oracle):
-    DuringTraining(recipe(), val)(oracle, ALONE, never, ignore)
+def test_two_canvases_for_images_of_all_shapes(val, oracle):
+    CocoEvaluator(recipe(), val)(oracle, ALONE, never, ignore)
     assert {shape[:3] for shape in oracle.batches} == {(3, 256, 448), (3, 384, 256)}
 
 
-def test_some_pictures_evenly_spread(val, oracle):
+def test_evenly_spaced_subset(val, oracle):
     progress = []
-    evaluator = DuringTraining(recipe("training.eval_pictures=4"), val)
+    evaluator = CocoEvaluator(recipe("training.eval_pictures=4"), val)
     score = evaluator(oracle, ALONE, never, lambda *now: progress.append(now))
     assert score.image_count == 4
     assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert evaluator.indices == [1, 5, 8, 12]
-    assert spread(5000, 500)[:3] == [5, 15, 25]
-    assert spread(3, 10) == spread(3, None) == [0, 1, 2]
-    assert spread(7, 1) == [3]
+    assert evenly_spaced_indices(5000, 500)[:3] == [5, 15, 25]
+    assert evenly_spaced_indices(3, 10) == evenly_spaced_indices(3, None) == [0, 1, 2]
+    assert evenly_spaced_indices(7, 1) == [3]
 
 
-def test_a_basis_is_pictures_and_the_way_of_finding(val):
-    basis = DuringTraining(recipe(), val).basis
-    assert DuringTraining(recipe("training.lr=1e-4", "evaluation.flip=false"), val).basis == basis
-    assert DuringTraining(recipe("training.eval_pictures=4"), val).basis != basis
-    assert DuringTraining(recipe("evaluation.decoder.smooth=1"), val).basis != basis
+def test_basis_depends_on_images_and_inference_settings(val):
+    basis = CocoEvaluator(recipe(), val).basis
+    assert CocoEvaluator(recipe("training.lr=1e-4", "evaluation.flip=false"), val).basis == basis
+    assert CocoEvaluator(recipe("training.eval_pictures=4"), val).basis != basis
+    assert CocoEvaluator(recipe("evaluation.decoder.smooth=1"), val).basis != basis
 
 
-def test_a_stop_ends_it_in_every_process(val, oracle, tmp_path):
-    evaluator = DuringTraining(recipe(), val)
+def test_stop_request_ends_the_evaluation_in_every_process(val, oracle, tmp_path):
+    evaluator = CocoEvaluator(recipe(), val)
     assert evaluator(oracle, ALONE, lambda: True, ignore) is None
-    asked = []
+    callers = []
 
-    def in_one_of_them():
-        asked.append(threading.current_thread())
-        return threading.current_thread() is asked[0] and len(asked) > 3
+    def stop_first_process():
+        callers.append(threading.current_thread())
+        return threading.current_thread() is callers[0] and len(callers) > 3
 
-    assert together(evaluator, oracle, 2, tmp_path, in_one_of_them) == [None, None]
+    assert together(evaluator, oracle, 2, tmp_path, stop_first_process) == [None, None]
 
 
-def test_an_answer_that_is_no_use_is_told_in_every_process(val, oracle, tmp_path):
+def test_non_finite_output_is_raised_in_every_process(val, oracle, tmp_path):
     def broken(images):
         pafs, heatmaps = oracle(images)
         return pafs, heatmaps if images.shape[1] > images.shape[2] else heatmaps * np.float32(np.nan)
 
-    errors = together(DuringTraining(recipe(), val), broken, 2, tmp_path)
+    errors = together(CocoEvaluator(recipe(), val), broken, 2, tmp_path)
     assert all(isinstance(error, InputError) and "the network's output is not finite" in str(error) for error in errors)
 
 
-def test_a_set_of_nobody_is_no_better_than_another(val, oracle, known, monkeypatch):
-    monkeypatch.setattr(during, "spread", lambda total, number: [0])
-    score = DuringTraining(recipe(), val)(oracle, ALONE, never, ignore)
+def test_score_is_undefined_without_people(val, oracle, known, monkeypatch):
+    monkeypatch.setattr(during, "evenly_spaced_indices", lambda total, number: [0])
+    score = CocoEvaluator(recipe(), val)(oracle, ALONE, never, ignore)
     assert not score.is_defined
     assert score.map_figure is None
 
 
-def test_what_is_wrong_with_a_set_is_told_at_once(tmp_path, tiny_shards):
+def test_invalid_dataset_is_an_error(tmp_path, tiny_shards):
     with pytest.raises(InputError, match=r"nowhere.*make shards"):
-        DuringTraining(recipe(), tmp_path / "nowhere")
+        CocoEvaluator(recipe(), tmp_path / "nowhere")
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match=r"manifest\.json"):
-        DuringTraining(recipe(), tmp_path)
+        CocoEvaluator(recipe(), tmp_path)
 
 
-def test_the_sheet_shows_the_truth_beside_what_is_found(val, oracle):
-    """A network that knows the answer draws the same maps twice."""
-    sheet = DuringTraining(recipe("training.eval_pictures=3"), val)(oracle, ALONE, never, ignore).sheet
+def test_figure_shows_targets_beside_outputs(val, oracle):
+    """The outputs of an oracle network equal the targets."""
+    sheet = CocoEvaluator(recipe("training.eval_pictures=3"), val)(oracle, ALONE, never, ignore).map_figure
     assert sheet.dtype == np.uint8
-    people, true_heat, heat, true_pafs, pafs = np.split(sheet[34:120], 5, axis=1)
-    np.testing.assert_array_equal(true_heat, heat)
-    np.testing.assert_array_equal(true_pafs, pafs)
-    assert (people != heat).any()
-    assert (heat != pafs).any()
+    people, target_heatmaps, heatmaps, target_pafs, pafs = np.split(sheet[34:120], 5, axis=1)
+    np.testing.assert_array_equal(target_heatmaps, heatmaps)
+    np.testing.assert_array_equal(target_pafs, pafs)
+    assert (people != heatmaps).any()
+    assert (heatmaps != pafs).any()

@@ -1,4 +1,4 @@
-"""From a checkpoint or results, and shards or a COCO folder, to numbers, results and pictures."""
+"""The evaluate command: checkpoint or results, on shards or a COCO folder, to scores, results and pictures."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from click.testing import CliRunner
 from evaluation.decoder.person import Person
 from evaluation.evaluate import main
 from evaluation.inference.predictor import Predictor
-from evaluation.report.gallery import MANY, choose, write_pictures
-from evaluation.report.outputs import summarise
-from evaluation.scoring.datasets import CocoSet, Record, ShardSet, load_picture
+from evaluation.report.gallery import CROWDED, choose_images, write_pictures
+from evaluation.report.outputs import summarize
+from evaluation.scoring.datasets import CocoDataset, Record, ShardDataset, load_image
 from evaluation.scoring.detect import detect_people
 from evaluation.scoring.evaluation import score_detections
-from evaluation.scoring.metrics import ALL, AP_KEYS, PROTOCOLS, WITH_PEOPLE
-from evaluation.scoring.truth import true_keypoints
+from evaluation.scoring.ground_truth import annotated_keypoints
+from evaluation.scoring.metrics import ALL_PICTURES, AP_KEYS, PROTOCOLS, WITH_PEOPLE
 from pipeline.annotations.coco import PersonFilter
 from pipeline.build.build_set import build
 from pipeline.build.plan import BuildOptions
@@ -42,16 +42,16 @@ SIZES = [(200, 300), (500, 375), (90, 120), (240, 240)]
 def record(image_id, colour, size, keypoints):
     data = simplejpeg.encode_jpeg(picture(colour, size), quality=95, colorspace="BGR")
     truth = truth_of(keypoints, image_id)
-    return Record(image_id, *size, truth, np.frombuffer(data, np.uint8), f"image {image_id}", "mend it")
+    return Record(image_id, *size, truth, np.frombuffer(data, np.uint8), f"image {image_id}", "replace it")
 
 
-def evaluate(predictor, records, on_picture=lambda: None):
-    return score_detections(detect_people(predictor, records, on_picture))
+def evaluate(predictor, records, on_image=lambda: None):
+    return score_detections(detect_people(predictor, records, on_image))
 
 
 @pytest.fixture(scope="module")
 def known():
-    """Image ids that are not in the order of the canvases; the last picture has nobody."""
+    """Image ids that are not in the order of the canvases; the last image has no people."""
     pictures = {(7 * i) % 11 + 1: (10 + 20 * i, size, two_people(size)) for i, size in enumerate(SIZES)}
     return pictures | {99: (100, (130, 170), np.zeros((0, 18, 3), np.float32))}
 
@@ -61,7 +61,7 @@ def oracle_predictor(known):
     return Predictor(oracle, EvaluationConfig(size=256, batch_size=2))
 
 
-def test_a_network_that_knows_the_answer_scores_nearly_everything(known):
+def test_oracle_network_scores_high(known):
     done = []
     predictor = oracle_predictor(known)
     records = (record(image_id, *one) for image_id, one in known.items())
@@ -70,7 +70,7 @@ def test_a_network_that_knows_the_answer_scores_nearly_everything(known):
     assert evaluation.ap["AR50"] == 1
     assert len(done) == len(known) == len(evaluation.people)
     assert [result["image_id"] for result in evaluation.results] == sorted(2 * [i for i in known if i != 99])
-    summary = summarise(evaluation, set="here")
+    summary = summarize(evaluation, set="here")
     assert list(summary)[:10] == list(AP_KEYS)
     assert (summary["images"], summary["people"], summary["found"], summary["set"]) == (5, 8, 8, "here")
     assert [one["images"] for one in summary["protocols"].values()] == [5, 4]
@@ -78,53 +78,53 @@ def test_a_network_that_knows_the_answer_scores_nearly_everything(known):
     json.dumps(summary, allow_nan=False)
 
 
-def test_people_found_where_nobody_is_cost(known):
+def test_background_false_positive_lowers_ap(known):
     colour, size, people = known[1]
     unsure = people.copy()
     unsure[0, 8:14, 2] = 0
-    shy = known | {1: (colour, size, unsure)}
+    original = known | {1: (colour, size, unsure)}
     colour, size, _ = known[99]
-    liar = shy | {99: (colour, size, figure(80, 60, 100)[None])}
-    honest, lied = (
+    modified = original | {99: (colour, size, figure(80, 60, 100)[None])}
+    before, after = (
         evaluate(oracle_predictor(one), (record(image_id, *known[image_id]) for image_id in known))
-        for one in (shy, liar)
+        for one in (original, modified)
     )
-    assert len(lied.results) == len(honest.results) + 1
-    assert lied.ap["AP"] < honest.ap["AP"]
-    assert lied.ap["AR"] == honest.ap["AR"]
-    assert lied.protocols[WITH_PEOPLE] == honest.protocols[WITH_PEOPLE]
-    assert lied.protocols[WITH_PEOPLE].ap["AP"] > lied.protocols[ALL].ap["AP"]
+    assert len(after.results) == len(before.results) + 1
+    assert after.ap["AP"] < before.ap["AP"]
+    assert after.ap["AR"] == before.ap["AR"]
+    assert after.protocols[WITH_PEOPLE] == before.protocols[WITH_PEOPLE]
+    assert after.protocols[WITH_PEOPLE].ap["AP"] > after.protocols[ALL_PICTURES].ap["AP"]
 
 
-def test_an_image_id_that_comes_twice_is_an_error(known):
+def test_duplicate_image_id_is_an_error(known):
     records = [record(1, *known[1]), record(1, *known[1])]
-    with pytest.raises(InputError, match="image id 1 comes twice"):
+    with pytest.raises(InputError, match="image id 1 occurs twice"):
         evaluate(oracle_predictor(known), records)
 
 
-def test_a_bad_picture_is_an_error_that_names_it():
+def test_damaged_image_is_named():
     nobody = np.zeros((0, 18, 3), np.float32)
     good = record(5, 50, (40, 60), nobody)
-    with pytest.raises(InputError, match=r"image 5: .*JPEG.*mend it"):
-        load_picture(replace(good, data=good.data[: len(good.data) // 2]))
-    with pytest.raises(InputError, match="image 5: has 60x40 px, its annotation says 40x60: mend it"):
-        load_picture(replace(good, height=60, width=40))
+    with pytest.raises(InputError, match=r"image 5: .*JPEG.*replace it"):
+        load_image(replace(good, data=good.data[: len(good.data) // 2]))
+    with pytest.raises(InputError, match="image 5: image is 60x40 px, but its annotation says 40x60 px: replace it"):
+        load_image(replace(good, height=60, width=40))
 
 
-def test_chosen_pictures_are_varied_and_always_the_same():
+def test_chosen_images_are_varied_and_deterministic():
     people = [0] * 50 + [1] * 100 + [2] * 3 + [7] * 40
-    chosen = choose(people, 24)
-    assert chosen == choose(people, 24) == sorted(set(chosen))
+    chosen = choose_images(people, 24)
+    assert chosen == choose_images(people, 24) == sorted(set(chosen))
     assert len(chosen) == 24
-    kinds = [min(people[i], MANY) for i in chosen]
+    kinds = [min(people[i], CROWDED) for i in chosen]
     assert kinds.count(2) == 3
-    assert min(kinds.count(kind) for kind in (0, 1, MANY)) >= 4
-    assert choose([0, 0, 3], 24) == [0, 1, 2]
-    assert choose([0, 0, 3], 1) == [2]
-    assert choose([], 5) == choose([1], 0) == []
+    assert min(kinds.count(kind) for kind in (0, 1, CROWDED)) >= 4
+    assert choose_images([0, 0, 3], 24) == [0, 1, 2]
+    assert choose_images([0, 0, 3], 1) == [2]
+    assert choose_images([], 5) == choose_images([1], 0) == []
 
 
-def test_pictures_are_written_whole_and_earlier_ones_removed(tmp_path):
+def test_pictures_are_written_and_earlier_ones_removed(tmp_path):
     folder = tmp_path / "new" / "pictures"
     keypoints = figure(60, 50, 80)[None]
     truth = {3: (*truth_of(keypoints, 3), {"num_keypoints": 0, "keypoints": [0] * 51}), 12: ()}
@@ -145,17 +145,17 @@ def test_pictures_are_written_whole_and_earlier_ones_removed(tmp_path):
     assert np.ptp(cv2.imread(str(written[1]))[:, :56]) < 3
 
 
-def test_true_keypoints_leave_out_people_without_any():
+def test_annotated_keypoints_leave_out_people_without_keypoints():
     keypoints = two_people((100, 200))
     truth = truth_of(keypoints, 1)
-    assert np.allclose(true_keypoints(truth)[:, 0], keypoints[:, 0])
-    assert true_keypoints([truth[0] | {"num_keypoints": 0}]).shape == (0, 18, 3)
-    assert true_keypoints([]).shape == (0, 18, 3)
+    assert np.allclose(annotated_keypoints(truth)[:, 0], keypoints[:, 0])
+    assert annotated_keypoints([truth[0] | {"num_keypoints": 0}]).shape == (0, 18, 3)
+    assert annotated_keypoints([]).shape == (0, 18, 3)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with a run of a small random network, a COCO folder of 9 small pictures, and shards of it."""
+    """A folder with a run of a small random network, a COCO folder with 9 small images, and its shards."""
     import mindspore as ms
 
     from training.checkpoint.checkpoint import TrainingPosition, save_checkpoint
@@ -186,7 +186,7 @@ def network(made):
     return ["--ckpt", made / "run", "--device", "cpu"]
 
 
-def test_the_command_writes_numbers_results_pictures_and_a_report(made, tmp_path):
+def test_command_writes_all_outputs(made, tmp_path):
     out = tmp_path / "out"
     result = call(*network(made), "--shards", made / "shards", "--out", out, "--num-pictures", 5)
     assert result.exit_code == 0, result.output
@@ -201,7 +201,7 @@ def test_the_command_writes_numbers_results_pictures_and_a_report(made, tmp_path
     assert len(list((out / "pictures").glob("found-*.jpg"))) == 5
     assert sorted(path.name for path in out.iterdir()) == ["eval.json", "pictures", "report", "results.json"]
     lines = result.stdout.splitlines()
-    assert lines[0] == "1 shape of network input compiled: 128x64"
+    assert lines[0] == "Compiled 1 network input shape: 128x64"
     assert lines[1].split() == ["pictures", "people", *AP_KEYS]
     assert tuple(line.split("  ")[0] for line in lines[2:4]) == PROTOCOLS
     assert [line.split(": ")[0] for line in lines[4:]] == [
@@ -212,7 +212,7 @@ def test_the_command_writes_numbers_results_pictures_and_a_report(made, tmp_path
     ]
 
 
-def test_the_command_writes_only_what_it_is_asked_for(made, tmp_path):
+def test_command_writes_only_requested_outputs(made, tmp_path):
     checkpoint = next((made / "run" / "checkpoints").iterdir())
     numbers = tmp_path / "deep" / "numbers.json"
     options = ["--limit", 3, "--json", numbers, "--set", "evaluation.size=128", "--scales", "1,0.5", "--flip"]
@@ -224,17 +224,25 @@ def test_the_command_writes_only_what_it_is_asked_for(made, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["deep", "numbers.json"]
 
 
-def test_shards_and_the_folder_they_are_made_of_give_the_same(made, tmp_path):
+def test_shards_and_coco_folder_give_the_same_results(made, tmp_path):
     call(*network(made), "--shards", made / "shards", "--save-results", tmp_path / "a.json")
     call(*network(made), "--coco", made / "coco", "--split", "val", "--save-results", tmp_path / "b.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    shards, folder = ShardSet(made / "shards"), CocoSet(made / "coco", "val")
-    assert (shards.ids(), shards.sizes(), shards.truth()) == (folder.ids(), folder.sizes(), folder.truth())
+    shards, folder = ShardDataset(made / "shards"), CocoDataset(made / "coco", "val")
+    assert (shards.image_ids(), shards.sizes(), shards.ground_truth()) == (
+        folder.image_ids(),
+        folder.sizes(),
+        folder.ground_truth(),
+    )
     for one, other in zip(shards.records([4, 1]), folder.records([4, 1]), strict=True):
-        assert (one.image_id, one.truth, one.data.tobytes()) == (other.image_id, other.truth, other.data.tobytes())
+        assert (one.image_id, one.annotations, one.data.tobytes()) == (
+            other.image_id,
+            other.annotations,
+            other.data.tobytes(),
+        )
 
 
-def test_saved_results_score_as_the_network_that_made_them(made, tmp_path):
+def test_saved_results_have_the_scores_of_the_network(made, tmp_path):
     call(*network(made), "--shards", made / "shards", "--save-results", tmp_path / "r.json", "--json", tmp_path / "1")
     for number, source in enumerate((["--shards", made / "shards"], ["--coco", made / "coco", "--split", "val"])):
         again = call("--results", tmp_path / "r.json", *source, "--out", tmp_path / f"out{number}")
@@ -248,7 +256,7 @@ def test_saved_results_score_as_the_network_that_made_them(made, tmp_path):
     assert call("--results", tmp_path / "r.json", "--shards", made / "shards", "--limit", 2).exit_code == 0
 
 
-def test_results_on_a_coco_folder_need_neither_mindspore_nor_pictures(made, tmp_path):
+def test_scoring_results_needs_neither_mindspore_nor_images(made, tmp_path):
     (tmp_path / "annotations").mkdir()
     name = "annotations/person_keypoints_val.json"
     (tmp_path / name).write_bytes((made / "coco" / name).read_bytes())
@@ -264,13 +272,13 @@ main()
         [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert f"{tmp_path / 'val'}: no such folder, so no pictures are drawn" in result.stdout
-    assert "so none are shown" in (tmp_path / "out" / "report" / "index.html").read_text()
+    assert f"{tmp_path / 'val'}: no such folder, no pictures written" in result.stdout
+    assert "no pictures shown" in (tmp_path / "out" / "report" / "index.html").read_text()
 
 
 @pytest.fixture(scope="module")
 def shapes(made, tmp_path_factory):
-    """Pictures of noise in several shapes, so that batches are of other pictures for every number of processes."""
+    """Noise images of several shapes, so that the batches differ with the number of processes."""
     rng = np.random.default_rng(0)
     folder = coco_folder.write(tmp_path_factory.mktemp("shapes") / "coco", coco_folder.mixed(11), "val")
     path = folder / "annotations" / "person_keypoints_val.json"
@@ -286,7 +294,7 @@ def shapes(made, tmp_path_factory):
     return ["--coco", folder, "--split", "val"]
 
 
-def test_the_number_of_processes_changes_not_a_byte(made, shapes, tmp_path):
+def test_output_does_not_depend_on_the_number_of_processes(made, shapes, tmp_path):
     for processes in (1, 2, 3):
         files = ["--save-results", tmp_path / f"{processes}.json", "--json", tmp_path / f"n{processes}.json"]
         result = call(*network(made), *shapes, "--nproc", processes, *files)
@@ -302,7 +310,7 @@ def test_the_number_of_processes_changes_not_a_byte(made, shapes, tmp_path):
     assert numbers[0] == numbers[1] == numbers[2]
 
 
-def test_what_a_process_cannot_read_is_one_line(made, tmp_path):
+def test_damaged_image_in_a_worker_is_a_one_line_error(made, tmp_path):
     coco = coco_folder.write(tmp_path / "coco", coco_folder.mixed(4), "val")
     bad = sorted((coco / "val").iterdir())[2]
     bad.write_bytes(bad.read_bytes()[:200])
@@ -313,7 +321,7 @@ def test_what_a_process_cannot_read_is_one_line(made, tmp_path):
     assert not workers_of(psutil.Process())
 
 
-def test_a_process_that_is_killed_ends_the_others_with_one_line(made, shapes):
+def test_killed_worker_ends_the_command_with_one_line(made, shapes):
     arguments = [sys.executable, "-m", "evaluation.evaluate", *network(made), *shapes, "--nproc", "2"]
     command = subprocess.Popen(list(map(str, arguments)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     workers = wait_for_workers(command.pid, 2)
@@ -344,7 +352,7 @@ def workers_of(process):
 
 
 def wait_for_workers(pid, number):
-    """The processes that share the pictures, once all have started."""
+    """Return the worker processes when all have started."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         workers = workers_of(psutil.Process(pid))
@@ -354,35 +362,35 @@ def wait_for_workers(pid, number):
     raise AssertionError("the workers did not start")
 
 
-def test_mistakes_are_one_line_that_says_what_to_do(made, tmp_path):
+def test_invalid_arguments_are_one_line_errors(made, tmp_path):
     run, shards = made / "run", made / "shards"
     (tmp_path / "file").write_text("no checkpoint")
     (tmp_path / "empty.json").write_text("[]")
-    ours = ["--ckpt", run, "--shards", shards]
-    for arguments, said in (
+    valid = ["--ckpt", run, "--shards", shards]
+    for arguments, message in (
         (["--ckpt", tmp_path / "none", "--shards", shards], "no checkpoint in this folder; train one with: make train"),
         (["--ckpt", tmp_path / "file", "--shards", shards], "damaged or not a MindSpore checkpoint"),
         (["--ckpt", run, "--shards", tmp_path], "run make shards"),
         (["--ckpt", run, "--coco", tmp_path], "person_keypoints_val2017.json: no such file"),
         (["--ckpt", run], "give either --shards DIR or --coco DIR"),
-        ([*ours, "--coco", tmp_path], "give either --shards DIR or --coco DIR"),
+        ([*valid, "--coco", tmp_path], "give either --shards DIR or --coco DIR"),
         (["--shards", shards], "give either --ckpt FILE_OR_RUN or --results FILE"),
-        ([*ours, "--results", tmp_path / "empty.json"], "give either --ckpt FILE_OR_RUN or --results FILE"),
+        ([*valid, "--results", tmp_path / "empty.json"], "give either --ckpt FILE_OR_RUN or --results FILE"),
         (["--results", tmp_path / "none.json", "--shards", shards], "none.json: no such file"),
         (["--results", tmp_path / "file", "--shards", shards], "file: not JSON"),
-        ([*ours, "--set", "model.stages=3"], "takes evaluation"),
-        ([*ours, "--set", "evaluation.size=big"], "evaluation.size: 'big'"),
-        ([*ours, "--json", tmp_path], "is a folder"),
-        ([*ours, "--out", tmp_path / "file"], "cannot be made"),
+        ([*valid, "--set", "model.stages=3"], "takes evaluation"),
+        ([*valid, "--set", "evaluation.size=big"], "evaluation.size: 'big'"),
+        ([*valid, "--json", tmp_path], "is a folder"),
+        ([*valid, "--out", tmp_path / "file"], "cannot be created"),
     ):
         result = call(*arguments, "--device", "cpu")
-        assert result.exit_code == 2, (said, result.output)
-        assert said in result.output
+        assert result.exit_code == 2, (message, result.output)
+        assert message in result.output
         assert result.stderr.strip().count("\n") == 0, result.stderr
         assert "Error: " in result.stderr
 
 
-def test_a_picture_that_is_missing_is_named(made, tmp_path):
+def test_missing_image_is_named(made, tmp_path):
     coco = coco_folder.write(tmp_path / "coco", coco_folder.mixed(2), "val")
     gone = sorted((coco / "val").iterdir())[0]
     gone.unlink()

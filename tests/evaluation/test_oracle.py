@@ -1,4 +1,4 @@
-"""The decoder against real annotations and the command that measures what it loses."""
+"""The decoder on exact maps of real annotations, and the command that measures its losses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from evaluation.decoder.decode import DecodeConfig, decode
-from evaluation.oracle import GROUPS, main, measure
-from evaluation.scoring.datasets import CocoSet
-from evaluation.scoring.oracle_ablation import STEPS, Disturbance, open_cases, split_by_limbs
+from evaluation.oracle import PEOPLE_PER_IMAGE, main, run_ablation
+from evaluation.scoring.datasets import CocoDataset
+from evaluation.scoring.oracle_ablation import GROUND_TRUTH, STEPS, Perturbation, load_oracle_images, split_by_limbs
 from pipeline.skeleton import KEYPOINT_INDEX, NUM_KEYPOINTS
 from tests.support import coco_folder
 from tests.support.figures import REST, figure
@@ -21,10 +21,10 @@ from tests.support.figures import REST, figure
 SPLIT = "train2017"
 
 
-def oracle(folder: Path, **disturbed: Any) -> dict[str, Any]:
-    pictures = CocoSet(folder, SPLIT)
-    cases = open_cases(pictures, len(pictures), 368, Disturbance(**disturbed))
-    return measure(cases, pictures.truth(), DecodeConfig())
+def oracle(folder: Path, **perturbation: Any) -> dict[str, Any]:
+    dataset = CocoDataset(folder, SPLIT)
+    images = load_oracle_images(dataset, len(dataset), 368, Perturbation(**perturbation))
+    return run_ablation(images, dataset.ground_truth(), DecodeConfig())
 
 
 @pytest.fixture(scope="module")
@@ -33,78 +33,77 @@ def numbers(coco_mini: Path) -> dict[str, Any]:
 
 
 def test_oracle_ap_on_real_annotations(numbers: dict[str, Any]) -> None:
-    """Measured: .898; the best that limbs alone can give is .846, the rest is pieces joined."""
+    """Measured: .898. Limbs alone can reach .846; the rest is gained by joining the parts of a person."""
     groups = numbers["groups"]
     assert groups["all"]["AP"] > 0.885
-    assert min(groups[name]["AP"] for name in GROUPS) > 0.75
+    assert min(groups[name]["AP"] for name in PEOPLE_PER_IMAGE) > 0.75
     assert groups["all"]["images"] == 80
-    assert sum(groups[name]["people"] for name in GROUPS) == groups["all"]["people"]
+    assert sum(groups[name]["people"] for name in PEOPLE_PER_IMAGE) == groups["all"]["people"]
 
 
-def test_causes_add_up_from_the_truth_to_what_is_found(numbers: dict[str, Any]) -> None:
+def test_losses_add_up_to_the_ap_of_the_decoder(numbers: dict[str, Any]) -> None:
     causes = numbers["causes"]
     assert list(causes) == list(STEPS)
-    assert causes["the truth"]["AP"] == pytest.approx(1)
+    assert causes[GROUND_TRUTH]["AP"] == pytest.approx(1)
     assert 1 - sum(row["lost"] for row in causes.values()) == pytest.approx(numbers["groups"]["all"]["AP"])
-    assert list(causes.values())[1]["AP"] < 0.9  # pieces
+    assert list(causes.values())[1]["AP"] < 0.9  # people split into parts
 
 
-def test_real_people_are_found_in_noise_too(coco_mini: Path) -> None:
+def test_people_are_detected_in_noisy_maps(coco_mini: Path) -> None:
     """Measured: .89."""
     assert oracle(coco_mini, noise=0.03)["groups"]["all"]["AP"] > 0.86
 
 
-def test_real_keypoints_apart_from_others_of_their_kind_come_back_within_a_fraction_of_a_pixel(coco_mini: Path) -> None:
-    pictures = CocoSet(coco_mini, SPLIT)
-    looked_at = 0
-    for case in open_cases(pictures, len(pictures), 368, Disturbance()):
-        found = [person.keypoints for person in decode(case.maps, DecodeConfig(min_score=0))]
+def test_isolated_keypoints_are_decoded_with_subpixel_accuracy(coco_mini: Path) -> None:
+    dataset = CocoDataset(coco_mini, SPLIT)
+    checked = 0
+    for image in load_oracle_images(dataset, len(dataset), 368, Perturbation()):
+        found = [person.keypoints for person in decode(image.maps, DecodeConfig(min_score=0))]
         for kind in range(NUM_KEYPOINTS):
-            points = case.people[case.people[:, kind, 2] > 0, kind, :2]
+            points = image.people[image.people[:, kind, 2] > 0, kind, :2]
             peaks = np.array([k[kind, :2] for k in found if k[kind, 2] > 0]).reshape(-1, 2)
             apart = np.linalg.norm(points[:, None] - points[None], axis=2) + 1e6 * np.eye(len(points))
             for point in points[apart.min(axis=1, initial=1e6) > 40]:
                 assert np.linalg.norm(peaks - point, axis=1).min() < 0.3
-                looked_at += 1
-    assert looked_at > 400
+                checked += 1
+    assert checked > 400
 
 
-def test_noise_depends_on_seed_and_picture_alone(coco_mini: Path) -> None:
-    pictures = CocoSet(coco_mini, SPLIT)
-    first, *_, last = open_cases(pictures, 4, 368, Disturbance(noise=0.1, seed=3))
-    again, other = Disturbance(noise=0.1, seed=3), Disturbance(noise=0.1, seed=4)
-    one = last.disturbance.apply(first.maps, first.image_id).pafs
+def test_noise_depends_only_on_seed_and_image(coco_mini: Path) -> None:
+    dataset = CocoDataset(coco_mini, SPLIT)
+    first, *_, last = load_oracle_images(dataset, 4, 368, Perturbation(noise=0.1, seed=3))
+    again, other = Perturbation(noise=0.1, seed=3), Perturbation(noise=0.1, seed=4)
+    one = last.perturbation.apply(first.maps, first.image_id).pafs
     np.testing.assert_array_equal(one, again.apply(first.maps, first.image_id).pafs)
     assert not np.array_equal(one, other.apply(first.maps, first.image_id).pafs)
     assert not np.array_equal(one, again.apply(first.maps, last.image_id).pafs)
 
 
 def test_blur_lowers_peaks(coco_mini: Path) -> None:
-    case = next(
-        case for case in open_cases(CocoSet(coco_mini, SPLIT), 80, 368, Disturbance(blur=1)) if len(case.people)
-    )
-    blurred = case.disturbance.apply(case.maps, case.image_id)
-    assert 0 < blurred.heatmaps[:-1].max() < 0.8 * case.maps.heatmaps[:-1].max()
+    images = load_oracle_images(CocoDataset(coco_mini, SPLIT), 80, 368, Perturbation(blur=1))
+    image = next(image for image in images if len(image.people))
+    blurred = image.perturbation.apply(image.maps, image.image_id)
+    assert 0 < blurred.heatmaps[:-1].max() < 0.8 * image.maps.heatmaps[:-1].max()
 
 
-def test_a_person_without_neck_is_in_pieces() -> None:
+def test_person_without_neck_is_split() -> None:
     person = figure(200, 30, 180, REST)
     assert len(split_by_limbs(person)) == 1
     person[KEYPOINT_INDEX["neck"]] = 0
-    pieces = split_by_limbs(person)
-    assert sorted(np.count_nonzero(piece[:, 2]) for piece in pieces) == [3, 3, 11]
-    np.testing.assert_array_equal(sum(pieces), person)
+    parts = split_by_limbs(person)
+    assert sorted(np.count_nonzero(part[:, 2]) for part in parts) == [3, 3, 11]
+    np.testing.assert_array_equal(sum(parts), person)
     assert split_by_limbs(np.zeros_like(person)) == []
 
 
-def test_the_command_prints_both_tables_and_writes_the_numbers(tmp_path: Path) -> None:
+def test_command_prints_both_tables_and_writes_json(tmp_path: Path) -> None:
     folder = coco_folder.write(tmp_path / "coco", coco_folder.mixed(8), "train", pictures=False)
     file = tmp_path / "oracle.json"
     arguments = ["--coco", str(folder), "--split", "train", "--limit", "6", "--noise", "0.01", "--json", str(file)]
     result = CliRunner().invoke(main, [*arguments, "--set", "evaluation.decoder.gap=0"], catch_exceptions=False)
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    assert [line.split()[0] for line in lines[1:7]] == ["all", *GROUPS]
+    assert [line.split()[0] for line in lines[1:7]] == ["all", *PEOPLE_PER_IMAGE]
     assert [name for name in STEPS if name in result.output] == list(STEPS)
     written = json.loads(file.read_text())
     assert written["groups"]["all"]["images"] == 6
@@ -119,7 +118,7 @@ def test_the_command_prints_both_tables_and_writes_the_numbers(tmp_path: Path) -
         (["--coco", "nowhere", "--set", "evaluation.decoder.gap=99"], "evaluation.decoder.gap: 99"),
     ],
 )
-def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
+def test_invalid_input_is_a_one_line_error(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert message in result.output

@@ -1,4 +1,4 @@
-"""The report: what is in it, that it needs nothing else, and that a browser shows all of it."""
+"""The report: its content, that it is self-contained, and how a browser shows it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
+from evaluation.report.html import LABELS
 from evaluation.report.page import render, write_report
 from evaluation.scoring.analysis.diagnosis import ERRORS
-from evaluation.scoring.analysis.quality import judge_pictures
-from evaluation.scoring.datasets import CocoSet
+from evaluation.scoring.analysis.quality import measure_image_quality
+from evaluation.scoring.datasets import CocoDataset
 from evaluation.scoring.evaluation import score_results
 from evaluation.scoring.metrics import AP_KEYS
 from pipeline.skeleton import COCO_KEYPOINTS
@@ -29,7 +30,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-g
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A COCO folder of 12 pictures, eight with people, whose name has to be escaped."""
+    """A COCO folder with 12 images, eight with people, whose name must be escaped."""
     truth, results = random_set(4, pictures=12, people=20, strangers=8)
     images = [coco_folder.image(image_id, 300, 420) for image_id in truth]
     content = {"images": images, "annotations": [], "categories": [coco_folder.CATEGORY]}
@@ -42,22 +43,22 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(folder):
-    return CocoSet(folder, "val")
+def dataset(folder):
+    return CocoDataset(folder, "val")
 
 
 @pytest.fixture(scope="module")
-def evaluation(folder, pictures):
-    return score_results(pictures.truth(), json.loads((folder / "r.json").read_text()))
+def evaluation(folder, dataset):
+    return score_results(dataset.ground_truth(), json.loads((folder / "r.json").read_text()))
 
 
 @pytest.fixture(scope="module")
-def page(evaluation, pictures):
-    return render(evaluation, pictures, {"results": HOSTILE, "command": f"python {HOSTILE}"})
+def page(evaluation, dataset):
+    return render(evaluation, dataset, {"results": HOSTILE, "command": f"python {HOSTILE}"})
 
 
 class Outline(html.parser.HTMLParser):
-    """Which tags there are, whether they are closed in order, and what the tags refer to."""
+    """Collects the tags, their references and the text; checks that tags are closed in order."""
 
     VOID = ("meta", "link", "img", "br", "path")
 
@@ -87,45 +88,49 @@ def outline(page):
     return parsed
 
 
-def test_it_holds_everything_and_refers_to_nothing_outside(page, evaluation):
+def test_page_is_complete_and_self_contained(page, evaluation):
     parsed = outline(page)
     assert all(reference.startswith("data:") for reference in parsed.references)
     assert "http" not in re.sub(r'http-equiv|data:image/jpeg;base64,[^"]*', "", page)
     assert "@import" not in page
     assert "url(" not in page
-    for word in (*AP_KEYS, *ERRORS, *(name.replace("_", " ") for name in COCO_KEYPOINTS), "Worst", "Best", "Python"):
+    labels = [LABELS.get(error, error) for error in ERRORS]
+    for word in (*AP_KEYS, *labels, *(name.replace("_", " ") for name in COCO_KEYPOINTS), "Worst", "Best", "Python"):
         assert word in parsed.text, word
     assert f"{evaluation.ap['AP']:.3f}" in parsed.text
-    right, false, missed = (getattr(evaluation.diagnosis, name)[0] for name in ("right", "false", "missed"))
-    assert f"at OKS 0.50, {right} people are right, {false} false and {missed} missed;" in parsed.text
+    counts = [
+        f"{getattr(evaluation.diagnosis, name)[0]} {name.replace('_', ' ')}"
+        for name in ("true_positives", "false_positives", "false_negatives")
+    ]
+    assert f"at OKS 0.50: {', '.join(counts)};" in parsed.text
     assert parsed.tags.count("img") >= 12
     assert "NaN" not in page
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
 
 
-def test_names_are_escaped(page, pictures):
+def test_names_are_escaped(page, dataset):
     parsed = outline(page)
     assert "script" not in parsed.tags
     assert "i" not in re.findall(r"<title>.*?<(\w+)", page)
-    assert f"{HOSTILE} on {pictures.name}" in parsed.text
+    assert f"{HOSTILE} on {dataset.name}" in parsed.text
     assert f"python {HOSTILE}" in parsed.text
 
 
-def test_it_is_the_same_every_time(page, evaluation, pictures):
-    assert render(evaluation, pictures, {"results": HOSTILE, "command": f"python {HOSTILE}"}) == page
+def test_page_is_deterministic(page, evaluation, dataset):
+    assert render(evaluation, dataset, {"results": HOSTILE, "command": f"python {HOSTILE}"}) == page
 
 
 @pytest.mark.parametrize("results", [[], [result(points(person(100)))]])
-def test_it_says_so_where_there_is_nobody(results, tmp_path):
+def test_page_without_annotated_people(results, tmp_path):
     content = {"images": [coco_folder.image(1, 300, 420)], "annotations": [], "categories": [coco_folder.CATEGORY]}
-    pictures = CocoSet(coco_folder.write(tmp_path, content, "val"), "val")
-    page = render(score_results(pictures.truth(), results), pictures, {})
-    assert "nobody to find" in page
-    assert ("People seen where nobody is" in page) == bool(results)
+    dataset = CocoDataset(coco_folder.write(tmp_path, content, "val"), "val")
+    page = render(score_results(dataset.ground_truth(), results), dataset, {})
+    assert "No people are annotated" in page
+    assert ("Pictures without people" in page) == bool(results)
     outline(page)
 
 
-def test_the_worst_pictures_are_those_where_the_fewest_people_were_found():
+def test_worst_and_best_images():
     truth = {1: [person(100)], 2: [person(100), person(300)], 3: [person(100)], 4: [], 5: []}
     shifted = points(person(100))
     shifted[:, 0] += 7
@@ -135,15 +140,15 @@ def test_the_worst_pictures_are_those_where_the_fewest_people_were_found():
         result(shifted, image_id=3),
         result(shifted, image_id=5),
     ]
-    judged = judge_pictures(truth, results)
-    assert judged.quality[:3] == pytest.approx([1, 0.5, judged.quality[2]])
-    assert 0 < judged.quality[2] < 1
-    assert np.isnan(judged.quality[3])
-    assert judged.quality[4] == 0
-    assert judged.best(2)[0] == 0
-    assert set(judged.worst(2)) == {1, 2}
-    assert judged.with_false_positives(3) == [4]
-    assert (judged.wanted.tolist(), judged.right.tolist(), judged.false.tolist()) == (
+    quality = measure_image_quality(truth, results)
+    assert quality.quality[:3] == pytest.approx([1, 0.5, quality.quality[2]])
+    assert 0 < quality.quality[2] < 1
+    assert np.isnan(quality.quality[3])
+    assert quality.quality[4] == 0
+    assert quality.best(2)[0] == 0
+    assert set(quality.worst(2)) == {1, 2}
+    assert quality.with_false_positives(3) == [4]
+    assert (quality.num_people.tolist(), quality.true_positives.tolist(), quality.false_positives.tolist()) == (
         [1, 2, 1, 0, 0],
         [1, 1, 1, 0, 0],
         [0, 0, 0, 0, 1],
@@ -151,7 +156,7 @@ def test_the_worst_pictures_are_those_where_the_fewest_people_were_found():
 
 
 def browse(tmp_path, path, *options):
-    """Let Chromium show a page; what it printed."""
+    """Open a page in Chromium and return the completed process."""
     arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     arguments += ["--enable-logging=stderr", "--hide-scrollbars", *options, path.as_uri()]
     return subprocess.run([CHROMIUM, *arguments], capture_output=True, text=True, check=True, timeout=120)
@@ -172,8 +177,8 @@ PROBE = """<script>addEventListener("load", () => {
 
 @needs_chromium
 @pytest.mark.parametrize("width", [500, 1200])
-def test_a_browser_shows_all_of_it_without_a_word(page, tmp_path, width):
-    """The probe is let past the page's own policy, which forbids every script."""
+def test_browser_renders_everything(page, tmp_path, width):
+    """The content security policy, which forbids scripts, is removed so that the probe can run."""
     probed = tmp_path / "probed.html"
     policy = re.search(r"<meta http-equiv[^>]*>\n", page)
     probed.write_text(page.replace(policy[0], "").replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
@@ -187,12 +192,12 @@ def test_a_browser_shows_all_of_it_without_a_word(page, tmp_path, width):
 
 
 @needs_chromium
-def test_the_console_stays_silent_and_the_picture_of_it_is_not_blank(evaluation, pictures, tmp_path):
-    path = write_report(tmp_path, evaluation, pictures, {"results": "r.json"})
+def test_browser_reports_no_errors_and_the_screenshot_is_not_blank(evaluation, dataset, tmp_path):
+    path = write_report(tmp_path, evaluation, dataset, {"results": "r.json"})
     seen = browse(tmp_path, path, "--window-size=1000,2400", f"--screenshot={tmp_path / 'page.png'}")
     assert "CONSOLE" not in seen.stderr
     screenshot = cv2.imread(str(tmp_path / "page.png"))
     assert screenshot.shape == (2400, 1000, 3)
     for top in range(0, 2400, 300):
-        assert screenshot[top : top + 300].std() > 4, f"nothing to see from {top} px on"
+        assert screenshot[top : top + 300].std() > 4, f"blank from {top} px"
     assert sorted(one.name for one in tmp_path.iterdir()) == ["index.html", "page.png", "profile"]

@@ -18,7 +18,7 @@ def person_with(**points: tuple[float, float, float]) -> Person:
     return Person(keypoints, 0.7)
 
 
-def test_keypoints_are_in_cocos_order_and_missing_ones_are_three_zeros() -> None:
+def test_keypoints_are_in_coco_order_and_undetected_ones_are_zero() -> None:
     (result,) = to_coco_results(7, [person_with(neck=(1, 2, 0.9), left_ankle=(10.25, 20.5, 0.4), nose=(3, 4, 0.8))])
     assert result["image_id"] == 7
     assert result["category_id"] == 1
@@ -36,12 +36,12 @@ def test_results_are_plain_json() -> None:
     assert results[0]["keypoints"][0] == 3.14
 
 
-def test_nobody_gives_no_results_and_a_neck_alone_is_nobody_to_coco() -> None:
+def test_no_people_and_a_neck_alone_give_no_results() -> None:
     assert to_coco_results(1, []) == []
     assert to_coco_results(1, [person_with(neck=(5, 5, 1))]) == []
 
 
-def test_a_keypoint_at_the_origin_stays_found() -> None:
+def test_keypoint_at_the_origin_stays_detected() -> None:
     (result,) = to_coco_results(1, [person_with(nose=(0, 0, 0.5))])
     assert result["keypoints"][:3] == [0, 0, 1]
 
@@ -62,48 +62,48 @@ def written(tmp_path, content):
     return path
 
 
-def test_results_are_read_as_they_were_written(tmp_path):
+def test_results_are_read_as_written(tmp_path):
     results = [good(), {name: value for name, value in good().items() if name != "category_id"}]
     assert read_results(written(tmp_path, results), {7, 8}) == results
     assert read_results(written(tmp_path, []), {7}) == []
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("{", "not JSON"),
         ({"annotations": []}, "expected a list of results"),
         ([3], "result 0: 3 is not an object"),
         ([good(), {"image_id": 7, "score": 1}], "result 1: keypoints is missing"),
-        ([good() | {"image_id": 9}], "result 0: image_id is 9, expected one of the 2 pictures evaluated"),
+        ([good() | {"image_id": 9}], "result 0: image_id is 9, expected one of the 2 evaluated images"),
         ([good() | {"image_id": "7"}], "image_id is '7', expected"),
         ([good() | {"image_id": [7]}], r"image_id is \[7\], expected"),
         ([good() | {"category_id": 3}], "category_id is 3, expected 1"),
         ([good() | {"score": None}], "score is None, expected a number"),
         ([good() | {"score": 10**400}], r"score is 1000.*000, expected a number"),
         ([good() | {"score": True}], "score is True, expected a number"),
-        ([good() | {"keypoints": [1, 2]}], "keypoints has 2 numbers, expected 51"),
-        ([good() | {"keypoints": "no"}], "keypoints has 'no', expected 51"),
-        ([good() | {"keypoints": [*range(50), "x"]}], "keypoints holds 'x', expected numbers"),
-        ([good() | {"keypoints": [*range(50), float("nan")]}], "keypoints holds nan, expected numbers"),
-        ([good() | {"keypoints": [*range(50), -1e300]}], "keypoints holds -1e.300, expected numbers of at most 100000"),
+        ([good() | {"keypoints": [1, 2]}], "keypoints has 2 numbers, expected 51 numbers"),
+        ([good() | {"keypoints": "no"}], "keypoints has 'no', expected 51 numbers"),
+        ([good() | {"keypoints": [*range(50), "x"]}], "keypoints has 'x', expected numbers"),
+        ([good() | {"keypoints": [*range(50), float("nan")]}], "keypoints has nan, expected numbers"),
+        ([good() | {"keypoints": [*range(50), -1e300]}], "keypoints has -1e.300, expected numbers of at most 100000"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_one_line(tmp_path, content, said):
-    with pytest.raises(InputError, match=said) as error:
+def test_invalid_results_are_a_one_line_error(tmp_path, content, message):
+    with pytest.raises(InputError, match=message) as error:
         read_results(written(tmp_path, content), {7, 8})
     assert "\n" not in str(error.value)
     assert str(tmp_path) in str(error.value)
 
 
-def test_no_file_is_one_line_too(tmp_path):
+def test_missing_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_results(tmp_path / "none.json", {7})
     with pytest.raises(InputError, match="directory"):
         read_results(tmp_path, {7})
 
 
-def test_people_of_results_are_the_people_the_results_are_of():
+def test_people_survive_conversion_to_results_and_back():
     keypoints = np.arange(1, 55, dtype=np.float32).reshape(18, 3)
     keypoints[KEYPOINT_INDEX["left_wrist"]] = 0
     keypoints[KEYPOINT_INDEX["neck"], :2] = (

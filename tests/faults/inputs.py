@@ -186,16 +186,16 @@ def manifests(seed: int, cases: int, folder: Path) -> Findings:
 def results(seed: int, cases: int, folder: Path) -> Findings:
     """COCO keypoint results: read, and scored where they are right; a sample through the command."""
     from evaluation.evaluate import main
-    from evaluation.scoring.datasets import CocoSet
+    from evaluation.scoring.datasets import CocoDataset
     from evaluation.scoring.evaluation import score_results
     from evaluation.scoring.results import read_results
 
     trial = Trial()
     coco = write(folder / "coco", mixed(8))
-    truth = CocoSet(coco, "train").truth()
+    ground_truth = CocoDataset(coco, "train").ground_truth()
     content = [
         {"image_id": one["image_id"], "category_id": 1, "keypoints": one["keypoints"], "score": 0.5}
-        for people in truth.values()
+        for people in ground_truth.values()
         for one in people
     ]
     path = folder / "results.json"
@@ -207,5 +207,7 @@ def results(seed: int, cases: int, folder: Path) -> Findings:
     for case in range(cases):
         path.write_bytes(json_variant(content, case, seed))
         more = [command] if case % SAMPLED == 0 else []
-        trial.run(f"results (case {case})", lambda: score_results(truth, read_results(path, truth)), *more)
+        trial.run(
+            f"results (case {case})", lambda: score_results(ground_truth, read_results(path, ground_truth)), *more
+        )
     return trial.result()

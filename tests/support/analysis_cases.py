@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.scoring.analysis.arrays import SIGMAS
-from evaluation.scoring.analysis.errors import MIRROR
+from evaluation.scoring.analysis.errors import MIRROR_INDICES
 from pipeline.skeleton import TO_COCO
 from tests.support.oracle import figure
 
@@ -88,7 +88,7 @@ def _seen(
     seen = keypoints.copy()
     seen[:, :2] += rng.normal(size=(17, 2)) * SIGMAS[:, None] * height * rng.choice([0.3, 1, 2.5])
     if rng.random() < 0.1:
-        seen = seen[MIRROR]
+        seen = seen[MIRROR_INDICES]
     missed = rng.random(17) < 0.1
     seen[missed, :2] += rng.normal(size=(missed.sum(), 2)) * height * 0.5
     other = points(people[0])

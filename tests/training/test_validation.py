@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from mindspore import nn
 
-from evaluation.during_training import DuringTraining
+from evaluation.during_training import CocoEvaluator
 from evaluation.inference.backends import checkpoint_network
 from evaluation.scoring.metrics import AP_KEYS
 from pipeline.errors import InputError
@@ -42,7 +42,7 @@ def recipe(**training):
 def evaluated_run(tiny_shards, tmp_path_factory):
     """The run of `tiny_run` with evaluations on the way; not to be changed."""
     run = tmp_path_factory.mktemp("runs") / "evaluated"
-    assert tiny.train_here(recipe(), tiny_shards, run, evaluator=lambda _: DuringTraining(recipe(), tiny_shards)) == 0
+    assert tiny.train_here(recipe(), tiny_shards, run, evaluator=lambda _: CocoEvaluator(recipe(), tiny_shards)) == 0
     return run
 
 

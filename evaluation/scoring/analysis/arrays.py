@@ -1,7 +1,7 @@
-"""Truth and results of a whole data set as flat arrays, picture by picture, which the analysis works on.
+"""Ground truth and detections of a whole dataset as flat arrays, sorted by image, for the analysis.
 
-Letters: N annotated people, M found people, K keypoints (COCO's 17, or one of them alone), P pairs of a found and an
-annotated person of the same picture.
+Shape letters: N annotations, M detections, K keypoints (17 in COCO's order, or 1), P pairs of a detection and an
+annotation of the same image.
 
 This module needs NumPy only.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.skeleton import COCO_KEYPOINTS, OKS_SIGMAS
 
 SIGMAS: NDArray[np.float64] = np.array([OKS_SIGMAS[name.rpartition("_")[2]] for name in COCO_KEYPOINTS])
-"""(17,) standard deviation of human annotators relative to sqrt(area), COCO-17 order."""
+"""(17,) standard deviation of human annotators relative to sqrt(area), in COCO-17 order."""
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -26,20 +26,20 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Truths:
-    """The annotated people.
+class AnnotationArrays:
+    """The ground truth.
 
     Attributes:
-        picture: (N,) index of each one's picture among the image ids, rising.
-        keypoints: (N, K, 2) x, y px.
-        labelled: (N, K).
-        area: (N,) px.
-        box: (N, 4) x, y, width, height px.
-        crowd: (N,) whether it is a crowd, which any number of found people may match.
-        ignored: (N,) whether finding it is neither asked for nor wrong: crowds, and people without keypoints.
+        image: (N,) index into the list of image ids, in ascending order.
+        keypoints: (N, K, 2) x, y in px.
+        labelled: (N, K) True for labelled keypoints.
+        area: (N,) area of the segmentation in px.
+        box: (N, 4) x, y, width, height in px.
+        crowd: (N,) True for a crowd, which can match any number of detections.
+        ignored: (N,) True for annotations that COCO ignores: crowds, and people without keypoints.
     """
 
-    picture: Indices
+    image: Indices
     keypoints: Floats
     labelled: Flags
     area: Floats
@@ -47,133 +47,143 @@ class Truths:
     crowd: Flags
     ignored: Flags
 
-    def only(self, keypoint: int) -> Truths:
-        """The same people as if this keypoint were the only one there is; K is 1."""
+    def select_keypoint(self, keypoint: int) -> AnnotationArrays:
+        """Return the same annotations reduced to one keypoint (K = 1); people without it are ignored."""
         labelled = self.labelled[:, keypoint : keypoint + 1]
         keypoints = self.keypoints[:, keypoint : keypoint + 1]
         ignored = self.crowd | ~labelled[:, 0]
-        return Truths(self.picture, keypoints, labelled, self.area, self.box, self.crowd, ignored)
+        return AnnotationArrays(self.image, keypoints, labelled, self.area, self.box, self.crowd, ignored)
 
 
 @dataclass(frozen=True)
-class Found:
-    """The people found.
+class DetectionArrays:
+    """The detections.
 
     Attributes:
-        picture: (M,) index of each one's picture among the image ids, rising.
-        keypoints: (M, K, 2) x, y px.
-        present: (M, K) which keypoints were found; those at 0, 0 were not.
-        score: (M,).
+        image: (M,) index into the list of image ids, in ascending order.
+        keypoints: (M, K, 2) x, y in px.
+        present: (M, K) True for detected keypoints; a keypoint at (0, 0) is not detected.
+        score: (M,) score of the person.
     """
 
-    picture: Indices
+    image: Indices
     keypoints: Floats
     present: Flags
     score: Floats
 
     @property
     def area(self) -> Floats:
-        """(M,) px of the box around all keypoints, those at 0, 0 included, as COCO's code measures it."""
+        """(M,) area in px of the box around all keypoints; as in COCO's code, keypoints at (0, 0) are included."""
         return np.asarray(np.ptp(self.keypoints, axis=1).prod(axis=1))
 
-    def only(self, keypoint: int) -> Found:
-        """The people with this keypoint, reduced to it; K is 1."""
+    def select_keypoint(self, keypoint: int) -> DetectionArrays:
+        """Return the detections that have this keypoint, reduced to it (K = 1)."""
         kept = self.present[:, keypoint]
-        one = slice(keypoint, keypoint + 1)
-        return Found(self.picture[kept], self.keypoints[kept, one], self.present[kept, one], self.score[kept])
+        column = slice(keypoint, keypoint + 1)
+        return DetectionArrays(
+            self.image[kept], self.keypoints[kept, column], self.present[kept, column], self.score[kept]
+        )
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Every found with every annotated person of the same picture, by rising found person, then annotated person.
+    """Every detection with every annotation of the same image, sorted by detection, then by annotation.
 
     Attributes:
-        found: (P,) index into Found.
-        truth: (P,) index into Truths.
+        detection: (P,) index into DetectionArrays.
+        annotation: (P,) index into AnnotationArrays.
     """
 
-    found: Indices
-    truth: Indices
+    detection: Indices
+    annotation: Indices
 
 
-def truths_of(truth: Mapping[int, Sequence[Mapping[str, Any]]], ids: Sequence[int]) -> Truths:
-    """The annotations of some pictures, in the order of `ids`; `truth` is COCO person annotations by image id."""
-    flat = [(i, person) for i, image_id in enumerate(ids) for person in truth[image_id]]
-    numbers = [person["keypoints"] for _, person in flat]
-    keypoints = np.array(numbers, dtype=np.float64).reshape(-1, len(COCO_KEYPOINTS), 3)
+def annotation_arrays(
+    ground_truth: Mapping[int, Sequence[Mapping[str, Any]]], image_ids: Sequence[int]
+) -> AnnotationArrays:
+    """Convert COCO person annotations, given by image id, to arrays in the order of `image_ids`."""
+    flat = [(i, person) for i, image_id in enumerate(image_ids) for person in ground_truth[image_id]]
+    values = [person["keypoints"] for _, person in flat]
+    keypoints = np.array(values, dtype=np.float64).reshape(-1, len(COCO_KEYPOINTS), 3)
     crowd = np.array([bool(person.get("iscrowd", 0)) for _, person in flat], dtype=bool)
-    without = np.array([person["num_keypoints"] == 0 for _, person in flat], dtype=bool)
-    return Truths(
-        picture=np.array([i for i, _ in flat], dtype=np.intp),
+    without_keypoints = np.array([person["num_keypoints"] == 0 for _, person in flat], dtype=bool)
+    return AnnotationArrays(
+        image=np.array([i for i, _ in flat], dtype=np.intp),
         keypoints=keypoints[..., :2],
         labelled=keypoints[..., 2] > 0,
         area=np.array([person["area"] for _, person in flat], dtype=np.float64),
         box=np.array([person["bbox"] for _, person in flat], dtype=np.float64).reshape(-1, 4),
         crowd=crowd,
-        ignored=crowd | without,
+        ignored=crowd | without_keypoints,
     )
 
 
-def found_of(results: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> Found:
-    """COCO keypoint results in the order of `ids`; those of other pictures are left out."""
-    places = {image_id: i for i, image_id in enumerate(ids)}
-    kept = [result for result in results if result["image_id"] in places]
-    kept.sort(key=lambda result: places[result["image_id"]])
-    numbers = np.array([result["keypoints"] for result in kept], dtype=np.float64)
-    keypoints = numbers.reshape(-1, len(COCO_KEYPOINTS), 3)[..., :2]
-    return Found(
-        picture=np.array([places[result["image_id"]] for result in kept], dtype=np.intp),
+def detection_arrays(results: Sequence[Mapping[str, Any]], image_ids: Sequence[int]) -> DetectionArrays:
+    """Convert COCO keypoint results to arrays in the order of `image_ids`; results of other images are dropped."""
+    position = {image_id: i for i, image_id in enumerate(image_ids)}
+    kept = [result for result in results if result["image_id"] in position]
+    kept.sort(key=lambda result: position[result["image_id"]])
+    values = np.array([result["keypoints"] for result in kept], dtype=np.float64)
+    keypoints = values.reshape(-1, len(COCO_KEYPOINTS), 3)[..., :2]
+    return DetectionArrays(
+        image=np.array([position[result["image_id"]] for result in kept], dtype=np.intp),
         keypoints=keypoints,
         present=(keypoints != 0).any(axis=2),
         score=np.array([result["score"] for result in kept], dtype=np.float64),
     )
 
 
-def pair_up(found: Found, truths: Truths) -> Pairs:
-    """Every found person with every annotated one of its picture."""
-    first = np.searchsorted(truths.picture, found.picture, side="left")
-    count = np.searchsorted(truths.picture, found.picture, side="right") - first
-    return Pairs(np.repeat(np.arange(len(count)), count), np.repeat(first, count) + within_groups(count))
+def pair_within_images(detections: DetectionArrays, annotations: AnnotationArrays) -> Pairs:
+    """Pair every detection with every annotation of its image."""
+    start = np.searchsorted(annotations.image, detections.image, side="left")
+    count = np.searchsorted(annotations.image, detections.image, side="right") - start
+    return Pairs(np.repeat(np.arange(len(count)), count), np.repeat(start, count) + index_within_groups(count))
 
 
-def within_groups(count: Indices) -> Indices:
-    """0, 1, … within each of consecutive groups of `count` members."""
+def index_within_groups(count: Indices) -> Indices:
+    """Return 0, 1, ... within each of several consecutive groups, where `count` is the size of each group."""
     return np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
 
 
-def similarity(squared: Floats, area: Floats, sigmas: Floats) -> Floats:
-    """Keypoint similarity exp(-d^2 / (2 area (2 sigma)^2)), 0..1.
+def similarity(squared_distance: Floats, area: Floats, sigmas: Floats) -> Floats:
+    """Return the keypoint similarity exp(-d^2 / (2 area (2 sigma)^2)), 0..1.
 
     Args:
-        squared: (P, K) squared distances, px^2.
-        area: (P,) of the annotated people, px.
-        sigmas: (K,).
+        squared_distance: (P, K) in px^2.
+        area: (P,) area of the annotated person in px.
+        sigmas: (K,) standard deviation of each keypoint.
     """
     spread = 2 * (2 * sigmas) ** 2 * (area[:, None] + np.spacing(1))
-    return np.asarray(np.exp(-squared / spread))
+    return np.asarray(np.exp(-squared_distance / spread))
 
 
-def keypoint_similarities(pairs: Pairs, found: Found, truths: Truths, sigmas: Floats) -> Floats:
-    """(P, K) similarity of each found keypoint to the annotated one, whether that is labelled or not."""
-    away = found.keypoints[pairs.found] - truths.keypoints[pairs.truth]
-    return similarity((away**2).sum(axis=2), truths.area[pairs.truth], sigmas)
+def keypoint_similarities(
+    pairs: Pairs, detections: DetectionArrays, annotations: AnnotationArrays, sigmas: Floats
+) -> Floats:
+    """Return the similarity (P, K) of each detected keypoint to the annotated one, whether or not it is labelled."""
+    offset = detections.keypoints[pairs.detection] - annotations.keypoints[pairs.annotation]
+    return similarity((offset**2).sum(axis=2), annotations.area[pairs.annotation], sigmas)
 
 
-def object_similarities(pairs: Pairs, found: Found, truths: Truths, sigmas: Floats) -> Floats:
-    """(P,) object keypoint similarity (OKS): the mean over the labelled keypoints.
+def object_similarities(
+    pairs: Pairs, detections: DetectionArrays, annotations: AnnotationArrays, sigmas: Floats
+) -> Floats:
+    """Return the object keypoint similarity (OKS) (P,), the mean similarity of the labelled keypoints.
 
-    Where none is labelled, it is COCO's rule for people to be ignored: every keypoint's distance to the annotated box,
-    doubled about its centre on all sides, takes the distance's place.
+    An annotation without labelled keypoints is treated as in COCO's code: instead of the distance to a keypoint, the
+    distance of each detected keypoint to the annotated box is used, where the box is enlarged by its width and height
+    on each side.
     """
-    labelled = truths.labelled[pairs.truth]
+    labelled = annotations.labelled[pairs.annotation]
     count = labelled.sum(axis=1)
-    one_by_one = np.where(labelled, keypoint_similarities(pairs, found, truths, sigmas), 0)
-    mean = one_by_one.sum(axis=1) / np.maximum(count, 1)
-    bare = np.flatnonzero(count == 0)
-    if len(bare):
-        box = truths.box[pairs.truth[bare]]
-        points = found.keypoints[pairs.found[bare]]
+    per_keypoint = np.where(labelled, keypoint_similarities(pairs, detections, annotations, sigmas), 0)
+    mean = per_keypoint.sum(axis=1) / np.maximum(count, 1)
+    unlabelled = np.flatnonzero(count == 0)
+    if len(unlabelled):
+        annotation = pairs.annotation[unlabelled]
+        box = annotations.box[annotation]
+        points = detections.keypoints[pairs.detection[unlabelled]]
         low, high = box[:, None, :2] - box[:, None, 2:], box[:, None, :2] + 2 * box[:, None, 2:]
-        away = np.maximum(low - points, 0) + np.maximum(points - high, 0)
-        mean[bare] = similarity((away**2).sum(axis=2), truths.area[pairs.truth[bare]], sigmas).mean(axis=1)
+        outside = np.maximum(low - points, 0) + np.maximum(points - high, 0)
+        mean[unlabelled] = similarity((outside**2).sum(axis=2), annotations.area[annotation], sigmas).mean(axis=1)
     return np.asarray(mean)

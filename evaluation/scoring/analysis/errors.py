@@ -1,14 +1,14 @@
-"""Kinds of keypoint errors after Ronchi and Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose
-Estimation", ICCV 2017, by the rules of their published tool (github.com/matteorr/coco-analyze).
+"""Keypoint errors after Ronchi and Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose Estimation",
+ICCV 2017, by the rules of their published tool (github.com/matteorr/coco-analyze).
 
-Each labelled keypoint of a found person who matches an annotated one is compared with that keypoint of everybody
-annotated in the picture, and with its mirror image; whichever it is most similar to decides:
+Each labelled keypoint of a matched detection is compared with the same keypoint and with the mirrored keypoint (left
+and right exchanged) of all people annotated in the image. The one with the highest similarity decides the class:
 
-- good: its own, similarity of GOOD or more
-- jitter: its own, from NEAR to GOOD
-- inversion: its own mirror image (the left wrist on the right one), NEAR or more
-- swap: somebody else's, or that one's mirror image, NEAR or more
-- miss: nothing is as near as NEAR, or the keypoint was not found at all
+- good: the person's own keypoint, similarity of at least MIN_GOOD
+- jitter: the person's own keypoint, similarity from MIN_NEAR to MIN_GOOD
+- inversion: the person's own mirrored keypoint (left wrist on the right wrist), at least MIN_NEAR
+- swap: a keypoint of another person, or its mirrored keypoint, at least MIN_NEAR
+- miss: no similarity reaches MIN_NEAR, or the keypoint was not detected
 
 This module needs NumPy only.
 """
@@ -22,125 +22,144 @@ from numpy.typing import NDArray
 
 from evaluation.scoring.analysis.arrays import (
     SIGMAS,
+    AnnotationArrays,
+    DetectionArrays,
     Floats,
-    Found,
     Indices,
     Pairs,
-    Truths,
     keypoint_similarities,
-    pair_up,
+    pair_within_images,
 )
 from evaluation.scoring.analysis.matching import match
 from pipeline.skeleton import COCO_KEYPOINTS, mirrored_name
 
-KINDS: tuple[str, ...] = ("good", "jitter", "inversion", "swap", "miss")
-"""What a labelled keypoint of a matched person can be; the index into this is its code."""
+KEYPOINT_CLASSES: tuple[str, ...] = ("good", "jitter", "inversion", "swap", "miss")
+"""Classes of the labelled keypoints of matched detections; the index is the class code."""
 
-NONE = -1
-"""Code of keypoints that are not labelled and of people who match nobody."""
+UNCLASSIFIED = -1
+"""Class code of keypoints that are not labelled, and of all keypoints of unmatched detections."""
 
-NEAR = 0.5
-GOOD = 0.85
-"""Keypoint similarities between the kinds."""
+MIN_NEAR = 0.5
+"""Minimum keypoint similarity of a jitter, an inversion and a swap."""
 
-LOOSEST = 0.1
-"""OKS from which a found person is taken to be meant for an annotated one."""
+MIN_GOOD = 0.85
+"""Minimum keypoint similarity of a good keypoint."""
 
-CORRECTED = 0.25
-"""Power of a keypoint similarity that a correction leaves: see `correct`."""
+MIN_MATCH_OKS = 0.1
+"""Minimum OKS at which a detection is compared with an annotation."""
 
-MIRROR: Indices = np.array([COCO_KEYPOINTS.index(mirrored_name(name)) for name in COCO_KEYPOINTS], dtype=np.intp)
-"""(17,) COCO-17 index of each keypoint's mirror image."""
+CORRECTION_POWER = 0.25
+"""A correction leaves a keypoint similarity raised to this power; see `correct`."""
+
+MIRROR_INDICES: Indices = np.array(
+    [COCO_KEYPOINTS.index(mirrored_name(name)) for name in COCO_KEYPOINTS], dtype=np.intp
+)
+"""(17,) COCO-17 index of each mirrored keypoint."""
 
 
 @dataclass(frozen=True)
-class Keypoints:
-    """What became of every keypoint of the M found people.
+class KeypointErrors:
+    """Classes of the keypoints of M detections.
 
     Attributes:
-        kind: (M, 17) int8 index into KINDS, or NONE.
-        similarity: (M, 17) to whatever it is most similar to; 0 where kind is NONE.
-        person: (M,) index of the annotated person, or -1.
+        code: (M, 17) int8 index into KEYPOINT_CLASSES, or UNCLASSIFIED.
+        similarity: (M, 17) highest similarity to any compared keypoint; 0 if unclassified.
+        annotation: (M,) index of the matched annotation, or -1.
     """
 
-    kind: NDArray[np.int8]
+    code: NDArray[np.int8]
     similarity: Floats
-    person: Indices
+    annotation: Indices
 
     def count(self) -> NDArray[np.int64]:
-        """(17, 5) keypoints of each kind, in the order of KINDS."""
-        return np.stack([(self.kind == code).sum(axis=0) for code in range(len(KINDS))], axis=1)
+        """Return the number of keypoints (17, 5) of each class, in the order of KEYPOINT_CLASSES."""
+        return np.stack([(self.code == code).sum(axis=0) for code in range(len(KEYPOINT_CLASSES))], axis=1)
 
 
-def classify(found: Found, truths: Truths) -> Keypoints:
-    """Tell every keypoint's kind."""
-    person = match(found, truths, SIGMAS, np.array([LOOSEST])).truth[0]
-    pairs = pair_up(found, truths)
-    own, other, mirrored, other_mirrored = _nearest(pairs, found, truths, person)
+def classify(detections: DetectionArrays, annotations: AnnotationArrays) -> KeypointErrors:
+    """Assign a class to every keypoint of the detections."""
+    matched = match(detections, annotations, SIGMAS, np.array([MIN_MATCH_OKS])).annotation[0]
+    pairs = pair_within_images(detections, annotations)
+    own, other, mirrored, other_mirrored = _highest_similarities(pairs, detections, annotations, matched)
     best = np.maximum(np.maximum(own, other), np.maximum(mirrored, other_mirrored))
     is_own = own >= best
     is_mirrored = ~is_own & (mirrored >= best) & (other < best)
-    kind = np.select(
-        [best < NEAR, is_own & (best >= GOOD), is_own, is_mirrored],
-        [KINDS.index(name) for name in ("miss", "good", "jitter", "inversion")],
-        KINDS.index("swap"),
+    code = np.select(
+        [best < MIN_NEAR, is_own & (best >= MIN_GOOD), is_own, is_mirrored],
+        [KEYPOINT_CLASSES.index(name) for name in ("miss", "good", "jitter", "inversion")],
+        KEYPOINT_CLASSES.index("swap"),
     ).astype(np.int8)
-    asked = np.zeros(kind.shape, dtype=bool)
-    matched = person >= 0
-    asked[matched] = truths.labelled[person[matched]]
-    return Keypoints(np.where(asked, kind, np.int8(NONE)), np.where(asked, np.maximum(best, 0), 0), person)
+    compared = np.zeros(code.shape, dtype=bool)
+    is_matched = matched >= 0
+    compared[is_matched] = annotations.labelled[matched[is_matched]]
+    return KeypointErrors(
+        np.where(compared, code, np.int8(UNCLASSIFIED)), np.where(compared, np.maximum(best, 0), 0), matched
+    )
 
 
-def _nearest(pairs: Pairs, found: Found, truths: Truths, person: Indices) -> tuple[Floats, Floats, Floats, Floats]:
-    """Similarities, (M, 17) each and -1 where nothing is labelled.
+def _highest_similarities(
+    pairs: Pairs, detections: DetectionArrays, annotations: AnnotationArrays, matched: Indices
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return four arrays (M, 17) of similarities; -1 if nothing is labelled.
 
-    They are to the person's own keypoint, to the nearest of the others', to the own mirror image, and to the nearest of
-    the others' mirror images.
+    They are the similarity to the person's own keypoint, the highest similarity to the keypoint of another person, the
+    similarity to the person's own mirrored keypoint, and the highest similarity to the mirrored keypoint of another
+    person.
     """
-    turned = replace(truths, keypoints=truths.keypoints[:, MIRROR], labelled=truths.labelled[:, MIRROR])
-    is_own = (person[pairs.found] == pairs.truth)[:, None]
-    answers = []
-    for people in (truths, turned):
-        similar = keypoint_similarities(pairs, found, people, SIGMAS)
-        # an unfound keypoint lies at 0, 0, where it may be near somebody's by chance
-        valid = people.labelled[pairs.truth] & found.present[pairs.found]
+    mirrored_annotations = replace(
+        annotations,
+        keypoints=annotations.keypoints[:, MIRROR_INDICES],
+        labelled=annotations.labelled[:, MIRROR_INDICES],
+    )
+    is_own = (matched[pairs.detection] == pairs.annotation)[:, None]
+    highest = []
+    for people in (annotations, mirrored_annotations):
+        similar = keypoint_similarities(pairs, detections, people, SIGMAS)
+        # a keypoint that was not detected has the coordinates (0, 0), which may be close to an annotated keypoint
+        valid = people.labelled[pairs.annotation] & detections.present[pairs.detection]
         similar = np.where(valid, similar, -1)
-        answers += [_highest(np.where(chosen, similar, -1), pairs, len(person)) for chosen in (is_own, ~is_own)]
-    own, other, mirrored, other_mirrored = answers
+        for selected in (is_own, ~is_own):
+            highest.append(_max_per_detection(np.where(selected, similar, -1), pairs, len(matched)))
+    own, other, mirrored, other_mirrored = highest
     return own, other, mirrored, other_mirrored
 
 
-def _highest(similar: Floats, pairs: Pairs, people: int) -> Floats:
-    """(M, 17) highest of each found person's pairs (P, 17); -1 for people without a pair."""
-    highest = np.full((people, similar.shape[1]), -1.0)
+def _max_per_detection(similar: Floats, pairs: Pairs, num_detections: int) -> Floats:
+    """Return the maximum (M, 17) of `similar` (P, 17) over the pairs of each detection; -1 without a pair."""
+    highest = np.full((num_detections, similar.shape[1]), -1.0)
     if len(similar):
-        start = np.flatnonzero(np.diff(pairs.found, prepend=-1))
-        highest[pairs.found[start]] = np.maximum.reduceat(similar, start, axis=0)
+        start = np.flatnonzero(np.diff(pairs.detection, prepend=-1))
+        highest[pairs.detection[start]] = np.maximum.reduceat(similar, start, axis=0)
     return highest
 
 
-def correct(found: Found, truths: Truths, keypoints: Keypoints, kind: str) -> Found:
-    """Put every keypoint of one kind of error right, as far as the authors' tool does.
+def correct(
+    detections: DetectionArrays, annotations: AnnotationArrays, errors: KeypointErrors, error: str
+) -> DetectionArrays:
+    """Correct every keypoint error of one class in the same way as the authors' tool.
 
-    A jitter is moved to where its similarity is just that of a good keypoint, a miss to where it is NEAR, and an
-    inversion or a swap as far from the right place as it was from the wrong one. The tool computes these distances with
-    sigma where COCO's measure has 2 sigma, so that in COCO's measure the similarity left is the fourth root: .96 for a
-    jitter, .84 for a miss. That is what its published analyses show, and what is done here.
+    A jitter is moved to the distance at which its similarity is that of a good keypoint, a miss to the distance at
+    which it is MIN_NEAR. An inversion or a swap is moved so that it is as far from the right keypoint as it was from
+    the wrong one. The tool computes these distances with sigma, while COCO's similarity uses 2 sigma. The remaining
+    similarity by COCO's definition is therefore the fourth root: .96 for a jitter, .84 for a miss. The published
+    analyses of the authors were made in this way, so it is reproduced here.
 
     Args:
-        found: the people, whatever was corrected before.
-        truths: the annotated people.
-        keypoints: from `classify`, on the people as they were found.
-        kind: jitter, inversion, swap or miss.
+        detections: the detections, which may already contain other corrections.
+        annotations: the ground truth.
+        errors: result of `classify` on the original detections.
+        error: jitter, inversion, swap or miss.
     """
-    row, column = np.nonzero(keypoints.kind == KINDS.index(kind))
-    person = keypoints.person[row]
-    left = {"jitter": np.full(len(row), GOOD), "miss": np.full(len(row), NEAR)}.get(
-        kind, keypoints.similarity[row, column]
-    )
-    exponent = -np.log(np.clip(left, np.finfo(float).tiny, 1)) * CORRECTED
-    points, present = found.keypoints.copy(), found.present.copy()
-    points[row, column] = truths.keypoints[person, column]
-    points[row, column, 0] += np.sqrt(exponent * 2 * truths.area[person]) * 2 * SIGMAS[column]
+    row, column = np.nonzero(errors.code == KEYPOINT_CLASSES.index(error))
+    annotation = errors.annotation[row]
+    fixed_similarity = {"jitter": MIN_GOOD, "miss": MIN_NEAR}
+    if error in fixed_similarity:
+        remaining = np.full(len(row), fixed_similarity[error])
+    else:
+        remaining = errors.similarity[row, column]
+    exponent = -np.log(np.clip(remaining, np.finfo(float).tiny, 1)) * CORRECTION_POWER
+    points, present = detections.keypoints.copy(), detections.present.copy()
+    points[row, column] = annotations.keypoints[annotation, column]
+    points[row, column, 0] += np.sqrt(exponent * 2 * annotations.area[annotation]) * 2 * SIGMAS[column]
     present[row, column] = True
-    return replace(found, keypoints=points, present=present)
+    return replace(detections, keypoints=points, present=present)

@@ -1,8 +1,8 @@
-"""COCO's matching of found to annotated people, and its precision by recall, for a whole data set at once.
+"""COCO's matching of detections to annotations and its precision-recall curves, vectorised over a whole dataset.
 
-The rules are those of pycocotools' COCOeval, which scores the tables; a test holds the two to the same numbers. Here
-the r-th surest person of every picture is matched in one step, so that 50,000 found people take a fraction of a second
-and an analysis can afford to evaluate dozens of times.
+The rules are those of pycocotools' COCOeval, which computes the reported numbers; a test checks that both agree. This
+module matches the detection of rank r of every image in one step, so that 50,000 detections take a fraction of a
+second and an analysis can repeat the evaluation dozens of times.
 
 This module needs NumPy only.
 """
@@ -14,60 +14,68 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.scoring.analysis.arrays import (
+    AnnotationArrays,
+    DetectionArrays,
     Flags,
     Floats,
-    Found,
     Indices,
     Pairs,
-    Truths,
+    index_within_groups,
     object_similarities,
-    pair_up,
-    within_groups,
+    pair_within_images,
 )
 
-THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
-"""(10,) OKS at which COCO averages."""
+OKS_THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
+"""(10,) OKS thresholds over which COCO averages."""
 
-RECALLS: Floats = np.linspace(0, 1, 101)
-"""(101,) recall at which COCO reads precision."""
+RECALL_LEVELS: Floats = np.linspace(0, 1, 101)
+"""(101,) recall values at which COCO samples precision."""
 
-MOST_FOUND = 20
-"""Surest people of a picture that count."""
+MAX_DETECTIONS = 20
+"""Number of detections per image, by descending score, that are evaluated; COCO's maxDets."""
 
-EVERY_SIZE = (0.0, 1e10)
-"""px of area; COCO's range `all`."""
+ALL_AREAS = (0.0, 1e10)
+"""Range of areas in px; COCO's area range `all`."""
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Who was found, at T thresholds.
+    """Result of the matching at T thresholds.
 
     Attributes:
-        truth: (T, M) index of the annotated person that each found one matches, or -1.
-        ignored: (T, M) found people who count neither for nor against.
-        counted: (M,) found people among the MOST_FOUND surest of their picture.
-        wanted: (N,) annotated people that are to be found.
+        annotation: (T, M) index of the annotation that each detection matches, or -1.
+        ignored: (T, M) True for detections that are neither true nor false positives.
+        evaluated: (M,) True for the MAX_DETECTIONS highest scores of each image; the others are not evaluated.
+        required: (N,) True for annotations that are not ignored; if unmatched, they are false negatives.
     """
 
-    truth: Indices
+    annotation: Indices
     ignored: Flags
-    counted: Flags
-    wanted: Flags
+    evaluated: Flags
+    required: Flags
 
-    def found(self) -> Flags:
-        """(T, N) annotated people whom somebody matches."""
-        flags = np.zeros((len(self.truth), len(self.wanted) + 1), dtype=bool)
-        np.put_along_axis(flags, self.truth, True, axis=1)  # -1 sets the extra last place
+    def matched_annotations(self) -> Flags:
+        """Return (T, N), True for annotations that at least one detection matches."""
+        flags = np.zeros((len(self.annotation), len(self.required) + 1), dtype=bool)
+        np.put_along_axis(flags, self.annotation, True, axis=1)  # index -1 sets the additional last column
         return flags[:, :-1]
+
+    def true_positives(self) -> Flags:
+        """Return (T, M), True for detections that match an annotation."""
+        return np.asarray(self.evaluated & ~self.ignored & (self.annotation >= 0))
+
+    def false_positives(self) -> Flags:
+        """Return (T, M), True for detections that match no annotation and are not ignored."""
+        return np.asarray(self.evaluated & ~self.ignored & (self.annotation < 0))
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Precision by recall at T thresholds.
+class PrecisionRecall:
+    """Precision-recall curves at T thresholds.
 
     Attributes:
-        precision: (T, 101) at RECALLS, never rising; -1 where there is nobody to find.
-        recall: (T,) reached at the end; -1 where there is nobody to find.
+        precision: (T, 101) precision at RECALL_LEVELS, non-increasing; -1 if no annotation is required.
+        recall: (T,) maximum recall; -1 if no annotation is required.
     """
 
     precision: Floats
@@ -75,108 +83,120 @@ class Curves:
 
     @property
     def ap(self) -> Floats:
-        """(T,) average precision at each threshold; -1 where there is nobody to find."""
+        """(T,) average precision at each threshold; -1 if no annotation is required."""
         return np.asarray(self.precision.mean(axis=1))
 
 
 def match(
-    found: Found,
-    truths: Truths,
+    detections: DetectionArrays,
+    annotations: AnnotationArrays,
     sigmas: Floats,
-    thresholds: Floats = THRESHOLDS,
+    thresholds: Floats = OKS_THRESHOLDS,
     *,
-    sizes: tuple[float, float] = EVERY_SIZE,
-    most: int = MOST_FOUND,
+    area_range: tuple[float, float] = ALL_AREAS,
+    max_detections: int = MAX_DETECTIONS,
 ) -> Matches:
-    """Match found to annotated people as COCO does: the surest first, each to the most similar one still free.
+    """Match detections to annotations, greedily by descending score, as COCOeval does.
 
     Args:
-        found: the people found.
-        truths: the people annotated in the same pictures.
-        sigmas: (K,) of these keypoints.
-        thresholds: (T,) object keypoint similarity that a match needs.
-        sizes: px; annotated people of another area are ignored, and unmatched found people of another area.
-        most: surest people of a picture that take part.
+        detections: M detections.
+        annotations: N annotations of the same images.
+        sigmas: (K,) standard deviations of the keypoints.
+        thresholds: (T,) minimum OKS of a match.
+        area_range: minimum and maximum area in px; annotations and unmatched detections outside are ignored.
+        max_detections: number of detections per image that are evaluated.
     """
-    low, high = sizes
-    rank = ranks(found)
-    pairs = pair_up(found, truths)
-    oks = object_similarities(pairs, found, truths, sigmas)
-    ignored = truths.ignored | (truths.area < low) | (truths.area > high)
-    truth = np.full((len(thresholds), len(rank)), -1, dtype=np.intp)
-    taken = np.zeros((len(thresholds), len(ignored)), dtype=bool)
-    for now in range(min(most, int(rank.max(initial=-1)) + 1)):
-        here = np.flatnonzero(rank[pairs.found] == now)
-        _match_one_each(here, pairs, oks, thresholds, ignored, truths.crowd, taken, truth)
-    counted = rank < most
-    outside = (found.area < low) | (found.area > high)
-    matched = truth >= 0
-    left_out = np.where(matched, np.append(ignored, False)[truth], outside)
-    return Matches(truth, left_out, counted, ~ignored)
+    low, high = area_range
+    rank = rank_within_images(detections)
+    pairs = pair_within_images(detections, annotations)
+    oks = object_similarities(pairs, detections, annotations, sigmas)
+    ignored = annotations.ignored | (annotations.area < low) | (annotations.area > high)
+    matched = np.full((len(thresholds), len(rank)), -1, dtype=np.intp)
+    used = np.zeros((len(thresholds), len(ignored)), dtype=bool)
+    for current in range(min(max_detections, int(rank.max(initial=-1)) + 1)):
+        candidates = np.flatnonzero(rank[pairs.detection] == current)
+        _match_one_per_image(candidates, pairs, oks, thresholds, ignored, annotations.crowd, used, matched)
+    outside = (detections.area < low) | (detections.area > high)
+    # np.append gives index -1 (no match) a value; np.where does not use it
+    detection_ignored = np.where(matched >= 0, np.append(ignored, False)[matched], outside)
+    return Matches(matched, detection_ignored, rank < max_detections, ~ignored)
 
 
-def ranks(found: Found) -> Indices:
-    """(M,) place of each found person in its picture by falling score, from 0."""
-    order = np.lexsort((-found.score, found.picture))  # stable: equal scores stay in the order given
+def rank_within_images(detections: DetectionArrays) -> Indices:
+    """Return the rank (M,) of each detection in its image by descending score, starting from 0."""
+    order = np.lexsort((-detections.score, detections.image))  # stable: equal scores keep their order
     rank = np.empty(len(order), dtype=np.intp)
-    rank[order] = within_groups(np.bincount(found.picture[order], minlength=1))
+    rank[order] = index_within_groups(np.bincount(detections.image[order], minlength=1))
     return rank
 
 
-def _match_one_each(
-    here: Indices,
+def _match_one_per_image(
+    candidates: Indices,
     pairs: Pairs,
     oks: Floats,
     thresholds: Floats,
     ignored: Flags,
     crowd: Flags,
-    taken: Flags,
-    truth: Indices,
+    used: Flags,
+    matched: Indices,
 ) -> None:
-    """Match at most one found person a picture; notes it in `taken` (T, N) and `truth` (T, M)."""
-    if not len(here):
-        return
-    person = pairs.truth[here]
-    start = np.flatnonzero(np.diff(pairs.found[here], prepend=-1))  # of each found person's run of pairs
-    free = ~taken[:, person] | crowd[person]  # (T, P')
-    enough = oks[here] >= np.minimum(thresholds, 1 - 1e-10)[:, None]
-    length = np.diff(start, append=len(here))
-    worth = np.where(free & enough, oks[here], -1)
-    asked = np.where(ignored[person], -1, worth)
-    # whoever is asked for comes before whoever is ignored, whatever the similarity
-    has_asked = np.maximum.reduceat(asked, start, axis=1) >= 0
-    worth = np.where(np.repeat(has_asked, length, axis=1), asked, worth)
-    best = np.maximum.reduceat(worth, start, axis=1)
-    is_best = (worth == np.repeat(best, length, axis=1)) & (worth >= 0)
-    chosen = np.maximum.reduceat(np.where(is_best, person, -1), start, axis=1)  # of equals COCO takes the last
-    truth[:, pairs.found[here][start]] = chosen
-    row, column = np.nonzero(chosen >= 0)
-    taken[row, chosen[row, column]] = True
-
-
-def curves(score: Floats, matches: Matches, *, left_out: Flags | None = None) -> Curves:
-    """Precision by recall.
+    """Match at most one detection per image and update `used` (T, N) and `matched` (T, M) in place.
 
     Args:
-        score: (M,) of the found people.
-        matches: whom they match.
-        left_out: (T, M) further found people who count neither for nor against.
+        candidates: (C,) indices into `pairs`, at most one detection per image.
+        pairs: all pairs of the dataset.
+        oks: (P,) OKS of the pairs.
+        thresholds: (T,) minimum OKS of a match.
+        ignored: (N,) annotations to ignore.
+        crowd: (N,) annotations that can be matched more than once.
+        used: (T, N) annotations that are matched already.
+        matched: (T, M) index of the matched annotation, or -1.
     """
-    kept = np.flatnonzero(matches.counted)
+    if not len(candidates):
+        return
+    annotation = pairs.annotation[candidates]
+    start = np.flatnonzero(np.diff(pairs.detection[candidates], prepend=-1))  # first pair of each detection
+    length = np.diff(start, append=len(candidates))
+    available = ~used[:, annotation] | crowd[annotation]  # (T, C)
+    above_threshold = oks[candidates] >= np.minimum(thresholds, 1 - 1e-10)[:, None]
+    value = np.where(available & above_threshold, oks[candidates], -1)
+    required_value = np.where(ignored[annotation], -1, value)
+    # COCO prefers annotations that are not ignored, even if an ignored one has a higher OKS
+    has_required = np.maximum.reduceat(required_value, start, axis=1) >= 0
+    value = np.where(np.repeat(has_required, length, axis=1), required_value, value)
+    best = np.maximum.reduceat(value, start, axis=1)
+    is_best = (value == np.repeat(best, length, axis=1)) & (value >= 0)
+    chosen = np.maximum.reduceat(
+        np.where(is_best, annotation, -1), start, axis=1
+    )  # of equal values COCO takes the last
+    matched[:, pairs.detection[candidates][start]] = chosen
+    row, column = np.nonzero(chosen >= 0)
+    used[row, chosen[row, column]] = True
+
+
+def precision_recall(score: Floats, matches: Matches, *, also_ignored: Flags | None = None) -> PrecisionRecall:
+    """Compute precision-recall curves.
+
+    Args:
+        score: (M,) scores of the detections.
+        matches: the result of `match`.
+        also_ignored: (T, M) further detections to ignore.
+    """
+    kept = np.flatnonzero(matches.evaluated)
     order = kept[np.argsort(-score[kept], kind="stable")]
-    ignored = matches.ignored if left_out is None else matches.ignored | left_out
-    matched, ignored = matches.truth[:, order] >= 0, ignored[:, order]
-    people = int(matches.wanted.sum())
-    if not people:
-        return Curves(np.full((len(matched), len(RECALLS)), -1.0), np.full(len(matched), -1.0))
-    right = np.cumsum(matched & ~ignored, axis=1)
-    wrong = np.cumsum(~matched & ~ignored, axis=1)
-    precision = right / (right + wrong + np.spacing(1))
+    ignored = matches.ignored if also_ignored is None else matches.ignored | also_ignored
+    matched, ignored = matches.annotation[:, order] >= 0, ignored[:, order]
+    num_required = int(matches.required.sum())
+    if not num_required:
+        return PrecisionRecall(np.full((len(matched), len(RECALL_LEVELS)), -1.0), np.full(len(matched), -1.0))
+    true_positives = np.cumsum(matched & ~ignored, axis=1)
+    false_positives = np.cumsum(~matched & ~ignored, axis=1)
+    precision = true_positives / (true_positives + false_positives + np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    table = np.zeros((len(matched), len(RECALLS)))
-    for row, (recall, heights) in enumerate(zip(right / people, envelope, strict=True)):
-        at = np.searchsorted(recall, RECALLS, side="left")
+    sampled = np.zeros((len(matched), len(RECALL_LEVELS)))
+    for row, (recall, heights) in enumerate(zip(true_positives / num_required, envelope, strict=True)):
+        at = np.searchsorted(recall, RECALL_LEVELS, side="left")
         reached = at < len(recall)
-        table[row, reached] = heights[at[reached]]
-    last = right[:, -1] / people if right.shape[1] else np.zeros(len(matched))
-    return Curves(table, np.asarray(last))
+        sampled[row, reached] = heights[at[reached]]
+    last = true_positives[:, -1] / num_required if true_positives.shape[1] else np.zeros(len(matched))
+    return PrecisionRecall(sampled, np.asarray(last))

@@ -1,4 +1,4 @@
-"""How well each picture went, to find the best and the worst.
+"""Quality of the detections of each image, to find the best and the worst images.
 
 This module needs NumPy only.
 """
@@ -12,68 +12,84 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.scoring.analysis.arrays import SIGMAS, Flags, Floats, Indices, found_of, truths_of
-from evaluation.scoring.analysis.errors import KINDS, classify
-from evaluation.scoring.analysis.matching import THRESHOLDS, match
+from evaluation.scoring.analysis.arrays import (
+    SIGMAS,
+    Flags,
+    Floats,
+    Indices,
+    annotation_arrays,
+    detection_arrays,
+)
+from evaluation.scoring.analysis.errors import KEYPOINT_CLASSES, classify
+from evaluation.scoring.analysis.matching import OKS_THRESHOLDS, match
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The I pictures of a set, by rising image id.
+class ImageQuality:
+    """Quality of I images, in ascending order of image id.
 
     Attributes:
-        ids: their image ids.
-        quality: (I,) share of the people annotated or found who were found right, averaged over OKS; NaN where nobody
-            is annotated and nobody was found.
-        wanted: (I,) annotated people that are to be found.
-        right, false: (I,) found people who are one of them at OKS .50, and who are none.
-        kinds: (I, 5) keypoints of each of errors.KINDS.
+        image_ids: COCO image ids.
+        quality: (I,) true positives / (annotations + false positives), averaged over the OKS thresholds; NaN for an
+            image without annotations and false positives.
+        num_people: (I,) number of annotated people that COCO evaluates.
+        true_positives: (I,) at OKS .50.
+        false_positives: (I,) at OKS .50.
+        keypoint_classes: (I, 5) number of keypoints of each of errors.KEYPOINT_CLASSES.
     """
 
-    ids: list[int]
+    image_ids: list[int]
     quality: Floats
-    wanted: NDArray[np.int64]
-    right: NDArray[np.int64]
-    false: NDArray[np.int64]
-    kinds: NDArray[np.int64]
+    num_people: NDArray[np.int64]
+    true_positives: NDArray[np.int64]
+    false_positives: NDArray[np.int64]
+    keypoint_classes: NDArray[np.int64]
 
     def worst(self, number: int) -> list[int]:
-        """Indices of pictures with people, the worst first; of equals the one with the most people."""
+        """Return indices of images with people, worst first; among equals, the one with the most people first."""
         return self._ordered(self.quality, number)
 
     def best(self, number: int) -> list[int]:
-        """Indices of pictures with people, the best first; of equals the one with the most people."""
+        """Return indices of images with people, best first; among equals, the one with the most people first."""
         return self._ordered(-self.quality, number)
 
     def with_false_positives(self, number: int) -> list[int]:
-        """Indices of pictures without people on which the most were found."""
-        order = np.argsort(-self.false, kind="stable")
-        return [int(i) for i in order if not self.wanted[i] and self.false[i]][:number]
+        """Return indices of images without people, the most false positives first."""
+        order = np.argsort(-self.false_positives, kind="stable")
+        return [int(i) for i in order if not self.num_people[i] and self.false_positives[i]][:number]
 
     def _ordered(self, key: Floats, number: int) -> list[int]:
-        order = np.lexsort((-(self.wanted + self.false), key))
-        return [int(i) for i in order if self.wanted[i]][:number]
+        order = np.lexsort((-(self.num_people + self.false_positives), key))
+        return [int(i) for i in order if self.num_people[i]][:number]
 
 
-def judge_pictures(truth: Mapping[int, Sequence[Mapping[str, Any]]], results: Sequence[Mapping[str, Any]]) -> Pictures:
-    """Judge each picture by itself; arguments as of `diagnosis.diagnose`."""
-    ids = sorted(truth)
-    truths, found = truths_of(truth, ids), found_of(results, ids)
-    matches = match(found, truths, SIGMAS)
-    counted = matches.counted & ~matches.ignored
-    right = _per_picture(counted & (matches.truth >= 0), found.picture, len(ids))
-    false = _per_picture(counted & (matches.truth < 0), found.picture, len(ids))
-    wanted = _per_picture(matches.wanted[None], truths.picture, len(ids))
-    everybody = wanted + false
-    share = np.where(everybody > 0, right / np.maximum(everybody, 1), np.nan)
-    kinds = np.zeros((len(ids), len(KINDS)), dtype=np.int64)
-    kind = classify(found, truths).kind
-    for code in range(len(KINDS)):
-        np.add.at(kinds[:, code], found.picture, (kind == code).sum(axis=1))
-    at = int(np.abs(THRESHOLDS - 0.5).argmin())
-    return Pictures(ids, np.asarray(share.mean(axis=0)), wanted[0], right[at], false[at], kinds)
+def measure_image_quality(
+    ground_truth: Mapping[int, Sequence[Mapping[str, Any]]], results: Sequence[Mapping[str, Any]]
+) -> ImageQuality:
+    """Measure each image separately; the arguments are those of `diagnosis.diagnose`."""
+    image_ids = sorted(ground_truth)
+    annotations, detections = annotation_arrays(ground_truth, image_ids), detection_arrays(results, image_ids)
+    matches = match(detections, annotations, SIGMAS)
+    true_positives = _count_per_image(matches.true_positives(), detections.image, len(image_ids))
+    false_positives = _count_per_image(matches.false_positives(), detections.image, len(image_ids))
+    num_people = _count_per_image(matches.required[None], annotations.image, len(image_ids))
+    total = num_people + false_positives
+    share = np.where(total > 0, true_positives / np.maximum(total, 1), np.nan)
+    keypoint_classes = np.zeros((len(image_ids), len(KEYPOINT_CLASSES)), dtype=np.int64)
+    codes = classify(detections, annotations).code
+    for code in range(len(KEYPOINT_CLASSES)):
+        np.add.at(keypoint_classes[:, code], detections.image, (codes == code).sum(axis=1))
+    at = int(np.abs(OKS_THRESHOLDS - 0.5).argmin())
+    return ImageQuality(
+        image_ids,
+        np.asarray(share.mean(axis=0)),
+        num_people[0],
+        true_positives[at],
+        false_positives[at],
+        keypoint_classes,
+    )
 
 
-def _per_picture(flags: Flags, picture: Indices, pictures: int) -> NDArray[np.int64]:
-    """(T, I) how many of (T, M) flags are set in each picture."""
-    return np.stack([np.bincount(picture[row], minlength=pictures) for row in flags])
+def _count_per_image(flags: Flags, image: Indices, num_images: int) -> NDArray[np.int64]:
+    """Return the number (T, I) of set flags (T, M) in each image."""
+    return np.stack([np.bincount(image[row], minlength=num_images) for row in flags])
