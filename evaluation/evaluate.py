@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from evaluation.inference.predictor import Predictor
+    from evaluation.report.outputs import Outputs
     from evaluation.scoring.datasets import EvaluationDataset
     from evaluation.scoring.detect import Detections
     from evaluation.scoring.evaluation import Evaluation
@@ -131,7 +132,7 @@ def _run(
     dataset: EvaluationDataset,
     ckpt: Path | None,
     results: Path | None,
-    outputs: Any,
+    outputs: Outputs,
     limit: int | None,
     processes: int,
     device: str,

@@ -137,8 +137,8 @@ class CocoDataset:
     def __init__(self, folder: Path, split: str) -> None:
         self.root = folder / split
         self.file = annotation_file(folder, split)
-        pictures, _ = read_annotations(self.file, PersonFilter())
-        self.pictures: list[AnnotatedImage] = pictures
+        images, _ = read_annotations(self.file, PersonFilter())
+        self.images: list[AnnotatedImage] = images
 
     @property
     def name(self) -> str:
@@ -147,7 +147,7 @@ class CocoDataset:
 
     def __len__(self) -> int:
         """Return the number of images in the annotation file."""
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def has_images(self) -> bool:
@@ -156,27 +156,27 @@ class CocoDataset:
 
     def image_ids(self) -> list[int]:
         """Return the COCO image id of every image."""
-        return [picture.image_id for picture in self.pictures]
+        return [image.image_id for image in self.images]
 
     def sizes(self) -> list[Size]:
         """Return (height, width) in px of every image according to the annotation file."""
-        return [(picture.height, picture.width) for picture in self.pictures]
+        return [(image.height, image.width) for image in self.images]
 
     def ground_truth(self) -> GroundTruth:
         """Return the annotations of every image; the image files are not needed."""
-        return _to_ground_truth((picture.image_id, _annotations(picture)) for picture in self.pictures)
+        return _to_ground_truth((image.image_id, _annotations(image)) for image in self.images)
 
     def records(self, indices: Sequence[int]) -> Iterator[Record]:
         """Yield the images of `indices` in that order."""
         for index in indices:
-            picture = self.pictures[index]
+            image = self.images[index]
             yield Record(
-                picture.image_id,
-                picture.height,
-                picture.width,
-                _annotations(picture),
-                self._read(picture.file_name),
-                name=str(self.root / picture.file_name),
+                image.image_id,
+                image.height,
+                image.width,
+                _annotations(image),
+                self._read(image.file_name),
+                name=str(self.root / image.file_name),
                 remedy=f"replace the file, or remove the image from {self.file.name}",
             )
 
@@ -192,8 +192,8 @@ class CocoDataset:
             raise InputError(f"{path}: {error.strerror}") from error
 
 
-def _annotations(picture: AnnotatedImage) -> tuple[dict[str, Any], ...]:
-    return tuple(person.truth for person in picture.people)
+def _annotations(image: AnnotatedImage) -> tuple[dict[str, Any], ...]:
+    return tuple(person.truth for person in image.people)
 
 
 def _to_ground_truth(annotations_by_image: Iterator[tuple[int, tuple[dict[str, Any], ...]]]) -> GroundTruth:

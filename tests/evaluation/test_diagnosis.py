@@ -27,7 +27,7 @@ from evaluation.scoring.analysis.errors import (
 )
 from evaluation.scoring.metrics import coco_ap
 from pipeline.skeleton import COCO_KEYPOINTS
-from tests.support.analysis_cases import away, person, points, random_set, result
+from tests.support.analysis_cases import distance_px, person, points, random_set, result
 
 WRIST, OTHER_WRIST = COCO_KEYPOINTS.index("left_wrist"), COCO_KEYPOINTS.index("right_wrist")
 NOSE = COCO_KEYPOINTS.index("nose")
@@ -63,7 +63,7 @@ def test_exact_detections_have_no_costs():
 def test_class_of_a_moved_keypoint_follows_its_similarity(similarity, kind, keypoint):
     one = person(100)
     seen = points(one)
-    seen[keypoint, 1] -= away(similarity, keypoint)
+    seen[keypoint, 1] -= distance_px(similarity, keypoint)
     if keypoint == NOSE and kind == "miss":
         seen[keypoint, 1] -= 40  # far enough from the eyes
     found = classes({1: [one]}, [result(seen)])[0]
@@ -108,10 +108,10 @@ def test_exchanged_wrists_of_two_people_are_swaps():
 def test_corrected_similarity_depends_on_the_error():
     one, other = person(100), person(300)
     seen = points(one)
-    seen[WRIST, 1] -= away(0.7, WRIST)
+    seen[WRIST, 1] -= distance_px(0.7, WRIST)
     seen[NOSE, 1] -= 500
     seen[OTHER_WRIST] = points(other)[OTHER_WRIST]
-    seen[OTHER_WRIST, 0] += away(0.6, OTHER_WRIST)
+    seen[OTHER_WRIST, 0] += distance_px(0.6, OTHER_WRIST)
     seen[5] = points(one)[MIRROR_INDICES[5]]
     ids = [1]
     annotations, detections = annotation_arrays({1: [one, other]}, ids), detection_arrays([result(seen)], ids)
@@ -192,7 +192,7 @@ def test_no_detections_are_all_false_negatives():
 
 def test_diagnosis_of_a_large_dataset_is_fast():
     """The time is linear in the number of people; the loops of COCOeval would take minutes."""
-    truth, results = random_set(0, pictures=500, people=1100, strangers=3000)
+    truth, results = random_set(0, images=500, people=1100, background=3000)
     start = time.process_time()
     diagnose(truth, results)
     assert time.process_time() - start < 10

@@ -40,7 +40,7 @@ def test_ap_and_ar_agree_with_pycocotools(seed, size):
 
 @pytest.mark.parametrize("equal", [0.3, 1.0])
 def test_equal_scores_and_more_than_twenty_detections_agree_with_pycocotools(equal):
-    truth, results = random_set(11, pictures=4, people=60, strangers=60)
+    truth, results = random_set(11, images=4, people=60, background=60)
     results = [one | {"score": min(one["score"], 1 - equal)} for one in results]
     assert max(np.bincount([one["image_id"] for one in results])) > 20
     ids = sorted(truth)

@@ -31,7 +31,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-g
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A COCO folder with 12 images, eight with people, whose name must be escaped."""
-    truth, results = random_set(4, pictures=12, people=20, strangers=8)
+    truth, results = random_set(4, images=12, people=20, background=8)
     images = [coco_folder.image(image_id, 300, 420) for image_id in truth]
     content = {"images": images, "annotations": [], "categories": [coco_folder.CATEGORY]}
     content["annotations"] = [annotation for people in truth.values() for annotation in people]

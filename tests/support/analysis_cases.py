@@ -1,4 +1,4 @@
-"""Annotated people and results with known errors, for the tests of evaluation.analysis and of the report."""
+"""Annotations and results with known errors, for the tests of evaluation.scoring.analysis and of the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AREA = 8000.0
 
 
 def person(x: float, *, image_id: int = 1, unlabelled: tuple[int, ...] = (), crowd: int = 0) -> dict[str, Any]:
-    """A standing person around x, 250."""
+    """Return the annotation of a standing person with its centre at (x, 250)."""
     keypoints = figure(x, 250, HEIGHT)[TO_COCO].astype(float)
     low, high = keypoints[:, :2].min(axis=0), keypoints[:, :2].max(axis=0)
     keypoints[list(unlabelled)] = 0
@@ -33,7 +33,7 @@ def person(x: float, *, image_id: int = 1, unlabelled: tuple[int, ...] = (), cro
 
 
 def points(annotation: dict[str, Any]) -> np.ndarray:
-    """(17, 3)."""
+    """Return the keypoints (17, 3) of an annotation."""
     return np.array(annotation["keypoints"], dtype=float).reshape(17, 3)
 
 
@@ -41,21 +41,21 @@ def result(keypoints: np.ndarray, *, image_id: int = 1, score: float = 0.5) -> d
     return {"image_id": image_id, "category_id": 1, "keypoints": keypoints.reshape(-1).tolist(), "score": score}
 
 
-def away(similarity: float, keypoint: int) -> float:
-    """px at which a keypoint of a `person` has this similarity."""
+def distance_px(similarity: float, keypoint: int) -> float:
+    """Return the distance in px at which a keypoint of a `person` has this similarity."""
     return float(np.sqrt(-2 * AREA * np.log(similarity)) * 2 * SIGMAS[keypoint])
 
 
 def random_set(
-    seed: int, *, pictures: int = 40, people: int = 70, strangers: int = 40, unfound: float = 0.15
+    seed: int, *, images: int = 40, people: int = 70, background: int = 40, undetected: float = 0.15
 ) -> tuple[dict[int, list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Truth and results with errors of every kind in all sizes, some of it crowds and people without keypoints."""
+    """Return ground truth and results with errors of all kinds, crowds and people without keypoints."""
     rng = np.random.default_rng(seed)
-    truth: dict[int, list[dict[str, Any]]] = {3 * i + 1: [] for i in range(pictures)}
+    truth: dict[int, list[dict[str, Any]]] = {3 * i + 1: [] for i in range(images)}
     ids = sorted(truth)
     results = []
     for number in range(people):
-        image_id = int(rng.choice(ids[: pictures // 2]))
+        image_id = int(rng.choice(ids[: images // 2]))
         height = float(np.exp(rng.uniform(np.log(15), np.log(400))))
         keypoints = figure(*rng.uniform(100, 500, 2), height)[TO_COCO].astype(float)
         keypoints[:, :2] += rng.normal(size=(17, 2)) * 0.03 * height
@@ -75,15 +75,15 @@ def random_set(
             }
         )
         for _ in range(rng.integers(0, 3)):
-            results.append(_seen(rng, truth[image_id], keypoints, height, unfound))
-    for _ in range(strangers):
+            results.append(_detect(rng, truth[image_id], keypoints, height, undetected))
+    for _ in range(background):
         keypoints = figure(*rng.uniform(100, 500, 2), rng.uniform(20, 400))[TO_COCO]
         results.append(result(keypoints, image_id=int(rng.choice(ids)), score=float(rng.random())))
     return truth, results
 
 
-def _seen(
-    rng: np.random.Generator, people: list[dict[str, Any]], keypoints: np.ndarray, height: float, unfound: float
+def _detect(
+    rng: np.random.Generator, people: list[dict[str, Any]], keypoints: np.ndarray, height: float, undetected: float
 ) -> dict[str, Any]:
     seen = keypoints.copy()
     seen[:, :2] += rng.normal(size=(17, 2)) * SIGMAS[:, None] * height * rng.choice([0.3, 1, 2.5])
@@ -95,5 +95,5 @@ def _seen(
     swapped = (rng.random(17) < 0.2) & (other[:, 2] > 0)
     seen[swapped, :2] = other[swapped, :2]
     seen[:, 2] = 1
-    seen[1:][rng.random(16) < unfound] = 0
+    seen[1:][rng.random(16) < undetected] = 0
     return result(seen, image_id=people[0]["image_id"], score=float(rng.random()))
