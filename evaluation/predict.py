@@ -46,7 +46,7 @@ def _parse_outputs(_context: click.Context, _option: click.Parameter, value: str
     type=click.IntRange(1, NUM_KEYPOINTS),
     default=3,
     show_default=True,
-    help="Leave out people with fewer keypoints than this; evaluation.evaluate keeps them all.",
+    help="Leave out people with fewer keypoints than this; evaluation.evaluate keeps all by default.",
 )
 @scales_option
 @flip_option

@@ -84,19 +84,19 @@ def _load_graph(path: Path, device: str, overrides: Sequence[str]) -> Backend:
     from training.graphs.metadata import GraphMetadata
     from training.recipes import override_evaluation
 
-    exported = GraphMetadata.load(path)
-    config = override_evaluation(Config(evaluation=exported.evaluation), overrides)
-    if exported.batch not in (None, config.batch_size):
+    metadata = GraphMetadata.load(path)
+    config = override_evaluation(Config(evaluation=metadata.evaluation), overrides)
+    if metadata.batch not in (None, config.batch_size):
         raise InputError(
-            f"{path}: was exported for a batch of {exported.batch}, but evaluation.batch_size={config.batch_size}; "
-            f"use --set evaluation.batch_size={exported.batch} or export the graph again"
+            f"{path}: was exported for a batch of {metadata.batch}, but evaluation.batch_size={config.batch_size}; "
+            f"use --set evaluation.batch_size={metadata.batch} or export the graph again"
         )
-    if exported.canvas and config.scales != (1.0,):
+    if metadata.canvas and config.scales != (1.0,):
         raise InputError(
             f"{path}: accepts one input size, so evaluation.scales={list(config.scales)} is not possible; "
             "use the checkpoint, a dynamic .mindir, or --scales 1"
         )
-    return Backend(_GRAPH_LOADERS[path.suffix](path, device, exported), config, path, exported.canvas)
+    return Backend(_GRAPH_LOADERS[path.suffix](path, device, metadata), config, path, metadata.canvas)
 
 
 def checkpoint_network(checkpoint: Checkpoint) -> InferenceFunction:
@@ -110,7 +110,7 @@ def checkpoint_network(checkpoint: Checkpoint) -> InferenceFunction:
     return inference_function(network)
 
 
-def mindir_network(path: Path, device: str, exported: GraphMetadata) -> InferenceFunction:
+def mindir_network(path: Path, device: str, metadata: GraphMetadata) -> InferenceFunction:
     """Load a MindIR graph with MindSpore. Raise InputError if MindSpore cannot read it."""
     _require_mindspore(path)
     import mindspore as ms
@@ -125,12 +125,12 @@ def mindir_network(path: Path, device: str, exported: GraphMetadata) -> Inferenc
     graph.set_train(False)
 
     def run(images: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        return _pafs_and_heatmaps([output.asnumpy() for output in graph(ms.Tensor(images))], exported)
+        return _pafs_and_heatmaps([output.asnumpy() for output in graph(ms.Tensor(images))], metadata)
 
     return run
 
 
-def onnx_network(path: Path, device: str, exported: GraphMetadata) -> InferenceFunction:
+def onnx_network(path: Path, device: str, metadata: GraphMetadata) -> InferenceFunction:
     """Load an ONNX graph with onnxruntime. Raise InputError if it is not installed or cannot read the file."""
     try:
         import onnxruntime
@@ -150,7 +150,7 @@ def onnx_network(path: Path, device: str, exported: GraphMetadata) -> InferenceF
     (image,) = session.get_inputs()
 
     def run(images: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        return _pafs_and_heatmaps(session.run(None, {image.name: images}), exported)
+        return _pafs_and_heatmaps(session.run(None, {image.name: images}), metadata)
 
     return run
 
@@ -162,8 +162,8 @@ _GRAPH_LOADERS: dict[str, Callable[[Path, str, GraphMetadata], InferenceFunction
 """Functions that load a graph, by file name extension."""
 
 
-def _pafs_and_heatmaps(outputs: Sequence[Any], exported: GraphMetadata) -> tuple[Floats, Floats]:
-    return outputs[exported.outputs.index("pafs")], outputs[exported.outputs.index("heatmaps")]
+def _pafs_and_heatmaps(outputs: Sequence[Any], metadata: GraphMetadata) -> tuple[Floats, Floats]:
+    return outputs[metadata.outputs.index("pafs")], outputs[metadata.outputs.index("heatmaps")]
 
 
 def _require_mindspore(path: Path) -> None:

@@ -21,7 +21,7 @@ def create_thread_pool() -> ThreadPoolExecutor:
     import cv2
 
     cv2.setNumThreads(0)
-    return ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="pictures")
+    return ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="images")
 
 
 def prefetch_map(

@@ -86,7 +86,7 @@ class PredictionRun:
 
     def process_images(self, images: Sequence[ImageFile]) -> None:
         """Detect people in image files and write the outputs."""
-        progress = tqdm(total=len(images), unit="picture", desc="pictures", disable=None)
+        progress = tqdm(total=len(images), unit="image", desc="images", disable=None)
         sizes: dict[int, tuple[int, int]] = {}
 
         def load(file: ImageFile) -> Image | None:

@@ -13,15 +13,15 @@ from tests.support.figures import REST, SIZE, Floats, figure, same_people
 WITHOUT_BRIDGES = DecodeConfig(gap=0)
 
 
-def test_keypoints_of_different_kinds_at_one_place_are_joined_without_a_field() -> None:
+def test_keypoints_of_different_kinds_at_the_same_position_are_joined_without_a_field() -> None:
     person = figure(200, 30, 180, REST)
     person[KEYPOINT_INDEX["left_wrist"], :2] = person[KEYPOINT_INDEX["left_elbow"], :2]
     (found,) = decode(encode_maps(person[None], SIZE))
     assert found.found.all()
 
 
-def limbs_at(people: Floats, names: set[str], limbs: list[tuple[str, str]]) -> Maps:
-    """Maps that hold only some keypoints and only the fields of some limbs."""
+def partial_maps(people: Floats, names: set[str], limbs: list[tuple[str, str]]) -> Maps:
+    """Return maps with only the given keypoints and only the fields of the given limbs."""
     whole = encode_maps(people, SIZE)
     heatmaps, pafs = whole.heatmaps.copy(), np.zeros_like(whole.pafs)
     for name in set(KEYPOINTS) - names:
@@ -43,21 +43,21 @@ ARM_AND_LEG = [
 ]
 
 
-def test_limbs_join_three_fragments_and_their_absence_leaves_them_apart() -> None:
+def test_three_parts_are_joined_only_if_limbs_connect_them() -> None:
     person = figure(200, 30, 180, REST)[None]
     names = {name for limb in ARM_AND_LEG for name in limb}
-    apart = decode(limbs_at(person, names, ARM_AND_LEG), WITHOUT_BRIDGES)
+    apart = decode(partial_maps(person, names, ARM_AND_LEG), WITHOUT_BRIDGES)
     assert sorted(np.count_nonzero(p.found) for p in apart) == [3, 3, 3]
     joints = [("neck", "right_hip"), ("neck", "right_shoulder"), ("right_shoulder", "right_ear")]
-    (joined,) = decode(limbs_at(person, names | {"neck"}, [*ARM_AND_LEG, *joints]), WITHOUT_BRIDGES)
+    (joined,) = decode(partial_maps(person, names | {"neck"}, [*ARM_AND_LEG, *joints]), WITHOUT_BRIDGES)
     assert np.count_nonzero(joined.found) == 10
     np.testing.assert_allclose(joined.keypoints[joined.found, :2], person[0, joined.found, :2], atol=0.05)
 
 
-def test_one_limb_joins_fragments_of_other_people_only_if_they_share_no_keypoint() -> None:
+def test_people_with_a_common_keypoint_kind_are_not_merged() -> None:
     people = np.stack([figure(100, 30, 180, REST), figure(300, 30, 180, REST)])
     maps = encode_maps(people, SIZE)
-    # a false field from the first person's neck to the second's nose, weaker than the true ones
+    # a false field from the first person's neck to the second person's nose, weaker than the true fields
     i = [tuple(pair) for pair in LIMB_INDICES.tolist()].index((KEYPOINT_INDEX["neck"], KEYPOINT_INDEX["nose"]))
     (ax, ay), (bx, by) = people[0, KEYPOINT_INDEX["neck"], :2], people[1, KEYPOINT_INDEX["nose"], :2]
     for t in np.linspace(0.15, 0.85, 60):
@@ -67,58 +67,58 @@ def test_one_limb_joins_fragments_of_other_people_only_if_they_share_no_keypoint
 
 
 @pytest.mark.parametrize("missing", ["start", "end"])
-def test_a_limb_is_found_through_either_end(missing: str) -> None:
-    """The reference drops a limb whose first joint alone is new; here a chain may grow towards the trunk."""
+def test_a_chain_of_limbs_is_extended_at_either_end(missing: str) -> None:
+    """The reference drops a limb if only its first keypoint is new; this decoder also extends chains inwards."""
     person = figure(200, 30, 180, REST)[None]
     chain = ARM_AND_LEG[:2] if missing == "end" else ARM_AND_LEG[1::-1]
-    (found,) = decode(limbs_at(person, {name for limb in chain for name in limb}, chain), WITHOUT_BRIDGES)
+    (found,) = decode(partial_maps(person, {name for limb in chain for name in limb}, chain), WITHOUT_BRIDGES)
     assert np.count_nonzero(found.found) == 3
 
 
-def test_one_limb_joins_two_of_three_fragments_and_leaves_the_third() -> None:
+def test_one_limb_joins_two_of_three_parts() -> None:
     person = figure(200, 30, 180, REST)[None]
     names = {name for limb in ARM_AND_LEG for name in limb}
     joint = ("right_shoulder", "right_ear")
-    people = decode(limbs_at(person, names, [*ARM_AND_LEG, joint]), WITHOUT_BRIDGES)
+    people = decode(partial_maps(person, names, [*ARM_AND_LEG, joint]), WITHOUT_BRIDGES)
     assert sorted(np.count_nonzero(p.found) for p in people) == [3, 6]
 
 
-def test_pieces_around_an_absent_keypoint_become_one_person() -> None:
+def test_parts_around_a_missing_keypoint_are_bridged() -> None:
     person = figure(200, 30, 180, REST)[None]
     names = {name for limb in ARM_AND_LEG for name in limb}
-    (whole,) = decode(limbs_at(person, names, ARM_AND_LEG))
+    (whole,) = decode(partial_maps(person, names, ARM_AND_LEG))
     assert set(np.flatnonzero(whole.found)) == {KEYPOINT_INDEX[name] for name in names}
     np.testing.assert_allclose(whole.keypoints[whole.found, :2], person[0, whole.found, :2], atol=0.05)
 
 
-def test_pieces_stay_apart_where_the_keypoint_between_them_was_found_or_they_are_far_away() -> None:
+def test_parts_are_not_bridged_if_the_keypoint_between_them_was_found_or_the_gap_is_large() -> None:
     person = figure(200, 30, 180, REST)[None]
     names = {name for limb in ARM_AND_LEG for name in limb}
-    with_neck = decode(limbs_at(person, names | {"neck"}, [*ARM_AND_LEG, ("neck", "right_shoulder")]))
+    with_neck = decode(partial_maps(person, names | {"neck"}, [*ARM_AND_LEG, ("neck", "right_shoulder")]))
     assert sorted(np.count_nonzero(p.found) for p in with_neck) == [3, 3, 4]
     moved = person.copy()
     moved[0, [KEYPOINT_INDEX[name] for name in ("right_hip", "right_knee", "right_ankle")], 0] += 190
-    far = decode(limbs_at(moved, names, ARM_AND_LEG))
+    far = decode(partial_maps(moved, names, ARM_AND_LEG))
     assert sorted(np.count_nonzero(p.found) for p in far) == [3, 6]
 
 
-def test_legs_of_neighbours_go_to_the_nearer_one() -> None:
-    """Two people of whom only legs are in the picture: each left leg belongs to the right leg beside it."""
+def test_each_left_leg_is_bridged_to_the_nearest_right_leg() -> None:
+    """Only the legs of two people are in the image."""
     legs = {f"{side}_{part}" for side in ("left", "right") for part in ("hip", "knee", "ankle")}
     limbs = [
         (f"{side}_{a}", f"{side}_{b}") for side in ("left", "right") for a, b in (("hip", "knee"), ("knee", "ankle"))
     ]
     people = np.stack([figure(120, 30, 180, REST), figure(220, 30, 180, REST)])
-    found = decode(limbs_at(people, legs, limbs))
+    found = decode(partial_maps(people, legs, limbs))
     people[:, [KEYPOINT_INDEX[name] for name in set(KEYPOINTS) - legs]] = 0
     same_people(found, people, within=0.05)
 
 
-def test_bridges_span_one_keypoint_and_never_a_limb() -> None:
+def test_bridges_span_one_keypoint_and_are_never_limbs() -> None:
     limbs = {frozenset(pair) for pair in LIMB_INDICES.tolist()}
     assert len(BRIDGES) == len({tuple(row) for row in BRIDGES.tolist()})
-    for one, other, middle in BRIDGES.tolist():
-        assert frozenset((one, other)) not in limbs
-        assert {frozenset((one, middle)), frozenset((other, middle))} <= limbs
+    for a, b, middle in BRIDGES.tolist():
+        assert frozenset((a, b)) not in limbs
+        assert {frozenset((a, middle)), frozenset((b, middle))} <= limbs
     hips = sorted((KEYPOINT_INDEX["right_hip"], KEYPOINT_INDEX["left_hip"]))
     assert [*hips, KEYPOINT_INDEX["neck"]] in BRIDGES.tolist()

@@ -1,4 +1,4 @@
-"""One network on every back end: the same maps, and the same complaints."""
+"""Tests of the inference back ends: all give the same maps and the same errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPTIONS = {
 }
 
 
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
 
@@ -67,7 +67,7 @@ def graphs(checkpoint, tmp_path_factory):
     return folder
 
 
-def test_a_graph_lies_beside_its_description_and_nothing_else_is_left(graphs):
+def test_export_writes_a_graph_and_its_metadata_and_no_other_file(graphs):
     assert sorted(path.name for path in graphs.iterdir()) == sorted([*OPTIONS, *(f"{name}.json" for name in OPTIONS)])
     for path in graphs.iterdir():
         assert path.stat().st_mode & 0o600 == 0o600
@@ -82,7 +82,7 @@ def test_a_graph_lies_beside_its_description_and_nothing_else_is_left(graphs):
 
 
 @pytest.mark.parametrize("name", ["fixed.onnx", "stages.onnx"])
-def test_an_onnx_graph_names_its_outputs(graphs, name):
+def test_onnx_graph_has_named_outputs(graphs, name):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graphs / name, providers=["CPUExecutionProvider"])
@@ -92,12 +92,12 @@ def test_an_onnx_graph_names_its_outputs(graphs, name):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_graph_gives_the_maps_of_its_checkpoint(name, graphs, checkpoint):
+def test_graph_outputs_the_maps_of_its_checkpoint(name, graphs, checkpoint):
     graph, original = Predictor.load(graphs / name, "cpu"), Predictor.load(checkpoint, "cpu")
     assert graph.config == original.config
     if graph.fixed_canvas:
         original.fixed_canvas = graph.fixed_canvas
-    found, expected = graph.predict_maps(pictures()), original.predict_maps(pictures())
+    found, expected = graph.predict_maps(images()), original.predict_maps(images())
     assert graph.canvases == original.canvases
     assert (graph.canvases == {(128, 128)}) == (name != "any.mindir")
     for one, other in zip(found, expected, strict=True):
@@ -107,7 +107,7 @@ def test_a_graph_gives_the_maps_of_its_checkpoint(name, graphs, checkpoint):
         assert np.ptp(one.heatmaps[0]) > 1e-3
 
 
-def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path):
+def test_evaluation_and_export_use_averaged_weights(checkpoint, tmp_path):
     import mindspore as ms
 
     from training.checkpoint.checkpoint import TrainingPosition, load_checkpoint, save_checkpoint
@@ -120,7 +120,7 @@ def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path
     state = [*OpenPose(RECIPE.model).get_parameters()]
     state += [ms.Parameter(tensor, name=f"ema.{name}") for name, tensor in average.items()]
     path = save_checkpoint(tmp_path / "run", state, RECIPE, TrainingPosition(9, 1, "", 1), keep=1)
-    found, expected = (Predictor.load(each, "cpu").predict_maps(pictures()[:1])[0] for each in (path, checkpoint))
+    found, expected = (Predictor.load(each, "cpu").predict_maps(images()[:1])[0] for each in (path, checkpoint))
     assert np.array_equal(found.heatmaps, expected.heatmaps)
     assert np.array_equal(found.pafs, expected.pafs)
     result = export(path, "onnx", "--height", 64, "--width", 64, "--out", tmp_path / "graph.onnx")
@@ -131,13 +131,13 @@ def test_evaluation_and_export_answer_with_averaged_weights(checkpoint, tmp_path
         assert np.array_equal(parameter.asnumpy(), average[parameter.name.removeprefix("network.")].asnumpy())
 
 
-def test_several_scales_need_a_network_that_takes_them(graphs, checkpoint):
+def test_several_scales_need_a_graph_with_dynamic_shape(graphs, checkpoint):
     scales = ["evaluation.scales=[0.5, 1, 1.5]"]
     for name in ("fixed.mindir", "fixed.onnx"):
         with pytest.raises(InputError, match=r"scales=\[0.5, 1.0, 1.5\].*--scales 1"):
             Predictor.load(graphs / name, "cpu", scales)
-    found = Predictor.load(graphs / "any.mindir", "cpu", scales).predict_maps(pictures()[:3])
-    for one, other in zip(found, Predictor.load(checkpoint, "cpu", scales).predict_maps(pictures()[:3]), strict=True):
+    found = Predictor.load(graphs / "any.mindir", "cpu", scales).predict_maps(images()[:3])
+    for one, other in zip(found, Predictor.load(checkpoint, "cpu", scales).predict_maps(images()[:3]), strict=True):
         assert np.abs(one.heatmaps - other.heatmaps).max() < 1e-4
 
 
@@ -149,11 +149,11 @@ main(sys.argv[1:])
 """
 
 
-def test_onnx_needs_no_mindspore_and_nothing_else_does_without(graphs, checkpoint, tmp_path):
+def test_only_onnx_graphs_run_without_mindspore(graphs, checkpoint, tmp_path):
     import cv2
 
-    cv2.imwrite(str(tmp_path / "noise.png"), pictures()[2])
-    for source, said in (
+    cv2.imwrite(str(tmp_path / "noise.png"), images()[2])
+    for source, message in (
         (graphs / "fixed.onnx", ""),
         (
             graphs / "fixed.mindir",
@@ -164,11 +164,11 @@ def test_onnx_needs_no_mindspore_and_nothing_else_does_without(graphs, checkpoin
         command = [sys.executable, "-c", _WITHOUT_MINDSPORE, str(tmp_path / "noise.png")]
         command += ["--ckpt", str(source), "--out", str(tmp_path / "out")]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert (result.returncode, result.stderr) == (2 if said else 0, said.format(source))
+        assert (result.returncode, result.stderr) == (2 if message else 0, message.format(source))
     assert json.loads((tmp_path / "out" / "images.json").read_text())["images"][0]["width"] == 150
 
 
-def test_mistakes_are_one_line_that_says_what_to_do(graphs, checkpoint, tmp_path):
+def test_errors_are_one_line_with_the_next_step(graphs, checkpoint, tmp_path):
     def load(graph, *overrides):
         with pytest.raises(InputError) as raised:
             Predictor.load(graph, "cpu", overrides)
@@ -196,7 +196,7 @@ def test_mistakes_are_one_line_that_says_what_to_do(graphs, checkpoint, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["mindir", "onnx"])
-def test_a_file_of_another_kind_is_one_line(kind, tmp_path, graphs):
+def test_file_of_another_format_is_an_error(kind, tmp_path, graphs):
     import hashlib
 
     graph = tmp_path / f"x.{kind}"
@@ -209,7 +209,7 @@ def test_a_file_of_another_kind_is_one_line(kind, tmp_path, graphs):
     assert "\n" not in str(raised.value)
 
 
-def test_the_shape_follows_from_the_recipe():
+def test_input_shape_follows_from_the_recipe():
     evaluation = RECIPE.evaluation.model_copy(update={"size": 367})
     assert choose_input_shape(None, None, None, evaluation, dynamic=False) == InputShape(2, 368, 496)
     assert choose_input_shape(5, 64, 4096, evaluation, dynamic=False) == InputShape(5, 64, 4096)
@@ -217,7 +217,7 @@ def test_the_shape_follows_from_the_recipe():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("onnx", "--dynamic"), "--format mindir"),
         (("air",), "on Ascend only"),
@@ -231,17 +231,17 @@ def test_the_shape_follows_from_the_recipe():
         (("onnx", "--out", "/dev/null/x.onnx"), "cannot be written"),
     ],
 )
-def test_mistakes_of_export_are_one_line(options, said, checkpoint, tmp_path, monkeypatch):
+def test_errors_of_export_are_one_line(options, message, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(checkpoint, "run")
     result = export("run", *options)
     assert result.exit_code == 2, result.output
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stderr.strip().count("\n") == 0
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "run", "step-0000009.ckpt"]
 
 
-def test_export_without_a_name_lies_beside_the_checkpoint(checkpoint, tmp_path):
+def test_export_writes_beside_the_checkpoint_by_default(checkpoint, tmp_path):
     run = shutil.copytree(checkpoint, tmp_path / "run")
     assert export(run, "onnx").exit_code == 0
     assert export(run, "onnx", "--batch", 3).exit_code == 0, "an earlier graph is replaced"
@@ -249,7 +249,7 @@ def test_export_without_a_name_lies_beside_the_checkpoint(checkpoint, tmp_path):
     assert Predictor.load(run, "cpu").source.suffix == ".ckpt"
 
 
-def test_the_benchmark_measures_every_back_end(checkpoint):
+def test_benchmark_measures_every_back_end(checkpoint):
     from tests.benchmarks.backends import measure_backends
 
     measured = measure_backends(checkpoint, rounds=1, batches=1)

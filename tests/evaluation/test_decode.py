@@ -17,15 +17,15 @@ from pipeline.skeleton import FLIP_KEYPOINTS, KEYPOINT_INDEX, NUM_KEYPOINTS
 from tests.benchmarks.decoding import crowd_maps, measure_decoding
 from tests.support.figures import REST, SIZE, Floats, crowds, empty_maps, figure, flipped, same_people, table
 
-EVERYTHING = DecodeConfig(min_keypoints=1, min_score=0)
+KEEP_ALL = DecodeConfig(min_keypoints=1, min_score=0)
 
 
 @settings(max_examples=30, deadline=None)
 @given(crowds())
-def test_decoding_what_was_encoded_gives_the_people_back(people: Floats) -> None:
+def test_decoding_encoded_people_restores_them(people: Floats) -> None:
     found = decode(encode_maps(people, SIZE))
     same_people(found, people, within=0.05)
-    # heights between cells: the Gaussian's own, 1
+    # the interpolated height is that of the Gaussian, 1
     np.testing.assert_allclose(table(found)[..., 2], 1, atol=0.01)
     assert [person.score for person in found] == pytest.approx([1.0] * len(people), abs=0.02)
     assert all(person.keypoints.dtype == np.float32 for person in found)
@@ -36,8 +36,8 @@ def test_decoding_what_was_encoded_gives_the_people_back(people: Floats) -> None
 def test_order_of_the_people_does_not_matter(people: Floats, random: Any) -> None:
     order = list(range(len(people)))
     random.shuffle(order)
-    one, other = (table(decode(encode_maps(some, SIZE))) for some in (people, people[order]))
-    np.testing.assert_allclose(one, other, atol=1e-3)
+    original, shuffled = (table(decode(encode_maps(each, SIZE))) for each in (people, people[order]))
+    np.testing.assert_allclose(original, shuffled, atol=1e-3)
 
 
 @settings(max_examples=15, deadline=None)
@@ -52,7 +52,7 @@ def test_flipping_the_maps_flips_the_people(people: Floats) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(crowds(most=2), st.integers(-2, 2), st.integers(-1, 2))
-def test_moving_the_maps_by_cells_moves_the_people_by_strides(people: Floats, right: int, down: int) -> None:
+def test_shifting_the_maps_by_cells_shifts_the_people_by_strides(people: Floats, right: int, down: int) -> None:
     maps = encode_maps(people, SIZE)
     moved = Maps(
         np.roll(maps.heatmaps, (down, right), axis=(1, 2)), np.roll(maps.pafs, (down, right), axis=(1, 2)), STRIDE
@@ -64,7 +64,7 @@ def test_moving_the_maps_by_cells_moves_the_people_by_strides(people: Floats, ri
 
 @settings(max_examples=15, deadline=None)
 @given(crowds(), st.integers(0, 1000), st.floats(0.0, 0.02))
-def test_noise_below_the_threshold_finds_nobody_new(people: Floats, seed: int, noise: float) -> None:
+def test_noise_below_the_threshold_adds_no_people(people: Floats, seed: int, noise: float) -> None:
     rng = np.random.default_rng(seed)
     maps = encode_maps(people, SIZE)
     noisy = Maps(
@@ -78,9 +78,9 @@ def test_noise_below_the_threshold_finds_nobody_new(people: Floats, seed: int, n
 @given(
     st.integers(0, 2**32 - 1), st.sampled_from([1e-30, 0.3, 5.0, 1e20, 3e38]), st.integers(0, 12), st.integers(0, 12)
 )
-def test_no_finite_maps_raise(seed: int, size: float, height: int, width: int) -> None:
+def test_finite_maps_never_raise(seed: int, size: float, height: int, width: int) -> None:
     rng = np.random.default_rng(seed)
-    # few distinct values, so that plateaus and ties are everywhere
+    # few distinct values cause many plateaus and ties
     heatmaps, pafs = (
         (rng.integers(-2, 3, (channels, height, width)) * (size / 2)).astype(np.float32)
         for channels in (NUM_HEATMAPS, NUM_PAFS)
@@ -93,7 +93,7 @@ def test_no_finite_maps_raise(seed: int, size: float, height: int, width: int) -
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["heatmaps", "pafs"])
-def test_maps_that_are_not_finite_are_refused_by_name_and_number(name: str, value: float) -> None:
+def test_error_for_nonfinite_maps_has_their_name_and_number(name: str, value: float) -> None:
     maps = empty_maps()
     getattr(maps, name)[3, 4:6, 7] = value
     with pytest.raises(ValueError, match=rf"Maps\.{name}: 2 of \d+ values are NaN or infinite"):
@@ -101,28 +101,28 @@ def test_maps_that_are_not_finite_are_refused_by_name_and_number(name: str, valu
 
 
 @pytest.mark.parametrize("grid", [(46, 57), (1, 1), (0, 0)])
-def test_empty_maps_hold_nobody(grid: tuple[int, int]) -> None:
-    assert decode(empty_maps(*grid), EVERYTHING) == []
+def test_empty_maps_contain_no_people(grid: tuple[int, int]) -> None:
+    assert decode(empty_maps(*grid), KEEP_ALL) == []
 
 
 def test_a_plateau_is_one_peak() -> None:
     maps = empty_maps()
     maps.heatmaps[KEYPOINT_INDEX["nose"], 5:8, 10:14] = 0.5
-    (person,) = decode(maps, EVERYTHING)
+    (person,) = decode(maps, KEEP_ALL)
     assert person.found.nonzero()[0].tolist() == [KEYPOINT_INDEX["nose"]]
     assert 10 <= (person.keypoints[KEYPOINT_INDEX["nose"], 0] - 3.5) / STRIDE <= 14
 
 
 @pytest.mark.parametrize("name", ["left_ankle", "neck"])
 @pytest.mark.parametrize("height", [1.0, 0.6])
-def test_one_keypoint_is_a_person_only_if_it_is_sure_or_asked_for(name: str, height: float) -> None:
+def test_single_keypoint_is_a_person_only_with_a_high_score_or_low_thresholds(name: str, height: float) -> None:
     people = np.zeros((1, NUM_KEYPOINTS, 3), dtype=np.float32)
     people[0, KEYPOINT_INDEX[name]] = (101.3, 57.9, 1)
     maps = encode_maps(people, SIZE)
     maps.heatmaps[:-1] *= height
     assert len(decode(maps)) == (height == 1)
     assert decode(maps, DecodeConfig(min_keypoints=2)) == []
-    (person,) = decode(maps, EVERYTHING)
+    (person,) = decode(maps, KEEP_ALL)
     expected = people[0] * np.float32([1, 1, height])
     np.testing.assert_allclose(person.keypoints, expected, atol=0.01)
     assert person.score == pytest.approx(height / 37, abs=1e-3)
@@ -131,17 +131,17 @@ def test_one_keypoint_is_a_person_only_if_it_is_sure_or_asked_for(name: str, hei
 @pytest.mark.parametrize("sigma", [7.0, 10.0])
 @pytest.mark.parametrize("x", [0.0, 2.2, 3.5, 396.1, 399.0])
 @pytest.mark.parametrize("y", [0.0, 120.7, 255.0])
-def test_peaks_at_the_edge_are_exact_and_those_in_corners_nearly(x: float, y: float, sigma: float) -> None:
+def test_peaks_at_edges_are_exact_and_in_corners_approximate(x: float, y: float, sigma: float) -> None:
     people = np.zeros((1, NUM_KEYPOINTS, 3), dtype=np.float32)
     people[0, KEYPOINT_INDEX["nose"]] = (x, y, 2)
-    (person,) = decode(encode_maps(people, SIZE, TargetConfig(sigma=sigma)), EVERYTHING)
+    (person,) = decode(encode_maps(people, SIZE, TargetConfig(sigma=sigma)), KEEP_ALL)
     in_corner = y != 120.7
-    # in a corner cell the width cannot be seen and the recipe's is assumed: another one costs up to half a cell
+    # in a corner cell the width cannot be measured and is assumed to be that of sigma 7: else up to half a cell off
     within = 0.05 if not in_corner or sigma == 7 else 4.0
     np.testing.assert_allclose(person.keypoints[KEYPOINT_INDEX["nose"], :2], (x, y), atol=within)
 
 
-def test_people_below_the_least_score_are_left_out() -> None:
+def test_people_below_the_minimum_score_are_left_out() -> None:
     people = np.zeros((2, NUM_KEYPOINTS, 3), dtype=np.float32)
     people[0] = figure(100, 30, 180, REST)
     people[1, [KEYPOINT_INDEX[name] for name in ("left_hip", "left_knee", "left_ankle")]] = [
@@ -155,7 +155,7 @@ def test_people_below_the_least_score_are_left_out() -> None:
     assert [person.score for person in decode(maps, DecodeConfig(min_score=0.5))] == pytest.approx([1], abs=0.02)
 
 
-def test_people_exactly_on_top_of_each_other_are_one() -> None:
+def test_identical_people_are_decoded_as_one() -> None:
     person = figure(200, 30, 180, REST)[None]
     same_people(decode(encode_maps(np.concatenate([person, person]), SIZE)), person, within=0.05)
 
@@ -175,7 +175,7 @@ def test_only_the_highest_peaks_of_each_kind_are_candidates() -> None:
     ]
 
 
-def test_smoothing_steadies_keypoints_and_hides_false_people_in_strong_noise() -> None:
+def test_smoothing_reduces_errors_and_false_people_in_strong_noise() -> None:
     rng = np.random.default_rng(3)
     people = figure(200, 30, 180, REST)[None]
     maps = encode_maps(people, SIZE)
@@ -200,7 +200,7 @@ def test_smoothing_steadies_keypoints_and_hides_false_people_in_strong_noise() -
     ("field", "value"),
     [("peak_threshold", 1.5), ("limb_samples", 1), ("min_keypoints", 19), ("near", -1.0), ("smooth", float("nan"))],
 )
-def test_settings_out_of_range_are_named_with_their_range(field: str, value: float) -> None:
+def test_error_for_settings_out_of_range_has_the_range(field: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"DecodeConfig\.{field}: {value}, expected [\d.]+ to [\d.]+"):
         DecodeConfig(**{field: value})  # type: ignore[arg-type]
 
@@ -231,8 +231,8 @@ def test_decoding_again_and_again_takes_no_more_memory() -> None:
     assert min(grown(1000), grown(1000)) < 2**19
 
 
-def test_thirty_people_are_no_matter_of_pairs() -> None:
-    """In ms of the processor on the reference machine: 5, and 0.5 for one; a tenfold loss would show."""
+def test_decoding_thirty_people_is_fast() -> None:
+    """Measured on the reference machine: 5 ms CPU time for 30 people, 0.5 ms for one. The limits are about tenfold."""
     numbers = measure_decoding(repeats=5, people=(1, 30))
     assert numbers["people_found"]["30"] >= 25
     assert numbers["decode_ms"]["1"] < 10

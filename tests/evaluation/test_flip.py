@@ -1,4 +1,4 @@
-"""Flip averaging: left and right by name, x by sign."""
+"""Tests of flip averaging."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def test_flipped_maps_are_the_maps_of_flipped_people():
     np.testing.assert_allclose(flip_pafs(maps.pafs[None])[0], expected.pafs, atol=1e-4)
 
 
-def test_a_network_that_sees_mirrored_pictures_as_it_should_gains_nothing_and_loses_nothing():
+def test_averaging_changes_nothing_for_a_network_that_is_flip_equivariant():
     people = draw_people(2, (HEIGHT, WIDTH), seed=4)
-    picture = np.zeros((1, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    picture[:, :, 0] = 255
+    image = np.zeros((1, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    image[:, :, 0] = 255
 
     def network(images):
-        seen = people if images[0, 0, 0, 0] else mirrored(people)
-        maps = encode_maps(seen, (HEIGHT, WIDTH))
+        visible = people if images[0, 0, 0, 0] else mirrored(people)
+        maps = encode_maps(visible, (HEIGHT, WIDTH))
         return maps.pafs[None], maps.heatmaps[None]
 
-    for averaged, plain in zip(flip_averaged(network)(picture), network(picture), strict=True):
+    for averaged, plain in zip(flip_averaged(network)(image), network(image), strict=True):
         np.testing.assert_allclose(averaged, plain, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Scaling, padding and the way back."""
+"""Tests of scaling, padding and coordinate conversion."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIDES = st.integers(1, 5000)
 
 @settings(max_examples=200, deadline=None)
 @given(height=SIDES, width=SIDES, size=st.integers(64, 800))
-def test_the_scaled_picture_fits_its_canvas_and_the_limits(height, width, size):
+def test_scaled_image_fits_its_canvas_and_the_limits(height, width, size):
     letterbox = choose_letterbox((height, width), size)
     for side, scaled in zip(letterbox.canvas, letterbox.scaled_size, strict=True):
         assert side % CANVAS_MULTIPLE == 0
@@ -41,7 +41,7 @@ def test_the_scaled_picture_fits_its_canvas_and_the_limits(height, width, size):
 
 @settings(max_examples=200, deadline=None)
 @given(height=SIDES, width=SIDES, size=st.integers(64, 800), x=st.floats(-0.5, 0.5), y=st.floats(-0.5, 0.5))
-def test_coordinates_come_back(height, width, size, x, y):
+def test_coordinate_round_trip(height, width, size, x, y):
     points = np.array([[(x + 0.5) * width - 0.5, (y + 0.5) * height - 0.5]], np.float32)
     letterbox = choose_letterbox((height, width), size)
     moved = letterbox.to_canvas(points)
@@ -71,19 +71,19 @@ def test_sizes_of_the_reference(picture, scaled, canvas):
 @pytest.mark.parametrize(
     ("picture", "scaled"), [((480, 640), (368, 491)), ((640, 480), (368, 276)), ((100, 900), (55, 496))]
 )
-def test_on_the_only_canvas_that_there_is_pictures_are_smaller_where_they_must(picture, scaled):
+def test_images_are_shrunk_to_fit_a_fixed_canvas(picture, scaled):
     canvas = (368, 496)
     letterbox = choose_letterbox(picture, 368, canvas)
     assert (letterbox.scaled_size, letterbox.canvas) == (scaled, canvas)
     assert choose_letterbox(picture, 64, canvas).scaled_size == choose_letterbox(picture, 64).scaled_size
 
 
-def test_ordinary_pictures_share_few_canvases():
+def test_common_image_sizes_share_few_canvases():
     canvases = {choose_letterbox((side, 640), 368).canvas for side in range(320, 641)}
     assert len(canvases) <= 7
 
 
-def test_edges_go_to_edges():
+def test_image_edges_map_to_edges_of_the_scaled_image():
     letterbox = choose_letterbox((100, 250), 64)
     corners = np.array([[-0.5, -0.5], [249.5, 99.5]], np.float32)
     assert np.allclose(
@@ -93,7 +93,7 @@ def test_edges_go_to_edges():
 
 @pytest.mark.parametrize("picture", [(97, 143), (143, 97), (600, 410), (300, 900)])
 def test_pixels_move_with_their_coordinates(picture):
-    """A soft dot at a fraction of a pixel is found where `to_canvas` says, grown or shrunk."""
+    """A blurred dot at a sub-pixel position is scaled to the position that `to_canvas` returns."""
     height, width = picture
     centre = np.array([0.613 * width, 0.377 * height], np.float32)
     spread = min(picture) / 25
@@ -107,7 +107,7 @@ def test_pixels_move_with_their_coordinates(picture):
     assert np.abs(found - letterbox.to_canvas(centre)).max() < 0.03
 
 
-def test_the_rest_of_the_canvas_is_grey():
+def test_padding_is_grey():
     image = np.full((50, 110, 3), 7, np.uint8)
     letterbox = choose_letterbox((50, 110), 100)
     placed = apply_letterbox(image, letterbox)
@@ -118,12 +118,12 @@ def test_the_rest_of_the_canvas_is_grey():
     assert (placed[~inside] == PADDING_GREY).all()
 
 
-def test_a_picture_of_the_right_size_is_not_changed():
+def test_image_of_the_target_size_is_not_resampled():
     image = np.random.default_rng(0).integers(0, 256, (64, 100, 3), np.uint8)
     assert (apply_letterbox(image, choose_letterbox((64, 100), 64))[:64, :100] == image).all()
 
 
-def test_fine_patterns_are_averaged_when_shrunk():
+def test_shrinking_averages_fine_patterns():
     image = np.zeros((640, 640, 3), np.uint8)
     image[::2] = 200
     placed = apply_letterbox(image, choose_letterbox((640, 640), 64))
@@ -131,19 +131,19 @@ def test_fine_patterns_are_averaged_when_shrunk():
     assert abs(int(placed[30, 30, 0]) - 100) <= 1
 
 
-def test_a_picture_of_another_size_is_refused():
+def test_image_of_another_size_is_an_error():
     with pytest.raises(ValueError, match=r"shape \(10, 20, 3\), expected \(20, 10, 3\)"):
         apply_letterbox(np.zeros((10, 20, 3), np.uint8), choose_letterbox((20, 10), 64))
 
 
-def test_cut_keeps_every_cell_that_shows_some_of_the_picture():
+def test_crop_keeps_all_cells_that_overlap_the_image():
     letterbox = choose_letterbox((65, 130), 65)
     assert (letterbox.scaled_size, letterbox.canvas) == ((65, 130), (128, 192))
     maps = Maps(np.zeros((NUM_HEATMAPS, 16, 24), np.float32), np.ones((NUM_PAFS, 16, 24), np.float32))
     assert crop_maps(maps, letterbox).grid == (9, 17)
 
 
-def test_what_is_seen_in_the_padding_is_nobody():
+def test_people_in_the_padding_are_not_detected():
     letterbox = choose_letterbox((70, 128), 70)
     assert letterbox.canvas == (128, 128)
     canvas = encode_maps(figure(64, 112, 30)[None], letterbox.canvas)
@@ -151,7 +151,7 @@ def test_what_is_seen_in_the_padding_is_nobody():
     assert decode_people(crop_maps(canvas, letterbox), letterbox, DecodeConfig()) == []
 
 
-def test_keypoints_that_were_not_found_stay_nothing():
+def test_keypoints_that_were_not_found_stay_zero():
     keypoints = figure(100, 90, 80)
     keypoints[[3, 7]] = 0
     letterbox = choose_letterbox((600, 900), 192)
@@ -163,7 +163,7 @@ def test_keypoints_that_were_not_found_stay_nothing():
 
 
 @pytest.mark.parametrize("picture", [(480, 640), (700, 500), (120, 90), (60, 200), (1500, 1000)])
-def test_people_come_back_in_pixels_of_the_picture(picture):
+def test_people_are_returned_in_pixels_of_the_image(picture):
     height, width = picture
     true = figure(0.45 * width, 0.5 * height, 0.85 * height)[None]
     letterbox = choose_letterbox(picture, 368)

@@ -1,4 +1,4 @@
-"""Maps of several scales on one grid: nothing moves, not by a fraction of a pixel."""
+"""Tests of multi-scale averaging: keypoints keep their sub-pixel positions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPES = [(200, 300), (300, 200), (90, 120), (601, 907), (199, 200)]
 
 
 @pytest.mark.parametrize("scales", SCALES, ids=str)
-def test_people_come_back_to_a_fraction_of_a_pixel(scales):
+def test_people_are_found_with_subpixel_accuracy(scales):
     known = {
         10 + 12 * i: (size, figure(0.45 * size[1], 0.5 * size[0], 0.8 * size[0])[None]) for i, size in enumerate(SHAPES)
     }
@@ -31,12 +31,12 @@ def test_people_come_back_to_a_fraction_of_a_pixel(scales):
     for (person,), (size, true) in zip(found, known.values(), strict=True):
         assert person.found.all()
         errors = (person.keypoints - true[0])[:, :2] * choose_letterbox(size, SIZE).scale
-        assert np.abs(errors).max() < 0.5, "px of the canvas at scale 1; a cell has 8"
+        assert np.abs(errors).max() < 0.5, "in px of the canvas at scale 1, where a cell has 8 px"
         shifts.append(errors.mean(axis=0))
-    assert np.abs(np.mean(shifts, axis=0)).max() < 0.1, "the same way for all keypoints"
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.1, "systematic shift of all keypoints"
 
 
-def test_canvases_are_those_of_every_scale_and_each_takes_whole_batches():
+def test_each_scale_has_its_canvases_and_all_batches_are_full():
     known = {10 + 12 * i: (size, figure(50, 50, 60)[None][:0]) for i, size in enumerate(SHAPES)}
     oracle = Oracle(known, SIZE, (0.5, 1.0))
     predictor = Predictor(oracle, EvaluationConfig(size=SIZE, batch_size=3, scales=(0.5, 1.0)))
@@ -57,7 +57,7 @@ def constant(letterbox, value):
     )
 
 
-def test_every_scale_counts_alike_on_the_grid_of_the_largest():
+def test_scales_have_equal_weights_on_the_grid_of_the_largest():
     letterboxes = [choose_letterbox((150, 260), SIZE * scale) for scale in (1.0, 0.5, 1.7)]
     maps, letterbox = average_scales(
         [constant(letterbox, value) for letterbox, value in zip(letterboxes, (0.3, 0.6, 0.0), strict=True)], letterboxes
@@ -68,7 +68,7 @@ def test_every_scale_counts_alike_on_the_grid_of_the_largest():
     assert np.allclose(maps.pafs, -0.3)
 
 
-def test_the_maps_that_were_given_stay_as_they_are():
+def test_averaging_does_not_modify_its_inputs():
     letterboxes = [choose_letterbox((150, 260), SIZE * scale) for scale in (1.0, 0.5)]
     given = [constant(letterbox, 0.5) for letterbox in letterboxes]
     average_scales(given, letterboxes)
@@ -76,21 +76,21 @@ def test_the_maps_that_were_given_stay_as_they_are():
 
 
 @pytest.mark.parametrize(("source", "target", "ratio"), [(20, 40, 0.5), (20, 33, 0.6), (9, 9, 1.0), (30, 20, 1.4)])
-def test_interpolation_is_exact_for_parabolas_and_adds_up_to_one(source, target, ratio):
+def test_interpolation_is_exact_for_parabolas_and_weights_sum_to_one(source, target, ratio):
     weights = cubic_weights(source, target, ratio)
     assert (weights.shape, weights.dtype) == ((target, source), np.float32)
     assert np.allclose(weights.sum(axis=1), 1, atol=1e-6)
-    there = ratio * (np.arange(target) + 0.5) - 0.5
-    inside = (there >= 1) & (there <= source - 2)
+    centres = ratio * (np.arange(target) + 0.5) - 0.5
+    inside = (centres >= 1) & (centres <= source - 2)
     assert inside.sum() > target / 2
-    parabola = [0.3 * x * x - 2 * x + 1 for x in (np.arange(source), there)]
+    parabola = [0.3 * x * x - 2 * x + 1 for x in (np.arange(source), centres)]
     assert np.abs((weights @ parabola[0] - parabola[1])[inside]).max() < 1e-3
     if ratio == 1:
         assert (weights == np.eye(source)).all()
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ("[0.05]", "different factors from 0.1 to 4.0"),
         ("[1, 5]", "different factors"),
@@ -101,8 +101,8 @@ def test_interpolation_is_exact_for_parabolas_and_adds_up_to_one(source, target,
         ("[.nan]", "finite"),
     ],
 )
-def test_impossible_scales_are_refused_in_one_line(value, said):
-    with pytest.raises(InputError, match=said):
+def test_invalid_scales_are_an_error(value, message):
+    with pytest.raises(InputError, match=message):
         override_config(Config(), [f"evaluation.scales={value}"])
 
 

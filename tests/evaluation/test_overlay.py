@@ -24,7 +24,7 @@ def grey(height: int = 160, width: int = 240) -> np.ndarray:
     return np.full((height, width, 3), 128, dtype=np.uint8)
 
 
-def test_the_picture_given_is_not_changed_and_nobody_leaves_it_as_it_is() -> None:
+def test_input_image_is_not_modified() -> None:
     image = grey()
     assert np.array_equal(draw_people(image, []), image)
     drawn = draw_people(image, [ARM])
@@ -33,7 +33,7 @@ def test_the_picture_given_is_not_changed_and_nobody_leaves_it_as_it_is() -> Non
     assert (image == 128).all()
 
 
-def test_a_limb_has_its_colour_midway_and_nothing_is_drawn_far_from_it() -> None:
+def test_limb_has_its_colour_and_distant_pixels_are_unchanged() -> None:
     drawn = draw_people(grey(), [ARM], opacity=1.0).astype(int)
     assert np.abs(drawn[60, 80] - LIMB_COLOURS["left_shoulder", "left_elbow"]).max() <= 2
     assert np.abs(drawn[60, 40] - KEYPOINT_COLOURS["left_shoulder"]).max() <= 2
@@ -41,13 +41,13 @@ def test_a_limb_has_its_colour_midway_and_nothing_is_drawn_far_from_it() -> None
     assert (drawn[:40] == 128).all()
 
 
-def test_a_limb_needs_both_ends() -> None:
+def test_limb_is_drawn_only_if_both_ends_were_found() -> None:
     lone = draw_people(grey(), [person_with(left_shoulder=(40, 60), left_wrist=(200, 100))])
     assert (lone[60:100, 60:180] == 128).all()
     assert (lone[60, 40] != 128).any()
 
 
-def test_left_is_warm_right_is_cold() -> None:
+def test_left_side_has_warm_colours_and_right_side_cold_ones() -> None:
     for name in KEYPOINTS:
         blue, green, red = (value / 255 for value in KEYPOINT_COLOURS[name])
         hue = colorsys.rgb_to_hsv(red, green, blue)[0]
@@ -61,14 +61,14 @@ def test_left_is_warm_right_is_cold() -> None:
 
 
 @pytest.mark.parametrize("scale", [1, 4])
-def test_widths_grow_with_person_and_picture(scale: int) -> None:
+def test_line_widths_scale_with_person_and_image(scale: int) -> None:
     arm = Person(ARM.keypoints * np.float32([scale, scale, 1]), 0.5)
     drawn = draw_people(grey(160 * scale, 240 * scale), [arm])
     touched = (drawn != 128).any(axis=2).mean()
     assert 0.01 < touched < 0.08
 
 
-def test_coordinates_far_outside_tiny_pictures_and_read_only_ones_are_drawn_without_error() -> None:
+def test_distant_coordinates_tiny_images_and_read_only_images_raise_no_error() -> None:
     far = person_with(left_shoulder=(-1e9, 60), left_elbow=(1e12, -3e38), nose=(2, 2))
     draw_people(grey(), [far])
     image = grey(1, 1)
@@ -76,7 +76,7 @@ def test_coordinates_far_outside_tiny_pictures_and_read_only_ones_are_drawn_with
     assert draw_people(image, [ARM, far]).shape == (1, 1, 3)
 
 
-def test_truth_stands_left_of_what_was_found() -> None:
+def test_comparison_shows_the_ground_truth_left_of_the_detections() -> None:
     image = grey()
     both = draw_comparison(image, [], ARM.keypoints[None], gap=6)
     assert both.shape == (160, 2 * 240 + 6, 3)

@@ -1,4 +1,4 @@
-"""The command that finds people in pictures and videos: with a network that knows the answer, and as users call it."""
+"""Tests of `evaluation.predict`: its loop with a simulated network, and the command line."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FRAMES = 23
 FRAME = (96, 144)
 
 
-def colour(i):
+def frame_colour(i):
     return 4 * i + 4
 
 
-def moving(i):
-    """Nobody in every fifth frame, else one who goes to the right."""
+def walker(i):
+    """Return one person who walks to the right, and no people in every fifth frame."""
     people = figure(40 + 3 * i, 48, 70)[None]
     return people if i % 5 != 4 else people[:0]
 
@@ -51,8 +51,8 @@ def run(folder, known, *arguments, should_stop=lambda: False):
     return prediction
 
 
-def listed(out):
-    """Of images.json and results.json: pictures by id, and keypoints (P, 17, 3) by image id."""
+def read_coco_files(out):
+    """Return the images of images.json by id, and the keypoints (P, 17, 3) of results.json by image id."""
     images = {image["id"]: image for image in json.loads((out / "images.json").read_text())["images"]}
     people = {image_id: [] for image_id in images}
     for result in json.loads((out / "results.json").read_text()):
@@ -60,34 +60,34 @@ def listed(out):
     return images, people
 
 
-def openpose(path):
-    """(P, 18, 3) of an OpenPose json."""
+def read_openpose(path):
+    """Return the keypoints (P, 18, 3) of a file in OpenPose's JSON format."""
     people = json.loads(path.read_text())["people"]
     return np.reshape([person["pose_keypoints_2d"] for person in people], (-1, 18, 3))
 
 
-def drawn(image, base):
-    """Where something was drawn on one colour: (y, x)."""
+def drawn_pixels(image, base):
+    """Return the (y, x) of the pixels that differ from the background colour."""
     return np.argwhere(np.abs(image.astype(int) - base).max(axis=2) > 60)
 
 
 @pytest.fixture
 def film():
-    return {colour(i): (FRAME, moving(i)) for i in range(FRAMES)}
+    return {frame_colour(i): (FRAME, walker(i)) for i in range(FRAMES)}
 
 
-def test_a_video_comes_out_frame_by_frame_in_order(tmp_path, film):
-    write_video(tmp_path / "walk.avi", [picture(colour(i), FRAME) for i in range(FRAMES)], codec="MJPG")
+def test_outputs_of_a_video_are_complete_and_in_order(tmp_path, film):
+    write_video(tmp_path / "walk.avi", [picture(frame_colour(i), FRAME) for i in range(FRAMES)], codec="MJPG")
     prediction = run(tmp_path, film, "walk.avi")
     out = tmp_path / "out"
     assert (prediction.written, prediction.skipped.messages) == (FRAMES, [])
     files = sorted(path.name for path in (out / "openpose").iterdir())
     assert files == [f"walk_{i:012d}_keypoints.json" for i in range(FRAMES)]
-    images, people = listed(out)
+    images, people = read_coco_files(out)
     for i in range(FRAMES):
-        found = openpose(out / "openpose" / files[i])
-        assert len(found) == len(moving(i)) == len(people[i + 1])
-        assert np.abs(found[..., :2] - moving(i)[..., :2]).max(initial=0) < 1
+        found = read_openpose(out / "openpose" / files[i])
+        assert len(found) == len(walker(i)) == len(people[i + 1])
+        assert np.abs(found[..., :2] - walker(i)[..., :2]).max(initial=0) < 1
         assert images[i + 1] == {
             "id": i + 1,
             "width": FRAME[1],
@@ -101,14 +101,14 @@ def test_a_video_comes_out_frame_by_frame_in_order(tmp_path, film):
     assert len(frames) == FRAMES
     for i, frame in enumerate(frames):
         assert frame.shape == (*FRAME, 3)
-        seen = drawn(frame, colour(i))
-        assert (len(seen) > 0) == (len(moving(i)) > 0)
+        seen = drawn_pixels(frame, frame_colour(i))
+        assert (len(seen) > 0) == (len(walker(i)) > 0)
         if len(seen):
-            assert abs(seen[:, 1].mean() - moving(i)[0, :, 0].mean()) < 3
+            assert abs(seen[:, 1].mean() - walker(i)[0, :, 0].mean()) < 3
 
 
-def test_a_camera_is_a_video(tmp_path, film, monkeypatch):
-    write_video(tmp_path / "film.avi", [picture(colour(i), FRAME) for i in range(6)], codec="MJPG")
+def test_camera_is_processed_like_a_video(tmp_path, film, monkeypatch):
+    write_video(tmp_path / "film.avi", [picture(frame_colour(i), FRAME) for i in range(6)], codec="MJPG")
     open_file = cv2.VideoCapture
     monkeypatch.setattr(
         cv2, "VideoCapture", lambda number: open_file(str(tmp_path / "film.avi")) if number == 3 else None
@@ -118,16 +118,16 @@ def test_a_camera_is_a_video(tmp_path, film, monkeypatch):
         predict_sources(prediction_run(out, film, coco=coco), find_sources(["3"], out))
     assert len(list((out / "openpose").glob("camera3_00000000000?_keypoints.json"))) == 6
     assert (out / "overlays" / "camera3.mp4").exists()
-    assert listed(out)[0][1]["file_name"] == "camera 3"
+    assert read_coco_files(out)[0][1]["file_name"] == "camera 3"
 
 
-def test_a_camera_that_is_not_there_is_skipped(tmp_path):
+def test_missing_camera_is_skipped(tmp_path):
     prediction = prediction_run(tmp_path / "out", {})
     predict_sources(prediction, find_sources(["9999"], tmp_path))
     assert prediction.skipped.messages == ["Skipped camera 9999: no such camera"]
 
 
-def test_pictures_of_many_shapes_go_to_their_own_names(tmp_path):
+def test_outputs_of_images_of_many_sizes_have_the_right_names(tmp_path):
     known = {}
     for i, (name, size) in enumerate(
         [("a/x.png", (90, 120)), ("b/x.png", (120, 90)), ("b/000000000099.jpg", (200, 300)), ("c.jpg", (64, 64))]
@@ -144,7 +144,7 @@ def test_pictures_of_many_shapes_go_to_their_own_names(tmp_path):
         "x-2.png",
         "x.png",
     ]
-    images, people = listed(out)
+    images, people = read_coco_files(out)
     assert {image["file_name"]: image_id for image_id, image in images.items()} == {
         str(tmp_path / "b/000000000099.jpg"): 99,
         str(tmp_path / "a/x.png"): 100,
@@ -153,14 +153,14 @@ def test_pictures_of_many_shapes_go_to_their_own_names(tmp_path):
     }
     for name, image_id, key in (("x", 100, 20), ("x-2", 101, 40), ("000000000099", 99, 60), ("c", 102, 80)):
         size, true = known[key]
-        assert np.abs(openpose(out / "openpose" / f"{name}_keypoints.json") - true)[..., :2].max() < 1
+        assert np.abs(read_openpose(out / "openpose" / f"{name}_keypoints.json") - true)[..., :2].max() < 1
         assert len(people[image_id]) == 1
         assert (images[image_id]["height"], images[image_id]["width"]) == size
         overlay = next((out / "overlays").glob(f"{name}.*"))
-        assert len(drawn(cv2.imread(str(overlay)), key)) > 100
+        assert len(drawn_pixels(cv2.imread(str(overlay)), key)) > 100
 
 
-def test_what_cannot_be_read_is_skipped_and_said_in_one_line_each(tmp_path, capfd):
+def test_unreadable_sources_are_skipped_with_one_message_each(tmp_path, capfd):
     (tmp_path / "text\n.jpg").write_text("not a picture")
     cv2.imwrite(str(tmp_path / "good.jpg"), picture(50, (64, 64)))
     whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
@@ -170,43 +170,44 @@ def test_what_cannot_be_read_is_skipped_and_said_in_one_line_each(tmp_path, capf
     write_video(tmp_path / "cut.avi", [picture(90, FRAME) for _ in range(30)], codec="MJPG")
     data = (tmp_path / "cut.avi").read_bytes()
     (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
-    known = {50: ((64, 64), figure(32, 32, 50)[None]), 90: (FRAME, moving(0))}
+    known = {50: ((64, 64), figure(32, 32, 50)[None]), 90: (FRAME, walker(0))}
     names = ["good.jpg", "text\n.jpg", "cut.jpg", "text.mp4", "cut.avi", "notes.txt"]
     prediction = run(tmp_path, known, *names)
     lines = capfd.readouterr().err.splitlines()
     skipped = [line for line in lines if line.startswith("Skipped ")]
     assert len(skipped) == len(prediction.skipped.messages) == 5
-    for name, said in (
+    for name, message in (
         (r"text\n.jpg", "neither a JPEG nor a PNG"),
         ("cut.jpg", "damaged JPEG"),
         ("text.mp4", "not a video that OpenCV can read"),
         ("cut.avi", "of 30 frames"),
         ("notes.txt", "unknown file name extension"),
     ):
-        assert any(line.startswith(f"Skipped {tmp_path / name}: ") and said in line for line in skipped), (name, lines)
+        prefix = f"Skipped {tmp_path / name}: "
+        assert any(line.startswith(prefix) and message in line for line in skipped), (name, lines)
     overlays = sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir())
     assert overlays == ["cut.mp4", "good.jpg"]
     assert 0 < len(list(VideoReader(tmp_path / "out" / "overlays" / "cut.mp4"))) < 30
 
 
-def test_a_picture_that_goes_away_meanwhile_is_skipped(tmp_path):
-    class Thief(Oracle):
+def test_image_that_is_deleted_during_the_run_is_skipped(tmp_path):
+    class DeletingOracle(Oracle):
         def __call__(self, images):
             (tmp_path / "x.jpg").unlink()
             return super().__call__(images)
 
     cv2.imwrite(str(tmp_path / "x.jpg"), picture(50, (64, 64)))
     prediction = prediction_run(tmp_path / "out", {}, ["overlay"])
-    prediction.predictor.network = Thief({50: ((64, 64), figure(32, 32, 50)[None])}, SIZE)
+    prediction.predictor.network = DeletingOracle({50: ((64, 64), figure(32, 32, 50)[None])}, SIZE)
     predict_sources(prediction, find_sources([str(tmp_path / "x.jpg")], tmp_path / "out"))
     assert prediction.skipped.messages == [
         f"Skipped {tmp_path / 'x.jpg'}: has changed: cannot be read: No such file or directory"
     ]
 
 
-def test_only_what_is_asked_for_is_written(tmp_path, film):
-    write_video(tmp_path / "walk.avi", [picture(colour(i), FRAME) for i in range(6)], codec="MJPG")
-    cv2.imwrite(str(tmp_path / "x.png"), picture(colour(0), FRAME))
+def test_only_the_selected_outputs_are_written(tmp_path, film):
+    write_video(tmp_path / "walk.avi", [picture(frame_colour(i), FRAME) for i in range(6)], codec="MJPG")
+    cv2.imwrite(str(tmp_path / "x.png"), picture(frame_colour(0), FRAME))
     for output in ("overlay", "openpose"):
         out = tmp_path / output
         predict_sources(prediction_run(out, film, [output]), find_sources([str(tmp_path)], tmp_path))
@@ -214,9 +215,9 @@ def test_only_what_is_asked_for_is_written(tmp_path, film):
         assert written == ({".png", ".mp4"} if output == "overlay" else {".json"})
 
 
-def test_a_stop_finishes_what_was_read(tmp_path, film):
-    write_video(tmp_path / "walk.avi", [picture(colour(i % FRAMES), FRAME) for i in range(400)], codec="MJPG")
-    write_video(tmp_path / "next.avi", [picture(colour(0), FRAME)], codec="MJPG")
+def test_frames_already_read_are_processed_after_a_stop(tmp_path, film):
+    write_video(tmp_path / "walk.avi", [picture(frame_colour(i % FRAMES), FRAME) for i in range(400)], codec="MJPG")
+    write_video(tmp_path / "next.avi", [picture(frame_colour(0), FRAME)], codec="MJPG")
     openpose_files = tmp_path / "out" / "openpose"
     prediction = run(
         tmp_path,
@@ -227,31 +228,31 @@ def test_a_stop_finishes_what_was_read(tmp_path, film):
     )
     assert 4 <= prediction.written < 100
     assert len(list(VideoReader(tmp_path / "out" / "overlays" / "walk.mp4"))) == prediction.written
-    assert len(listed(tmp_path / "out")[0]) == prediction.written == len(list(openpose_files.iterdir()))
+    assert len(read_coco_files(tmp_path / "out")[0]) == prediction.written == len(list(openpose_files.iterdir()))
     assert prediction.skipped.messages == []
 
 
-def test_memory_stays_bounded_over_a_long_video(tmp_path):
-    """Frames are read only a few batches ahead of what is written."""
+def test_few_frames_of_a_long_video_are_prefetched(tmp_path):
+    """Frames are read at most a few batches ahead of the writer, so memory is bounded."""
     write_video(tmp_path / "long.avi", [picture(50, (64, 64)) for _ in range(300)], codec="MJPG")
     prediction = prediction_run(tmp_path / "out", {50: ((64, 64), figure(32, 32, 50)[None][:0])}, ["openpose"])
-    read, most = 0, 0
+    read, max_ahead = 0, 0
 
     def should_stop():
-        nonlocal read, most
+        nonlocal read, max_ahead
         read += 1
-        most = max(most, read - prediction.written)
+        max_ahead = max(max_ahead, read - prediction.written)
         return False
 
     prediction.should_stop = should_stop
     predict_sources(prediction, find_sources([str(tmp_path)], tmp_path / "out"))
     assert prediction.written == 300
-    assert most < 60
+    assert max_ahead < 60
 
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
-    """A small network with random weights as an ONNX graph."""
+    """Export a small network with random weights to an ONNX graph."""
     import mindspore as ms
 
     from training.checkpoint.checkpoint import TrainingPosition, load_checkpoint, save_checkpoint
@@ -272,7 +273,7 @@ def call(*arguments):
         return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
-def test_the_command_says_what_it_wrote(tmp_path, graph):
+def test_command_prints_the_outputs(tmp_path, graph):
     cv2.imwrite(str(tmp_path / "x.png"), picture(PADDING_GREY, (64, 64)))
     out = tmp_path / "out"
     result = call(tmp_path, "--ckpt", graph, "--out", out)
@@ -294,7 +295,7 @@ def test_the_command_says_what_it_wrote(tmp_path, graph):
     assert (out / "openpose" / "x_keypoints.json").stat().st_mtime_ns == before
 
 
-def test_the_command_counts_what_it_skipped(tmp_path, graph):
+def test_command_counts_skipped_sources(tmp_path, graph):
     (tmp_path / "x.jpg").write_text("text")
     (tmp_path / "y.jpg").write_text("text")
     result = call(tmp_path, "--ckpt", graph, "--out", tmp_path / "out")
@@ -306,7 +307,7 @@ def test_the_command_counts_what_it_skipped(tmp_path, graph):
     ]
 
 
-def test_scales_and_flip_reach_the_network(tmp_path, graph):
+def test_scales_and_flip_override_the_recipe(tmp_path, graph):
     cv2.imwrite(str(tmp_path / "x.png"), picture(PADDING_GREY, (64, 64)))
     result = call(tmp_path, "--ckpt", graph, "--out", tmp_path / "out", "--scales", "0.5,1", "--flip")
     assert result.exit_code == 2
@@ -314,25 +315,25 @@ def test_scales_and_flip_reach_the_network(tmp_path, graph):
     assert call(tmp_path, "--ckpt", graph, "--out", tmp_path / "out", "--scales", "1", "--no-flip").exit_code == 0
 
 
-def test_lone_points_are_left_out_unless_asked_for(tmp_path, graph):
+def test_people_with_few_keypoints_are_left_out_by_default(tmp_path, graph):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "x.png"), noise)
 
     def keypoints_found(*options):
-        everything = [f"--set=evaluation.decoder.{name}=0" for name in ("peak_threshold", "min_score")]
+        keep_all = [f"--set=evaluation.decoder.{name}=0" for name in ("peak_threshold", "min_score")]
         out = tmp_path / "out"
-        call(tmp_path / "x.png", "--ckpt", graph, "--out", out, "--write", "openpose", *everything, *options)
+        call(tmp_path / "x.png", "--ckpt", graph, "--out", out, "--write", "openpose", *keep_all, *options)
         people = json.loads((out / "openpose" / "x_keypoints.json").read_text())["people"]
         return sorted(np.count_nonzero(person["pose_keypoints_2d"][2::3]) for person in people)
 
-    everybody = keypoints_found("--min-keypoints", 1)
-    assert min(everybody) < 3
-    assert keypoints_found() == [number for number in everybody if number >= 3]
-    assert keypoints_found("--set", "evaluation.decoder.min_keypoints=1") == everybody
+    all_counts = keypoints_found("--min-keypoints", 1)
+    assert min(all_counts) < 3
+    assert keypoints_found() == [number for number in all_counts if number >= 3]
+    assert keypoints_found("--set", "evaluation.decoder.min_keypoints=1") == all_counts
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("none.jpg", "--out", "out"), "none.jpg: no such file or folder"),
         (("empty", "--out", "out"), "empty: no image or video found"),
@@ -344,19 +345,19 @@ def test_lone_points_are_left_out_unless_asked_for(tmp_path, graph):
         (("x.png", "--out", "out", "--set", "model.stages=3"), "takes evaluation"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(arguments, said, tmp_path, graph, monkeypatch):
+def test_invalid_arguments_give_one_line_and_write_nothing(arguments, message, tmp_path, graph, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     cv2.imwrite(str(tmp_path / "x.png"), picture(PADDING_GREY, (64, 64)))
     result = call(*arguments, "--ckpt", graph)
     assert result.exit_code == 2, result.output
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert said in line
+    assert message in line
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "x.png"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_finalises_the_files(number, tmp_path, graph):
+def test_ctrl_c_finishes_the_files(number, tmp_path, graph):
     write_video(tmp_path / "long.avi", [picture(i % 200, (64, 64)) for i in range(6000)], codec="MJPG")
     out = tmp_path / "out"
     command = [str(tmp_path / "long.avi"), "--ckpt", str(graph), "--out", str(out)]
@@ -365,11 +366,11 @@ def test_ctrl_c_finalises_the_files(number, tmp_path, graph):
     while not (out / "openpose").is_dir() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(number)
-    said, complaint = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, complaint
-    assert "Stopping; images and frames already read are still processed" in complaint
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, stderr
+    assert "Stopping; images and frames already read are still processed" in stderr
     frames = list(VideoReader(out / "overlays" / "long.mp4"))
     assert 0 < len(frames) < 6000
-    assert len(listed(out)[0]) == len(frames) == len(list((out / "openpose").iterdir()))
-    assert f"{out}/openpose/: {len(frames)} files" in said
+    assert len(read_coco_files(out)[0]) == len(frames) == len(list((out / "openpose").iterdir()))
+    assert f"{out}/openpose/: {len(frames)} files" in stdout
     assert not list(out.rglob(".*"))

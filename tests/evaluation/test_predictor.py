@@ -1,4 +1,4 @@
-"""From pictures to people, with a network that knows the answer and with a small real one."""
+"""Tests of the predictor, with a simulated network that outputs exact maps and with a small real one."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TINY = Config(
 )
 
 
-def known_pictures(sizes):
-    """Colour -> (size, people): one person in each, at another place, and nobody in every fifth."""
+def known_images(sizes):
+    """Return colour -> (size, people): one person at a different position in each image, none in every fifth."""
     known = {}
     for i, (height, width) in enumerate(sizes):
         people = figure((0.35 + 0.04 * i) * width, 0.5 * height, 0.8 * height)[None]
@@ -32,8 +32,8 @@ def known_pictures(sizes):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_everybody_is_found_in_the_right_picture_at_the_right_place(batch_size):
-    known = known_pictures(SIZES)
+def test_people_are_found_in_the_right_image_at_the_right_position(batch_size):
+    known = known_images(SIZES)
     predictor = Predictor(Oracle(known, 192), EvaluationConfig(size=192, batch_size=batch_size))
     found = predictor.predict_people([picture(colour, size) for colour, (size, _) in known.items()])
     assert len(found) == len(known)
@@ -44,8 +44,8 @@ def test_everybody_is_found_in_the_right_picture_at_the_right_place(batch_size):
             assert error.max() * choose_letterbox(size, 192).scale.max() < 1.5
 
 
-def test_batches_have_one_size_a_canvas_and_are_filled_up():
-    known = known_pictures(SIZES)
+def test_batches_have_one_canvas_size_and_are_filled_up():
+    known = known_images(SIZES)
     oracle = Oracle(known, 192)
     predictor = Predictor(oracle, EvaluationConfig(size=192, batch_size=4))
     predictor.predict_people([picture(colour, size) for colour, (size, _) in known.items()] * 3)
@@ -58,8 +58,8 @@ def test_batches_have_one_size_a_canvas_and_are_filled_up():
     assert len(oracle.batches) == sum(-(-count // 4) for count in per_canvas.values())
 
 
-def test_maps_cover_the_picture_and_keep_the_order():
-    known = known_pictures(SIZES)
+def test_maps_cover_the_image_and_keep_the_order():
+    known = known_images(SIZES)
     predictor = Predictor(Oracle(known, 192), EvaluationConfig(size=192, batch_size=2))
     maps = predictor.predict_maps([picture(colour, size) for colour, (size, _) in known.items()])
     for one, (size, true) in zip(maps, known.values(), strict=True):
@@ -67,13 +67,13 @@ def test_maps_cover_the_picture_and_keep_the_order():
         assert (one.heatmaps[:-1].max() > 0.8) == (len(true) > 0)
 
 
-def test_no_pictures_give_no_people():
+def test_no_images_give_no_people():
     predictor = Predictor(Oracle({}, 192), EvaluationConfig())
     assert predictor.predict_people([]) == []
     assert predictor.predict_maps([]) == []
 
 
-def test_stream_holds_few_pictures_at_a_time():
+def test_stream_prefetches_few_images():
     known = {50: ((64, 64), np.zeros((0, 18, 3), np.float32))}
     predictor = Predictor(Oracle(known, 64), EvaluationConfig(size=64, batch_size=2))
     read = 0
@@ -92,13 +92,13 @@ def test_stream_holds_few_pictures_at_a_time():
     assert done == 200
 
 
-def test_what_loads_to_nothing_is_left_out():
+def test_items_without_an_image_are_skipped():
     predictor = Predictor(Oracle({50: ((64, 64), figure(32, 32, 50)[None])}, 64), EvaluationConfig(size=64))
     found = list(predictor.predict_stream(range(9), lambda item: None if item % 3 else picture(50, (64, 64))))
     assert [(item, len(people)) for item, people in found] == [(0, 1), (3, 1), (6, 1)]
 
 
-def test_a_picture_that_cannot_be_loaded_is_reported():
+def test_errors_of_loading_are_passed_on():
     predictor = Predictor(Oracle({}, 64), EvaluationConfig(size=64))
 
     def load(item):
@@ -108,7 +108,7 @@ def test_a_picture_that_cannot_be_loaded_is_reported():
         list(predictor.predict_stream([3], load))
 
 
-def test_an_answer_that_is_not_finite_is_one_clear_error():
+def test_nonfinite_output_is_an_input_error():
     heatmaps = np.zeros((NUM_HEATMAPS, 8, 8), np.float32)
     heatmaps[0, 2, 2] = np.nan
     maps = Maps(heatmaps, np.zeros((NUM_PAFS, 8, 8), np.float32))
@@ -116,7 +116,7 @@ def test_an_answer_that_is_not_finite_is_one_clear_error():
         decode_people(maps, choose_letterbox((64, 64), 64), DecodeConfig())
 
 
-def test_the_recipe_sets_the_decoder():
+def test_decoder_settings_come_from_the_recipe():
     config = EvaluationConfig(size=192, decoder=DecoderConfig(min_keypoints=18))
     people = figure(100, 100, 160)[None]
     people[0, 4, 2] = 0
@@ -139,7 +139,7 @@ def checkpoint(tmp_path_factory):
     return run
 
 
-def test_batches_give_what_single_pictures_give(checkpoint):
+def test_batched_and_single_inference_agree(checkpoint):
     from training.checkpoint.checkpoint import load_checkpoint
     from training.network.openpose import OpenPose
 
@@ -148,12 +148,12 @@ def test_batches_give_what_single_pictures_give(checkpoint):
     rng = np.random.default_rng(0)
     sizes = [(64, 80), (70, 64), (128, 150), (64, 64), (100, 90)]
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-    together = predictor.predict_maps(images)
-    alone = [predictor.predict_maps([image])[0] for image in images]
-    for one, other in zip(together, alone, strict=True):
+    batched = predictor.predict_maps(images)
+    single = [predictor.predict_maps([image])[0] for image in images]
+    for one, other in zip(batched, single, strict=True):
         assert np.abs(one.heatmaps - other.heatmaps).max() < 1e-5
         assert np.abs(one.pafs - other.pafs).max() < 1e-5
-    assert np.abs(together[0].heatmaps[:, :8, :8] - together[3].heatmaps).max() > 1e-3
+    assert np.abs(batched[0].heatmaps[:, :8, :8] - batched[3].heatmaps).max() > 1e-3
 
     import mindspore as ms
 
@@ -162,22 +162,22 @@ def test_batches_give_what_single_pictures_give(checkpoint):
     ms.load_param_into_net(network, load_checkpoint(predictor.source).tensors)
     letterbox = choose_letterbox((64, 80), 64)
     pafs, heatmaps = network(ms.Tensor(np.stack([apply_letterbox(images[0], letterbox)] * 2)))
-    assert np.abs(heatmaps[-1].asnumpy()[0, :, :8, :10] - together[0].heatmaps).max() < 1e-5
-    assert np.abs(pafs[-1].asnumpy()[0, :, :8, :10] - together[0].pafs).max() < 1e-5
+    assert np.abs(heatmaps[-1].asnumpy()[0, :, :8, :10] - batched[0].heatmaps).max() < 1e-5
+    assert np.abs(pafs[-1].asnumpy()[0, :, :8, :10] - batched[0].pafs).max() < 1e-5
 
 
-def test_overrides_change_how_people_are_found_and_nothing_else(checkpoint):
+def test_overrides_change_only_the_evaluation_section(checkpoint):
     predictor = Predictor.load(checkpoint, "cpu", ["evaluation.size=96", "evaluation.decoder.smooth=0.5"])
     assert (predictor.config.size, predictor.config.batch_size, predictor.decode_config.smooth) == (96, 2, 0.5)
     assert predictor.source == checkpoint / "checkpoints" / "step-0000007.ckpt"
-    for override, said in (
+    for override, message in (
         ("model.stages=2", "evaluation"),
         ("evaluation.size=1", "evaluation.size: 1"),
         ("evaluation.sizes=64", "did you mean size"),
         ("evaluation.decoder.smoth=1", "did you mean smooth"),
         ("evaluation", "--set"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             Predictor.load(checkpoint, "cpu", [override])
 
 

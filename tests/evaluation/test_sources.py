@@ -1,4 +1,4 @@
-"""Pictures and videos, found, named and read."""
+"""Tests of finding, naming and reading images and videos."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_video(path, images, fps=12.5, codec="mp4v"):
     writer.release()
 
 
-def test_folders_are_searched_in_order_with_their_folders_and_not_where_outputs_are(tmp_path):
+def test_folders_are_searched_recursively_except_the_output_folder(tmp_path):
     touch(tmp_path, "b.JPG", "a/z.png", "a/b/c.webp", "notes.txt", ".hidden.jpg", ".git/x.jpg", "out/overlays/b.jpg")
     touch(tmp_path, "clip.MP4", "a/film.avi")
     found = find(tmp_path)
@@ -43,14 +43,14 @@ def test_folders_are_searched_in_order_with_their_folders_and_not_where_outputs_
     assert found.unsupported == ()
 
 
-def test_names_that_meet_are_numbered(tmp_path):
+def test_equal_names_are_numbered(tmp_path):
     touch(tmp_path, "1/x.jpg", "1/x.png", "2/x.jpg", "2/X.jpg", "2/x-2.jpg", "x.jpg", "x.mp4")
     found = find(tmp_path, "1", "2", "x.jpg", "x.mp4", "x.jpg")
     assert [one.name for one in found.videos] == ["x"]
     assert [one.name for one in found.images] == ["x-2", "x-3", "X-4", "x-2-2", "x-5", "x-6"]
 
 
-def test_a_picture_cannot_be_named_like_a_videos_frame(tmp_path):
+def test_image_name_never_equals_the_name_of_a_video_frame(tmp_path):
     touch(tmp_path, "x_000000000007.jpg", "y_000000000007.jpg", "x.mp4")
     found = find(tmp_path)
     assert found.videos[0].frame_name(7) == "x_000000000007"
@@ -70,14 +70,14 @@ def test_a_picture_cannot_be_named_like_a_videos_frame(tmp_path):
         ("é" * 120 + ".jpg", "é" * (MAX_NAME_BYTES // 2)),
     ],
 )
-def test_hostile_names_become_harmless(name, expected, tmp_path):
+def test_unsafe_names_are_sanitized(name, expected, tmp_path):
     touch(tmp_path, name)
     (found,) = find(tmp_path, name).images
     assert found.name == expected
     assert (tmp_path / "out" / found.name).resolve().parent == tmp_path / "out"
 
 
-def test_names_that_are_not_text(tmp_path):
+def test_undecodable_names_are_sanitized(tmp_path):
     import os
 
     raw = os.fsencode(tmp_path) + b"/\xff\xfe.jpg"
@@ -88,7 +88,7 @@ def test_names_that_are_not_text(tmp_path):
     found.name.encode()
 
 
-def test_image_ids_are_cocos_where_names_are_numbers_and_unique(tmp_path):
+def test_image_ids_are_unique_and_come_from_numeric_names(tmp_path):
     touch(tmp_path, "1/000000000042.jpg", "1/007.png", "1/dog.jpg", "2/42.jpg", "2/0000000000000000001.jpg")
     found = find(tmp_path, "1", "2")
     assert [one.image_id for one in found.images] == [42, 7, 43, 44, 45]
@@ -105,7 +105,7 @@ def test_numbers_are_cameras(tmp_path, monkeypatch):
     assert find_sources(["./7"], tmp_path).images[0].name == "x"
 
 
-def test_what_is_not_there_is_an_error_and_what_is_strange_is_noted(tmp_path):
+def test_missing_sources_are_an_error_and_unsupported_files_are_listed(tmp_path):
     touch(tmp_path, "x.jpg", "notes.txt", "empty/notes.txt")
     assert find(tmp_path, "x.jpg", "notes.txt").unsupported == (tmp_path / "notes.txt",)
     with pytest.raises(InputError, match=r"y\.jpg: no such file or folder"):
@@ -118,7 +118,7 @@ def test_what_is_not_there_is_an_error_and_what_is_strange_is_noted(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
-def test_pictures_of_all_kinds_are_read(suffix, tmp_path):
+def test_all_image_formats_are_read(suffix, tmp_path):
     image = picture(90, (40, 60))
     image[:, 30:, 2] = 200
     path = tmp_path / f"x{suffix}"
@@ -126,17 +126,17 @@ def test_pictures_of_all_kinds_are_read(suffix, tmp_path):
     assert np.abs(read_image(path)[:, [5, 55]].astype(int) - image[:, [5, 55]]).max() < 6
 
 
-def test_grey_and_transparent_pictures_have_three_colours(tmp_path):
+def test_greyscale_and_transparent_images_are_read_as_bgr(tmp_path):
     for channels in (1, 4):
         cv2.imwrite(str(tmp_path / "x.png"), np.full((10, 12, channels), 77, np.uint8))
         assert (read_image(tmp_path / "x.png") == picture(77, (10, 12))).all()
 
 
-def test_pictures_are_turned_as_people_see_them(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     image = picture(50, (40, 60))
     image[:20] = 200
     data = cv2.imencode(".jpg", image)[1].tobytes()
-    # an EXIF segment that says orientation 6: the top of the scene is at the right
+    # an EXIF segment with orientation 6: the top of the scene is at the right
     tiff = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
     exif = b"Exif\x00\x00" + tiff
     (tmp_path / "x.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
@@ -146,10 +146,10 @@ def test_pictures_are_turned_as_people_see_them(tmp_path):
     assert seen[:, :15].mean() < 60
 
 
-def test_bad_pictures_are_errors(tmp_path):
+def test_damaged_images_are_errors(tmp_path):
     whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
     bitmap = cv2.imencode(".bmp", picture(5, (64, 64)))[1].tobytes()
-    for name, data, said in (
+    for name, data, message in (
         ("text.jpg", b"not a picture", "neither a JPEG nor a PNG"),
         ("cut.jpg", whole[: len(whole) // 2], "damaged JPEG"),
         ("empty.png", b"", "an empty file"),
@@ -159,7 +159,7 @@ def test_bad_pictures_are_errors(tmp_path):
     ):
         path = tmp_path / name
         path.write_bytes(data)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read_image(path)
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_image(tmp_path / "none.jpg")
@@ -168,7 +168,7 @@ def test_bad_pictures_are_errors(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "codec"), [("x.mp4", "mp4v"), ("x.avi", "MJPG"), ("odd %03d.webm", "VP80")])
-def test_videos_are_read_frame_by_frame(name, codec, tmp_path, capfd):
+def test_all_frames_of_a_video_are_read(name, codec, tmp_path, capfd):
     write_video(tmp_path / name, [picture(8 * i, (48, 64)) for i in range(20)], codec=codec)
     reader = VideoReader(tmp_path / name)
     assert (reader.fps, reader.num_frames) == (12.5, 20)
@@ -179,7 +179,7 @@ def test_videos_are_read_frame_by_frame(name, codec, tmp_path, capfd):
     assert capfd.readouterr().out == ""
 
 
-def test_what_is_no_video_is_an_error(tmp_path):
+def test_damaged_videos_are_errors(tmp_path):
     write_video(tmp_path / "x.mp4", [picture(8 * i, (48, 64)) for i in range(20)])
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "x.mp4").read_bytes()[:600])
     (tmp_path / "text.avi").write_text("no video")
@@ -190,7 +190,7 @@ def test_what_is_no_video_is_an_error(tmp_path):
         VideoReader(9999)
 
 
-def test_a_source_that_tells_no_speed_gets_the_usual_one(tmp_path, monkeypatch):
+def test_default_frame_rate_is_used_if_a_source_reports_none(tmp_path, monkeypatch):
     write_video(tmp_path / "x.avi", [picture(8, (48, 64))], codec="MJPG")
     monkeypatch.setattr(cv2, "CAP_PROP_FPS", -1)
     assert VideoReader(tmp_path / "x.avi").fps == DEFAULT_FPS

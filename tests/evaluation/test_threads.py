@@ -1,4 +1,4 @@
-"""Reading and working ahead: in order, bounded, and ended with the caller."""
+"""Tests of prefetching: it keeps the order, is bounded, and ends with the consumer."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import pytest
 from evaluation.inference.threads import prefetch, prefetch_map
 
 
-def counting(numbers, taken):
+def counting(numbers, consumed):
     for number in numbers:
-        taken.append(number)
+        consumed.append(number)
         yield number
 
 
 @pytest.mark.parametrize("ahead", [0, 3, 100])
-def test_items_are_read_in_order_and_not_far_ahead(ahead):
-    taken = []
-    reader = prefetch(counting(range(30), taken), ahead)
+def test_items_are_read_in_order_and_prefetching_is_bounded(ahead):
+    consumed = []
+    reader = prefetch(counting(range(30), consumed), ahead)
     for number in range(30):
         assert next(reader) == number
         time.sleep(0.001)
-        assert len(taken) <= number + ahead + 2
+        assert len(consumed) <= number + ahead + 2
     assert list(reader) == []
-    assert taken == list(range(30))
+    assert consumed == list(range(30))
 
 
 def test_items_may_be_false():
@@ -34,12 +34,12 @@ def test_items_may_be_false():
     assert list(prefetch(iter([]), 2)) == []
 
 
-def test_reading_ends_with_the_caller_and_fails_where_it_failed():
-    taken = []
-    reader = prefetch(counting(range(10**9), taken), 4)
+def test_reading_ends_with_the_consumer_and_passes_errors_on():
+    consumed = []
+    reader = prefetch(counting(range(10**9), consumed), 4)
     assert next(reader) == 0
     reader.close()
-    assert len(taken) <= 10
+    assert len(consumed) <= 10
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
 
     def failing():
@@ -52,7 +52,7 @@ def test_reading_ends_with_the_caller_and_fails_where_it_failed():
         next(reader)
 
 
-def test_work_is_in_order_whoever_is_first():
+def test_results_keep_the_order_of_the_inputs():
     with ThreadPoolExecutor(4) as pool:
 
         def slow_if_even(number):

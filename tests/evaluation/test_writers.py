@@ -1,4 +1,4 @@
-"""What is written of people: the formats that other programs read, whole files or none."""
+"""Tests of the output formats and of atomic writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.oracle import figure, picture
 PERSON = Person(figure(50.123456, 60, 80), 0.5)
 
 
-def test_openpose_json_has_the_keys_of_its_authors():
+def test_openpose_json_has_all_keys_of_the_openpose_library():
     keypoints = PERSON.keypoints.copy()
     keypoints[KEYPOINT_INDEX["left_wrist"]] = 0
     written = to_openpose_json([Person(keypoints, 0.5), PERSON])
@@ -52,7 +52,7 @@ def test_openpose_json_has_the_keys_of_its_authors():
     assert to_openpose_json([]) == {"version": 1.3, "people": []}
 
 
-def test_openpose_files_are_made_with_their_folders(tmp_path):
+def test_folders_of_openpose_files_are_created(tmp_path):
     write_openpose_json(tmp_path / "new", "a/b/x", [PERSON])
     assert json.loads((tmp_path / "new/a/b/x_keypoints.json").read_text()) == to_openpose_json([PERSON])
     assert [path.name for path in (tmp_path / "new/a/b").iterdir()] == ["x_keypoints.json"]
@@ -78,14 +78,14 @@ def test_coco_files_open_together_with_pycocotools(tmp_path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["images.json", "results.json"]
 
 
-def test_coco_files_of_nothing_are_sound(tmp_path):
+def test_empty_coco_files_are_valid(tmp_path):
     with CocoWriter(tmp_path):
         pass
     assert json.loads((tmp_path / "results.json").read_text()) == []
     assert json.loads((tmp_path / "images.json").read_text())["images"] == []
 
 
-def test_an_error_leaves_what_was_there(tmp_path):
+def test_an_error_keeps_existing_files(tmp_path):
     (tmp_path / "results.json").write_text("earlier")
 
     def fail():
@@ -100,15 +100,15 @@ def test_an_error_leaves_what_was_there(tmp_path):
     assert (tmp_path / "results.json").read_text() == "earlier"
 
 
-def test_the_categorys_skeleton_joins_left_with_left():
+def test_category_skeleton_never_joins_left_and_right():
     for a, b in coco_category()["skeleton"]:
-        first, second = (COCO_KEYPOINTS[place - 1] for place in (a, b))
+        first, second = (COCO_KEYPOINTS[number - 1] for number in (a, b))
         assert "nose" in (first, second) or first.split("_")[0] == second.split("_")[0]
     assert [COCO_KEYPOINTS.index("left_hip") + 1, COCO_KEYPOINTS.index("left_knee") + 1] in coco_category()["skeleton"]
 
 
 @pytest.mark.parametrize(("size", "fps"), [((48, 64), 12.5), ((90, 62), 29.97), ((33, 47), 60.0)])
-def test_videos_keep_speed_size_and_frames(size, fps, tmp_path):
+def test_videos_keep_frame_rate_size_and_frames(size, fps, tmp_path):
     with VideoWriter(tmp_path / "new" / "x.mp4", fps) as video:
         for i in range(20):
             video.write(picture(8 * i, size))
@@ -121,7 +121,7 @@ def test_videos_keep_speed_size_and_frames(size, fps, tmp_path):
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
-def test_a_frame_of_another_size_is_scaled(tmp_path):
+def test_frame_of_another_size_is_resized(tmp_path):
     with VideoWriter(tmp_path / "x.mp4", 25) as video:
         for size in ((48, 64), (24, 32), (480, 64)):
             video.write(picture(100, size))
@@ -134,7 +134,7 @@ def test_a_video_without_frames_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pictures_are_jpeg_or_lossless(tmp_path):
+def test_images_are_written_as_jpeg_or_png(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     write_image(tmp_path, "a/x", image, lossless=True)
     write_image(tmp_path, "a/x", image, lossless=False)
@@ -143,7 +143,7 @@ def test_pictures_are_jpeg_or_lossless(tmp_path):
     assert cv2.imread(str(tmp_path / "a/x.jpg")).shape == image.shape
 
 
-def test_what_cannot_be_written_is_one_clear_line(tmp_path):
+def test_write_errors_are_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
 
     def write_video():
