@@ -342,7 +342,7 @@ def test_people_with_few_keypoints_are_left_out_by_default(tmp_path, graph):
         (("x.png", "--out", "out", "--write", "pdf"), "'pdf': expected one or more of overlay,openpose,coco"),
         (("x.png", "--out", "out", "--scales", "1;2"), "'1;2': expected numbers separated by commas"),
         (("x.png", "--out", "out", "--scales", "99"), "different factors from 0.1 to 4.0"),
-        (("x.png", "--out", "out", "--set", "model.stages=3"), "takes evaluation"),
+        (("x.png", "--out", "out", "--set", "model.stages=3"), "only evaluation.… can be set"),
     ],
 )
 def test_invalid_arguments_give_one_line_and_write_nothing(arguments, message, tmp_path, graph, monkeypatch):
