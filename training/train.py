@@ -1,4 +1,4 @@
-"""Train on a set of shards: python -m training.train --config FILE --shards DIR --out RUN."""
+"""Train a network on shards: python -m training.train --config FILE --shards DIR --out RUN."""
 
 from __future__ import annotations
 
@@ -28,15 +28,28 @@ if TYPE_CHECKING:
     help="Recipe: a YAML file, or the name of a shipped one, such as demo.",
 )
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Training set, made by pipeline.shards.")
-@click.option("--val", type=click.Path(path_type=Path), help="Validation set, scored every training.eval_every steps.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Override a field: training.lr=2e-4.")
-@click.option("--init", type=click.Path(path_type=Path), help="Weights to begin with: a checkpoint, or a run's newest.")
 @click.option(
-    "--allow-missing", multiple=True, metavar="PART", help="Part that --init may leave random: features; repeatable."
+    "--val", type=click.Path(path_type=Path), help="Validation set, evaluated every training.eval_every steps."
 )
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
-@click.option("--verify", is_flag=True, help="Hash every shard before anything starts, not only those that changed.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Override a field of the recipe, e.g. training.lr=2e-4.",
+)
+@click.option(
+    "--init", type=click.Path(path_type=Path), help="Initial weights: a checkpoint, or a run folder (its newest)."
+)
+@click.option(
+    "--allow-missing",
+    multiple=True,
+    metavar="PART",
+    help="Part of the network, e.g. features, that --init may lack; repeatable.",
+)
+@click.option("--resume", is_flag=True, help="Resume from the newest checkpoint in --out, if there is one.")
+@click.option("--verify", is_flag=True, help="Verify the hashes of all shards first, not only of modified ones.")
 @device_option
 @reports_input_errors
 @cluster_options
@@ -55,16 +68,17 @@ def main(
 ) -> None:
     """Train the network of a recipe on a set of shards.
 
-    Writes OUT/config.yaml, OUT/metrics.jsonl, OUT/tensorboard/ and OUT/checkpoints/: those of the newest steps and, by
-    AP on --val, best.ckpt. SIGINT or SIGTERM saves at the next step and ends; --resume goes on from there.
+    Writes OUT/config.yaml, OUT/metrics.jsonl, OUT/run.json, OUT/tensorboard/ and, in OUT/checkpoints/, the newest
+    checkpoints and best.ckpt, the one with the highest AP on --val. On SIGINT or SIGTERM, the command saves a
+    checkpoint after the current step and ends; continue with --resume.
 
-    Exit codes: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 2 something given is wrong; 3 the loss or the
-    gradient is not finite. With several processes, that of the one that failed first, 128 + N if signal N killed it.
+    Exit codes: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 2 invalid input; 3 the loss or the gradients
+    are not finite. With several processes, the code of the one that failed first, 128 + N if signal N killed it.
     """
     silence_mindspore()
     from pipeline.system.signals import StopSignal
 
-    signals = StopSignal()  # before NumPy and MindSpore start threads
+    signals = StopSignal()  # before NumPy and MindSpore start threads, which inherit the blocked signals
     from pipeline.storage.manifest import Manifest
     from training.checkpoint.run_folder import check_init_options, check_run_folder, list_checkpoints
     from training.distributed.environment import launched_by_msrun
@@ -79,13 +93,13 @@ def main(
         plan_run(config, Manifest.load(shards, hash_all=verify, hash_modified=True).records, cluster.world_size)
         check_run_folder(out, resume)
         check_init_options(init, allow_missing, resuming=resume and bool(list_checkpoints(out)))
-    evaluator = _evaluator(config, val, tell=not launched_by_msrun())
+    evaluator = _create_evaluator(config, val, warn=not launched_by_msrun())
     if cluster.world_size > 1 and not launched_by_msrun():
         signals.start_watching("Stopping after the current step; a second signal kills all processes")
         raise SystemExit(launch(cluster, out, sys.argv[1:], signals))
     signals.start_watching()
-    begin: dict[str, Any] = {"init": init, "allow_missing": allow_missing, "resume": resume}
-    raise SystemExit(_train(config, shards, out, **begin, device=device, signals=signals, evaluator=evaluator))
+    start: dict[str, Any] = {"init": init, "allow_missing": allow_missing, "resume": resume}
+    raise SystemExit(_train(config, shards, out, **start, device=device, signals=signals, evaluator=evaluator))
 
 
 def _train(
@@ -96,31 +110,33 @@ def _train(
     init: Path | None,
     allow_missing: tuple[str, ...],
     resume: bool,
-    **more: Any,
+    **options: Any,
 ) -> int:
-    """`training.loop.trainer.train`, whose errors of the disk become InputErrors; returns the exit code."""
+    """Run `training.loop.trainer.train` and return the exit code; operating system errors become InputErrors."""
     from training.loop.trainer import train
     from training.weights.initial_weights import InitialWeights
 
-    again = [*sys.argv[1:], *([] if resume else ["--resume"])]
-    command = shlex.join([sys.executable, "-m", "training.train", *again])
+    arguments = [*sys.argv[1:], *([] if resume else ["--resume"])]
+    resume_command = shlex.join([sys.executable, "-m", "training.train", *arguments])
     try:
-        start = InitialWeights(init, allow_missing) if init else None
-        return train(config, shards, out, init=start, resume=resume, resume_command=command, **more)
+        weights = InitialWeights(init, allow_missing) if init else None
+        return train(config, shards, out, init=weights, resume=resume, resume_command=resume_command, **options)
     except OSError as error:
         raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
 
 
-def _evaluator(config: Config, val: Path | None, tell: bool) -> Evaluator | None:
-    """What scores the network on its way, if anything; InputError where the validation set is no use.
+def _create_evaluator(config: Config, val: Path | None, warn: bool) -> Evaluator | None:
+    """Return the evaluator of a run, or None without evaluation; InputError if the validation set cannot be used.
 
-    This command is where training and evaluation are put together: nothing else in training imports evaluation.
+    This command connects training and evaluation; no other module of training imports evaluation.
     """
     if config.training.eval_every is None:
         return None
     if val is None:
-        if tell:
-            click.echo("Warning: training.eval_every: nothing to evaluate on; give a set with --val", err=True)
+        if warn:
+            click.echo(
+                "Warning: training.eval_every is set, but there is no validation set; give one with --val", err=True
+            )
         return None
     from evaluation.during_training import CocoEvaluator
 

@@ -124,8 +124,8 @@ def test_scores_equal_an_evaluation_at_one_scale(val, oracle):
     dataset = ShardDataset(val)
     config = recipe("evaluation.scales=[1]", "evaluation.flip=false").evaluation
     detections = detect_people(Predictor(oracle, config), dataset.records(range(len(dataset))))
-    assert score.numbers == score_detections(detections).ap
-    assert list(score.numbers) == list(AP_KEYS)
+    assert score.metrics == score_detections(detections).ap
+    assert list(score.metrics) == list(AP_KEYS)
     assert 0.7 < score.ap < 0.99
     assert score.is_defined
     assert score.image_count == NUM_IMAGES
@@ -137,7 +137,7 @@ def test_scores_do_not_depend_on_the_number_of_processes(val, oracle, size, tmp_
     evaluator = CocoEvaluator(recipe(), val)
     alone = evaluator(oracle, ALONE, never, ignore)
     scores = together(evaluator, oracle, size, tmp_path)
-    assert all(score.numbers == alone.numbers for score in scores)
+    assert all(score.metrics == alone.metrics for score in scores)
     assert {score.image_count for score in scores} == {NUM_IMAGES}
     assert [score.map_figure is not None for score in scores] == [rank == 0 for rank in range(size)]
 

@@ -136,8 +136,8 @@ def test_normalisation_belongs_to_the_weights(tmp_path):
     mixed, said = use_checkpoint_normalisation(config, learnt, tmp_path / "a.ckpt")
     assert (mixed.model, mixed.training) == (learnt.model, config.training)
     assert said == [
-        f"model.mean 1 2 3, model.std 4 5 6: of {tmp_path / 'a.ckpt'}, as normalisation belongs to the weights; "
-        "the recipe has 127.5 127.5 127.5 and 255 255 255"
+        f"normalisation of {tmp_path / 'a.ckpt'} is used: model.mean 1 2 3, model.std 4 5 6 "
+        "(recipe: 127.5 127.5 127.5 and 255 255 255)"
     ]
 
 
@@ -179,7 +179,7 @@ def test_a_run_begins_with_the_weights_of_another_and_goes_on(tiny_shards, tmp_p
     config = tiny.recipe(**training | {"max_steps": 3})
     assert tiny.train_here(config, tiny_shards, run, resume=True) == 0
     said = capfd.readouterr().err
-    assert "Going on after step 2" in said
+    assert "Resuming after step 2" in said
     assert "Initial weights" not in said
     last = load_checkpoint(find_checkpoint(run))
     assert (last.step, last.config.model.mean) == (3, (1, 2, 3))

@@ -116,7 +116,7 @@ def test_two_processes_go_on_bit_for_bit(two, tiny_recipe, tiny_shards, tmp_path
     newest.write_bytes(newest.read_bytes()[:-1000])
     code, err = finish(tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *HALF, "--resume")))
     assert code == 0, err
-    assert "Going on after step 40" in err
+    assert "Resuming after step 40" in err
     assert tiny.losses(run) == tiny.losses(two[0])
     ours, theirs = load_checkpoint(newest).tensors, load_checkpoint(checkpoint_path(two[0], 48)).tensors
     assert any(name.startswith("ema.") for name in ours)
@@ -218,7 +218,7 @@ def test_ctrl_c_saves_and_a_killed_worker_is_told_of(tiny_recipe, tiny_shards, t
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     stopped = max(tiny.losses(run))
-    assert f"Stopped after step {stopped} of 60000; go on with: " in err
+    assert f"Stopped after step {stopped} of 60000; resume with: " in err
     assert list_checkpoints(run)[-1].name == f"step-{stopped:07d}.ckpt"
     assert processes_of(run) == []
 
@@ -230,7 +230,7 @@ def test_ctrl_c_saves_and_a_killed_worker_is_told_of(tiny_recipe, tiny_shards, t
     assert process.returncode == 128 + signal.SIGKILL, err
     # msrun alone would wait half a minute for its scheduler to notice
     assert "timed out" not in (run / "logs" / "scheduler.log").read_text()
-    assert f"Going on after step {stopped}" in err
+    assert f"Resuming after step {stopped}" in err
     assert f"Error: worker 1 ended with SIGKILL; all logs are in {run / 'logs'}" in err
 
 

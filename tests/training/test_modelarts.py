@@ -95,7 +95,7 @@ def test_a_job_builds_shards_trains_and_goes_on_on_another_machine(store, tiny_r
 
     code, err = finish(start(tiny_recipe, *place, tmp_path / "two", *more, "--set=training.max_steps=5"))
     assert code == 0, err
-    assert "Going on after step 3" in err
+    assert "Resuming after step 3" in err
     assert list(tiny.losses(run)) == [1, 2, 3, 4, 5]
     assert [path.name for path in list_checkpoints(run)] == ["step-0000005.ckpt"]
 

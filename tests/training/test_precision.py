@@ -77,7 +77,7 @@ def batches(config: Config, count: int) -> list[dict[str, np.ndarray]]:
 
 
 def learn(config: Config, steps: int) -> tuple[TrainState, list[float]]:
-    train_state = TrainState(config, World(CPU), total=100)
+    train_state = TrainState(config, World(CPU), total_steps=100)
     outcomes = [train_state.step(batch, done, stop=False) for done, batch in enumerate(batches(config, steps))]
     assert all(outcome.finite for outcome in outcomes)
     return train_state, [outcome.loss for outcome in outcomes]

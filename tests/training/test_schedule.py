@@ -57,26 +57,26 @@ def test_the_average_forgets_its_first_weights_and_then_keeps_its_decay():
 def test_eight_batches_on_one_device_are_a_step_of_eight_devices():
     eight = override_config(Config(), ["training.batch_size=4"])
     one = override_config(eight, ["training.accumulate=8"])
-    assert samples_per_update(one, processes=1) == samples_per_update(eight, processes=8) == 32
-    assert plan_run(one, records=100, processes=1) == plan_run(eight, records=100, processes=8)
+    assert samples_per_update(one, world_size=1) == samples_per_update(eight, world_size=8) == 32
+    assert plan_run(one, records=100, world_size=1) == plan_run(eight, records=100, world_size=8)
     with pytest.raises(InputError, match=r"8 times 4 on 1 processes takes 32 records a step, but .* has 31"):
-        plan_run(one, records=31, processes=1)
+        plan_run(one, records=31, world_size=1)
 
 
 def test_a_run_counts_whole_steps_of_all_processes():
     config = override_config(Config(), ["training.batch_size=4", "training.epochs=3"])
-    assert plan_run(config, records=11, processes=1) == TrainingPlan(steps_per_epoch=2, total_steps=6)
-    assert plan_run(config, records=11, processes=2) == TrainingPlan(steps_per_epoch=1, total_steps=3)
-    assert plan_run(config, records=11, processes=2).epochs == 3
+    assert plan_run(config, records=11, world_size=1) == TrainingPlan(steps_per_epoch=2, total_steps=6)
+    assert plan_run(config, records=11, world_size=2) == TrainingPlan(steps_per_epoch=1, total_steps=3)
+    assert plan_run(config, records=11, world_size=2).epochs == 3
     short = override_config(config, ["training.max_steps=3"])
-    assert plan_run(short, records=11, processes=1) == TrainingPlan(steps_per_epoch=2, total_steps=3)
-    assert plan_run(short, records=11, processes=1).epochs == 2
-    assert plan_run(override_config(config, ["training.max_steps=99"]), records=11, processes=1).total_steps == 6
+    assert plan_run(short, records=11, world_size=1) == TrainingPlan(steps_per_epoch=2, total_steps=3)
+    assert plan_run(short, records=11, world_size=1).epochs == 2
+    assert plan_run(override_config(config, ["training.max_steps=99"]), records=11, world_size=1).total_steps == 6
 
 
 def test_a_set_too_small_for_one_step():
     with pytest.raises(InputError, match="10 on 3 processes takes 30 records a step, but the training set has 29"):
-        plan_run(Config(), records=29, processes=3)
+        plan_run(Config(), records=29, world_size=3)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_set_too_small_for_one_step():
 )
 def test_what_decides_shapes_and_data_cannot_change_on_the_way(change):
     field = change.partition("=")[0]
-    with pytest.raises(InputError, match=f"{field}: its checkpoints were made with "):
+    with pytest.raises(InputError, match=f"{field}: the checkpoints were made with "):
         changed_fields(Config(), override_config(Config(), [change]))
 
 

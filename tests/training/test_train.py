@@ -75,7 +75,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_run, tiny_shards, tmp_path, capfd
     assert tiny.train_here(tiny.recipe(), tiny_shards, run, resume=True) == 0
     said = capfd.readouterr().err
     assert f"Warning: {newest}: damaged" in said
-    assert "Going on after step 40" in said
+    assert "Resuming after step 40" in said
     assert tiny.losses(run) == tiny.losses(tiny_run)
     ours, theirs = load_checkpoint(newest).tensors, load_checkpoint(checkpoint_path(tiny_run, 48)).tensors
     assert ours.keys() == theirs.keys()
@@ -96,9 +96,9 @@ def test_a_finished_run_says_so_and_changes_nothing(tiny_run, tiny_shards, tmp_p
     [
         (
             "model.stages=1",
-            r"tiny: model\.stages: its checkpoints were made with 2, the recipe now says 1: resume with",
+            r"tiny: model\.stages: the checkpoints were made with 2, but the recipe has 1: resume with",
         ),
-        ("training.seed=1", r"tiny: training\.seed: its checkpoints were made with 0, the recipe now says 1"),
+        ("training.seed=1", r"tiny: training\.seed: the checkpoints were made with 0, but the recipe has 1"),
     ],
 )
 def test_another_recipe_does_not_go_on(tiny_run, tiny_shards, change, message):
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_shards, tmp_path, capfd):
     assert tiny.train_here(config, tiny_shards, run) == EXIT_DIVERGED == 3
     said = capfd.readouterr().err
     failed = len(tiny.losses(run)) + 1
-    assert f"Error: step {failed}: the " in said
+    assert f"Error: step {failed}: training has diverged: the " in said
     assert "is not finite; image ids " in said
     ids = [int(i) for i in said.partition("image ids ")[2].partition(";")[0].split(",")]
     assert len(ids) == 4
@@ -160,7 +160,9 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(tiny_shards, tiny_ru
     config = tiny.recipe(on_nonfinite="skip")
     assert tiny.train_here(config, tiny_shards, run) == 0
     said = capfd.readouterr().err
-    ids = re.findall(r"Warning: step (\d+): the loss is not finite; image ids ([\d, ]+); left out, (\d) so far", said)
+    ids = re.findall(
+        r"Warning: step (\d+): the loss is not finite; image ids ([\d, ]+); update skipped, (\d) so far", said
+    )
     assert [(step, count) for step, _, count in ids] == [("13", "1"), ("20", "2"), ("21", "3")]
     losses = tiny.losses(run)
     assert losses.keys() == tiny.losses(tiny_run).keys() - {13, 20, 21}
@@ -176,7 +178,7 @@ def test_a_network_that_answers_nothing_finite_any_more_ends_the_run(tiny_shards
     assert tiny.train_here(tiny.recipe(on_nonfinite="skip"), tiny_shards, tmp_path / "run") == EXIT_DIVERGED
     said = capfd.readouterr().err
     assert said.count("Warning: step ") == 3
-    assert "Error: step 7: the loss is not finite; image ids " in said
+    assert "Error: step 7: training has diverged: the loss is not finite; image ids " in said
     assert sorted(tiny.losses(tmp_path / "run")) == [1, 2, 4]
 
 
@@ -187,8 +189,8 @@ def test_a_network_whose_statistics_are_spoilt_ends_the_run(tiny_shards, tmp_pat
     )
     assert tiny.train_here(config, tiny_shards, tmp_path / "run") == EXIT_DIVERGED
     said = capfd.readouterr().err
-    assert "Error: step 1: the gradient is not finite; image ids " in said
-    assert "nor are the statistics of batch normalisation any more; nothing was saved" in said
+    assert "Error: step 1: training has diverged: the gradient is not finite; image ids " in said
+    assert "the running statistics of batch normalisation are not finite; lower training.lr" in said
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +209,9 @@ def test_real_pictures_targets_on_the_device_and_a_stop_before_the_first_step(co
     config = override_config(tiny.recipe(), ["data.targets=device", "data.max_people=32"])
     assert tiny.train_here(config, coco_shards, run, resume=True, stop=signal.SIGTERM) == 0
     said = capfd.readouterr().err
-    assert f"{run}: no checkpoint yet, starting from the beginning" in said
+    assert f"{run}: no checkpoint yet, starting a new run" in said
     assert "Stopped after step 1 of " in said
-    assert "go on with: COMMAND" in said
+    assert "resume with: COMMAND" in said
     assert [path.name for path in list_checkpoints(run)] == ["step-0000001.ckpt"]
 
 
@@ -226,7 +228,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_recipe, tiny_shards, tmp_path):
     steps = len(tiny.losses(run))
     assert [path.name for path in list_checkpoints(run)][-1] == f"step-{steps:07d}.ckpt"
     assert "Stopping after the current step" in err
-    assert f"Stopped after step {steps} of 60000; go on with: " in err
+    assert f"Stopped after step {steps} of 60000; resume with: " in err
     assert err.rstrip().endswith("--set training.epochs=5000 --resume")
     assert "Traceback" not in err
     assert sorted(path.name for path in run.iterdir()) == [

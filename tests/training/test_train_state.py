@@ -26,7 +26,7 @@ SCALED = {"loss_scale_mode": "dynamic", "loss_scale": 64}
 
 
 def begin(**training) -> TrainState:
-    return TrainState(tiny.recipe(**training), World("CPU"), total=10)
+    return TrainState(tiny.recipe(**training), World("CPU"), total_steps=10)
 
 
 def saved(run: Path, train_state: TrainState, **training) -> Checkpoint:
@@ -65,7 +65,7 @@ def test_an_average_and_a_scale_may_begin_and_end_with_a_resume(tmp_path):
     weights = values(train_state.network.get_parameters())
     for name, value in values(train_state.inference_weights().values()).items():
         np.testing.assert_array_equal(value, weights[name.removeprefix(AVERAGE_PREFIX)], err_msg=name)
-    assert train_state.scale.value.asnumpy() == 64
+    assert train_state.loss_scale.value.asnumpy() == 64
     begin().restore(saved(tmp_path / "full", train_state, **AVERAGED, **SCALED))
 
 

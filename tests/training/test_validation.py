@@ -110,8 +110,8 @@ def test_the_best_is_kept_and_the_earlier_of_equals(tiny_shards, tmp_path, capfd
     assert (newest.step, newest.best_score) == (48, None)
     assert [path.name for path in list_checkpoints(run)] == ["step-0000040.ckpt", "step-0000048.ckpt"]
     said = capfd.readouterr().err
-    assert "step 10/48 AP 0.100 AP50 0.100 AR 0.100 on 1 pictures in 0.5 s, the best so far\n" in said
-    assert "step 30/48 AP 0.300 AP50 0.300 AR 0.300 on 1 pictures in 0.5 s\n" in said
+    assert "step 10/48 AP 0.100 AP50 0.100 AR 0.100 on 1 images in 0.5 s, best so far\n" in said
+    assert "step 30/48 AP 0.300 AP50 0.300 AR 0.300 on 1 images in 0.5 s\n" in said
     assert said.endswith(f"Best: AP 0.300 after step 20, {best_checkpoint_path(run)}\n")
     for checkpoint, maps in ((best, told.maps[1]), (newest, told.maps[4])):
         for ours, theirs in zip(checkpoint_network(checkpoint)(told.images), maps, strict=True):
@@ -122,7 +122,7 @@ def test_an_evaluation_that_fails_or_finds_nobody_to_find_does_not_end_the_run(t
     run = tmp_path / "run"
     assert train(run, tiny_shards, Told(-1.0, InputError("image 7: damaged"), 0.2, -1.0, 0.0)) == 0
     said = capfd.readouterr().err
-    assert "step 10/48 AP - AP50 - AR - on 1 pictures in 0.5 s\n" in said
+    assert "step 10/48 AP - AP50 - AR - on 1 images in 0.5 s\n" in said
     assert "Warning: step 20: not evaluated: image 7: damaged\n" in said
     assert tiny.evaluations(run) == {10: -1.0, 30: 0.2, 40: -1.0, 48: 0.0}
     assert load_checkpoint(best_checkpoint_path(run)).step == 30
@@ -138,7 +138,7 @@ def test_a_stop_during_an_evaluation_saves_and_the_evaluation_is_made_up_for(
     assert train(run, tiny_shards, Told(*scores, stop_at=stop_at), checkpoint_every=1000) == 0
     stopped = EVALUATED[stop_at - 1]
     said = capfd.readouterr().err
-    assert said.endswith(f"Stopped after step {stopped} of 48; go on with: COMMAND\n")
+    assert said.endswith(f"Stopped after step {stopped} of 48; resume with: COMMAND\n")
     assert list_checkpoints(run)[-1] == checkpoint_path(run, stopped)
     assert list(tiny.evaluations(run)) == EVALUATED[: stop_at - 1]
 
@@ -193,7 +193,7 @@ def test_the_best_of_other_pictures_does_not_count(tmp_path):
     validation, messages = resumed(tmp_path, basis="other pictures")
     assert validation.best is None
     assert len(messages) == 1
-    assert "best.ckpt: chosen by other pictures or another way of finding people" in messages[0]
+    assert "best.ckpt: selected with other images or evaluation settings" in messages[0]
     assert keep(validation, 30, 0.05)
     assert load_checkpoint(best_checkpoint_path(tmp_path)).best_score == BestScore(0.05, "other pictures")
 
@@ -249,7 +249,7 @@ def test_the_command_checks_the_validation_set_before_it_starts(tiny_recipe, tin
     assert not (tmp_path / "run").exists()
     result = run()
     assert result.exit_code == 0, result.output
-    assert "Warning: training.eval_every: nothing to evaluate on; give a set with --val" in result.stderr
+    assert "Warning: training.eval_every is set, but there is no validation set; give one with --val" in result.stderr
     assert tiny.evaluations(tmp_path / "run") == {}
 
 
@@ -284,7 +284,7 @@ def test_two_processes_share_the_pictures_of_an_evaluation(tiny_recipe, tiny_sha
     assert process.returncode == 0, err
     lines = [line for line in tiny.metrics(run) if "AP" in line]
     assert [(line["step"], line["pictures"]) for line in lines] == [(24, 12), (48, 12)]
-    assert err.count(" on 12 pictures in ") == 2
+    assert err.count(" on 12 images in ") == 2
     best = load_checkpoint(best_checkpoint_path(run))
     assert f"Best: AP {best.best_score.ap:.3f} after step {best.step}, {best_checkpoint_path(run)}\n" in err
     assert [step for step, _ in curves(run)["validation/AP"]] == [24, 48]

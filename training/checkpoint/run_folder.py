@@ -14,11 +14,11 @@ debug/
     Graphs that MindSpore could not compile.
 metrics.jsonl
     One JSON object a line, in the order of the run, each with its `step`. A logged step has
-    `step epoch loss lr images_per_s data_wait terms rates`, where `terms` holds the terms of the loss by branch and
-    stage (pafs_1 …) and `rates` the learning rates of backbone, features and stages; `loss` and `terms` are means over the
-    steps since the previous line. With loss scaling it also has `loss_scale`, that of the last step, and `overflows`,
+    `step epoch loss lr images_per_s data_wait terms rates`: `terms` are the terms of the loss by branch and stage
+    (pafs_1 …), `rates` the learning rates of backbone, features and stages; `loss` and `terms` are means over the steps
+    since the previous line. With loss scaling there are also `loss_scale`, that of the last step, and `overflows`,
     their number since the previous line. An evaluation has `step`, COCO's ten metrics (AP AP50 AP75 APM APL AR AR50
-    AR75 ARM ARL), `pictures` and `seconds`.
+    AR75 ARM ARL), `pictures` (number of images) and `seconds`.
 
 This module does not import MindSpore.
 """

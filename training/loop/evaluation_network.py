@@ -1,4 +1,4 @@
-"""Asking the network for its maps: from NumPy to NumPy, and while it is in training."""
+"""Inference during training, with a copy of the weights."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from collections.abc import Mapping
 import mindspore as ms
 import numpy as np
 from mindspore import ops
-from numpy.typing import NDArray
 
 from training.config import ModelConfig
 from training.distributed.world import World
 from training.network.inference import inference_function
 from training.network.openpose import OpenPose
 
-Floats = NDArray[np.float32]
-
 
 class EvaluationNetwork:
-    """A second network that answers in place of the one in training, so that asking changes nothing of that."""
+    """A second network for evaluation, so that inference does not affect the network in training."""
 
     def __init__(self, config: ModelConfig) -> None:
         network = OpenPose(config)
@@ -26,22 +23,22 @@ class EvaluationNetwork:
         self.infer = inference_function(network)
 
     def copy_weights(self, weights: Mapping[str, ms.Parameter], world: World) -> None:
-        """Learn the weights of the network in training by heart; every process has to call this.
+        """Copy the weights of the network in training; a collective call.
 
-        Trained weights are the same on all processes. What is counted on the way, the moments of batch normalisation,
-        is not: all take those of rank 0, which are the ones that a checkpoint keeps.
+        Trainable weights are equal in all processes. The running statistics of batch normalisation are not: each
+        process computes them on its own batches. All processes take those of rank 0, which checkpoints store as well.
 
         Args:
-            weights: by the names that the network gives them.
-            world: the processes.
+            weights: Weights by parameter name of the network.
+            world: The processes of the run.
         """
         values = {name: weights[name].asnumpy() for name in self.parameters}
-        counted = [name for name, parameter in self.parameters.items() if not parameter.requires_grad]
-        if counted and world.size > 1:
-            first = world.broadcast(np.concatenate([values[name].ravel() for name in counted]))
-            ends = np.cumsum([values[name].size for name in counted])
-            for name, part in zip(counted, np.split(first, ends[:-1]), strict=True):
+        statistics = [name for name, parameter in self.parameters.items() if not parameter.requires_grad]
+        if statistics and world.size > 1:
+            of_rank_0 = world.broadcast(np.concatenate([values[name].ravel() for name in statistics]))
+            ends = np.cumsum([values[name].size for name in statistics])
+            for name, part in zip(statistics, np.split(of_rank_0, ends[:-1]), strict=True):
                 values[name] = part.reshape(values[name].shape)
         for name, parameter in self.parameters.items():
-            # once a graph has run, set_data would change what Python sees and not what the graph reads
+            # not set_data: after the first run of a graph, it changes the value in Python but not the one in the graph
             ops.assign(parameter, ms.Tensor(values[name]))

@@ -1,4 +1,4 @@
-"""How long a run is, and what a checkpoint fixes of it: checked before anything heavy starts."""
+"""Length of a run, and the recipe changes that a resumed run allows; checked before the network is built."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from pipeline.errors import InputError
 from training.config import Config
 
-FIXED = ("model", "data", "training.seed", "training.batch_size", "training.accumulate", "training.optimizer")
-"""Sections and fields that a resumed run keeps: they decide the network's shape and which data a step sees."""
-FREE = ("data.threads", "data.targets")
-"""Exceptions from these: where work is done, not what is learnt."""
+FIXED_FIELDS = ("model", "data", "training.seed", "training.batch_size", "training.accumulate", "training.optimizer")
+"""Sections and fields that a resumed run cannot change: they determine the network and the samples of each step."""
+FREE_FIELDS = ("data.threads", "data.targets")
+"""Exceptions from FIXED_FIELDS, which determine where work is done but not its result."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long a run is.
+    """Length of a run.
 
     Attributes:
-        steps_per_epoch: updates in one epoch.
-        total_steps: updates in the whole run.
+        steps_per_epoch: Number of updates in an epoch.
+        total_steps: Number of updates in the whole run.
     """
 
     steps_per_epoch: int
@@ -31,67 +31,73 @@ class TrainingPlan:
 
     @property
     def epochs(self) -> int:
-        """Epochs begun in the run."""
+        """Number of epochs, the last of which may be incomplete."""
         return math.ceil(self.total_steps / self.steps_per_epoch)
 
 
-def samples_per_update(config: Config, processes: int) -> int:
-    """How many samples of all processes together are in one update."""
-    return config.training.batch_size * config.training.accumulate * processes
+def samples_per_update(config: Config, world_size: int) -> int:
+    """Return the number of samples in one update, of all processes together."""
+    return config.training.batch_size * config.training.accumulate * world_size
 
 
-def plan_run(config: Config, records: int, processes: int) -> TrainingPlan:
-    """Count the updates; InputError if the set does not fill one of them."""
-    step_records = samples_per_update(config, processes)
+def plan_run(config: Config, records: int, world_size: int) -> TrainingPlan:
+    """Return the length of a run on `records` samples; InputError if they are fewer than one update takes."""
+    step_records = samples_per_update(config, world_size)
     steps_per_epoch = records // step_records
     if steps_per_epoch == 0:
         batches = f"{config.training.accumulate} times " if config.training.accumulate > 1 else ""
         raise InputError(
-            f"training.batch_size: {batches}{config.training.batch_size} on {processes} processes takes {step_records} "
-            f"records a step, but the training set has {records}"
+            f"training.batch_size: {batches}{config.training.batch_size} on {world_size} processes takes "
+            f"{step_records} records a step, but the training set has {records}"
         )
     total = config.training.epochs * steps_per_epoch
     return TrainingPlan(steps_per_epoch, min(total, config.training.max_steps or total))
 
 
 def changed_fields(before: Config, now: Config) -> list[str]:
-    """What a resumed run does otherwise than before, as `field: old -> new`; evaluation is not part of training.
+    """Return the changes in the recipe of a resumed run, as `field: old -> new`, without the section `evaluation`.
 
     Raises:
-        InputError: a field of FIXED has changed.
+        InputError: A field of FIXED_FIELDS has changed.
     """
-    found = []
+    changes = []
     for name, old, new in _differences(before.model_dump(mode="json"), now.model_dump(mode="json")):
-        if _within(name, FIXED) and not _within(name, FREE):
-            raise InputError(f"{name}: its checkpoints were made with {old}, the recipe now says {new}")
-        if not _within(name, ("evaluation",)):
-            found.append(f"{name}: {old} -> {new}")
-    return found
+        if _is_within(name, FIXED_FIELDS) and not _is_within(name, FREE_FIELDS):
+            raise InputError(f"{name}: the checkpoints were made with {old}, but the recipe has {new}")
+        if not _is_within(name, ("evaluation",)):
+            changes.append(f"{name}: {old} -> {new}")
+    return changes
 
 
-def use_checkpoint_normalisation(config: Config, learnt: Config, source: Path) -> tuple[Config, list[str]]:
-    """The recipe with the normalisation that weights were learnt with, and what there is to say about it.
+def use_checkpoint_normalisation(config: Config, trained: Config, source: Path) -> tuple[Config, list[str]]:
+    """Replace the image normalisation of a recipe by that of the weights it starts from.
 
     Args:
-        config: the recipe.
-        learnt: the recipe that came with the weights.
-        source: the file they came from.
+        config: The recipe.
+        trained: The recipe with which the weights were trained.
+        source: The file with the weights, for the message.
+
+    Returns:
+        The recipe to use, and a message if it differs from `config`.
     """
-    mine, theirs = ({"mean": one.model.mean, "std": one.model.std} for one in (config, learnt))
-    if mine == theirs:
+    given, used = ({"mean": each.model.mean, "std": each.model.std} for each in (config, trained))
+    if given == used:
         return config, []
-    model = config.model.model_copy(update=theirs)
-    told = f"model.mean {_numbers(model.mean)}, model.std {_numbers(model.std)}: of {source}, as normalisation belongs "
-    told += f"to the weights; the recipe has {_numbers(config.model.mean)} and {_numbers(config.model.std)}"
-    return config.model_copy(update={"model": model}), [told]
+    model = config.model.model_copy(update=used)
+    message = (
+        f"normalisation of {source} is used: model.mean {_format_numbers(model.mean)}, "
+        f"model.std {_format_numbers(model.std)} (recipe: {_format_numbers(config.model.mean)} and "
+        f"{_format_numbers(config.model.std)})"
+    )
+    return config.model_copy(update={"model": model}), [message]
 
 
-def _numbers(values: tuple[float, ...]) -> str:
+def _format_numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def _within(name: str, places: tuple[str, ...]) -> bool:
-    return any(name == place or name.startswith(f"{place}.") for place in places)
+def _is_within(name: str, sections: tuple[str, ...]) -> bool:
+    return any(name == section or name.startswith(f"{section}.") for section in sections)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -1,4 +1,4 @@
-"""What a run comes from: its newest checkpoint, the weights of another, or chance."""
+"""Initial state of a run: its newest checkpoint, given weights, or random weights."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from training.weights.initial_weights import InitialWeights
 
 @dataclass(frozen=True)
 class InitialState:
-    """What a run comes from.
+    """Initial state of a run.
 
     Attributes:
-        config: the recipe, with the normalisation of the weights that are taken over.
-        messages: what there is to say about it.
-        checkpoint: to go on from; None for a run that begins.
-        weights: to begin with; None for random ones, or where a checkpoint is gone on from.
-        allow_missing: tensors that `weights` may leave random, as in `InitialWeights`.
+        config: The recipe, with the image normalisation of the loaded weights.
+        messages: Lines to print before the run starts.
+        checkpoint: The checkpoint to resume from; None for a new run.
+        weights: Initial weights of a new run; None for random weights and for a resumed run.
+        allow_missing: Parts of the network that `weights` need not contain, as in `InitialWeights`.
     """
 
     config: Config
@@ -34,14 +34,14 @@ class InitialState:
 
     @property
     def done(self) -> int:
-        """Updates done."""
+        """Number of updates done."""
         return self.checkpoint.step if self.checkpoint else 0
 
     def apply_to(self, train_state: TrainState) -> list[str]:
-        """Put into a train_state what it begins or goes on with; InputError if that does not fit.
+        """Copy the checkpoint or the initial weights into `train_state`; InputError if a tensor does not fit.
 
         Returns:
-            What there is to say about it.
+            Lines to print.
         """
         if self.checkpoint:
             train_state.restore(self.checkpoint)
@@ -51,48 +51,48 @@ class InitialState:
 
 
 def find_initial_state(
-    out: Path, config: Config, here: TrainingPosition, *, resume: bool, init: InitialWeights | None
+    out: Path, config: Config, start: TrainingPosition, *, resume: bool, init: InitialWeights | None
 ) -> InitialState:
-    """Find what a run in the folder `out` comes from.
+    """Find the initial state of a run.
 
     Args:
-        out: folder of the run.
-        config: the recipe.
-        here: where the run stands, were it to begin.
-        resume: take the newest whole checkpoint in `out`, if there is one.
-        init: weights to begin with, where there is no such checkpoint.
+        out: Folder of the run.
+        config: The recipe.
+        start: Training position of a new run with this training set and world size.
+        resume: Use the newest undamaged checkpoint in `out`, if there is one.
+        init: Initial weights of a run without a checkpoint; None for random weights.
 
     Raises:
-        InputError: the checkpoint does not belong to this run, or the weights cannot be read.
+        InputError: The checkpoint does not match the run, or the weights cannot be read.
     """
-    checkpoint, messages = _resume_point(out, config, here) if resume else (None, [])
+    checkpoint, messages = _find_resume_checkpoint(out, config, start) if resume else (None, [])
     weights = init.load() if init and not checkpoint else None
     if source := checkpoint or weights:
-        config, told = use_checkpoint_normalisation(config, source.config, source.path)
-        messages = [*messages, *told]
+        config, notes = use_checkpoint_normalisation(config, source.config, source.path)
+        messages = [*messages, *notes]
     return InitialState(config, messages, checkpoint, weights, init.allow_missing if init else ())
 
 
-def _resume_point(out: Path, config: Config, here: TrainingPosition) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint to go on from, and what to say about it; InputError if it does not belong to this run."""
+def _find_resume_checkpoint(out: Path, config: Config, start: TrainingPosition) -> tuple[Checkpoint | None, list[str]]:
+    """Return the checkpoint to resume from and lines to print; InputError if it does not match the run."""
     checkpoint, damaged = newest_checkpoint(out)
     messages = [f"Warning: {error}" for error in damaged]
     if checkpoint is None:
-        return None, [f"{out}: no checkpoint yet, starting from the beginning"]
-    there = checkpoint.position
-    same_set = there.records == here.records and there.shards in (here.shards, "")
-    if not same_set:
+        return None, [f"{out}: no checkpoint yet, starting a new run"]
+    stored = checkpoint.position
+    same_shards = stored.records == start.records and stored.shards in (start.shards, "")
+    if not same_shards:
         raise InputError(
-            f"{checkpoint.path}: trained on other shards ({there.records} records, now {here.records}): resume with "
-            "the same, or train into another folder"
+            f"{checkpoint.path}: trained on other shards ({stored.records} records, now {start.records}): resume with "
+            "the same shards, or choose another folder"
         )
-    if there.processes != here.processes:
-        counts = f"trained by {there.processes} processes, now {here.processes}"
-        raise InputError(f"{checkpoint.path}: {counts}: use the same NPROC and HOSTS")
+    if stored.processes != start.processes:
+        counts = f"trained with {stored.processes} processes, now {start.processes}"
+        raise InputError(f"{checkpoint.path}: {counts}: resume with the same NPROC and HOSTS")
     try:
         changed = changed_fields(
             checkpoint.config, use_checkpoint_normalisation(config, checkpoint.config, checkpoint.path)[0]
         )
     except InputError as error:
-        raise InputError(f"{out}: {error}: resume with the same, or train into another folder") from error
-    return checkpoint, [*messages, f"Going on after step {there.step}", *(f"changed: {change}" for change in changed)]
+        raise InputError(f"{out}: {error}: resume with the same value, or choose another folder") from error
+    return checkpoint, [*messages, f"Resuming after step {stored.step}", *(f"changed: {change}" for change in changed)]

@@ -1,7 +1,7 @@
-"""run.json: with what a run was made, this time and every time before.
+"""run.json: command, versions, machines, training set and recipe of every session of a run.
 
-Its own fields tell of the session that runs or ran last, a stretch between start and end of the process; those of
-earlier sessions stand whole in `earlier`, oldest first.
+A session lasts from the start of the training process to its end. The fields of run.json describe the latest session;
+`earlier` lists the previous ones, oldest first.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ FILE_NAME = "run.json"
 ROOT = Path(__file__).resolve().parents[2]
 
 _LIBRARIES = ("mindspore", "numpy", "opencv-python-headless", "simplejpeg")
-_NAME_BYTES = 64
+_HOST_NAME_BYTES = 64
 
 
 def record_session(run: Path, config: Config, shards: Path, world: World, done: int) -> None:
-    """Write run.json as a session begins after `done` steps; every process has to call this, rank 0 writes."""
+    """Write run.json on rank 0 for a session that starts after `done` steps; a collective call."""
     hosts = gather_host_names(world)
     if world.rank == 0:
         session = {
@@ -52,16 +52,16 @@ def record_session(run: Path, config: Config, shards: Path, world: World, done: 
         write_atomically(path, json.dumps(add_session(_read(path), session), indent=1) + "\n")
 
 
-def add_session(before: Mapping[str, Any] | None, session: Mapping[str, Any]) -> dict[str, Any]:
-    """What run.json holds with another session: its fields, and in `earlier` all those before."""
-    if before is None:
+def add_session(previous: Mapping[str, Any] | None, session: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of run.json with a new session, and all previous ones in `earlier`."""
+    if previous is None:
         return {**session, "earlier": []}
-    last = {name: value for name, value in before.items() if name != "earlier"}
-    return {**session, "earlier": [*before.get("earlier", []), last]}
+    last = {name: value for name, value in previous.items() if name != "earlier"}
+    return {**session, "earlier": [*previous.get("earlier", []), last]}
 
 
 def describe_environment(world: World, hosts: Sequence[str]) -> dict[str, Any]:
-    """Where a session runs; `hosts` names the machine of each process."""
+    """Return hosts, device and platform of a session; `hosts` holds the host name of each process."""
     name = str(ms.hal.get_device_name(0, world.device))
     return {
         "hosts": list(dict.fromkeys(hosts)),
@@ -73,18 +73,18 @@ def describe_environment(world: World, hosts: Sequence[str]) -> dict[str, Any]:
 
 
 def describe_shards(shards: Path, manifest: Manifest) -> dict[str, Any]:
-    """Which training set it is: its folder, its size, and the hash in its manifest, the same wherever it lies."""
+    """Return folder, number of records and fingerprint of the training set; moving the set keeps the fingerprint."""
     return {"folder": str(shards), "records": manifest.records, "fingerprint": manifest.fingerprint}
 
 
 def versions() -> dict[str, str]:
-    """Versions of this project, of Python and of the libraries that decide what is learnt."""
+    """Return the versions of this project, Python and the libraries that influence training results."""
     libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return {"project": _project_version(), "python": platform.python_version(), **libraries}
 
 
 def _project_version() -> str:
-    """Of the source tree, or of the package installed from it."""
+    """Return the version in the source tree, or else that of the installed package."""
     tree = ROOT / "pyproject.toml"
     if tree.is_file():
         match = re.search(r'^version = "(.+)"$', tree.read_text(encoding="utf-8"), re.MULTILINE)
@@ -93,16 +93,16 @@ def _project_version() -> str:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """The commit of a source tree and whether its files differ from it; None if `root` is no repository's root."""
-    top = _git(root, "rev-parse", "--show-toplevel")
+    """Return the commit of a source tree and whether tracked files differ; None if `root` is no repository root."""
+    top_level = _git(root, "rev-parse", "--show-toplevel")
     commit = _git(root, "rev-parse", "HEAD")
-    if not top or not commit or not Path(top).samefile(root):
+    if not top_level or not commit or not Path(top_level).samefile(root):
         return None
     return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git answers, None where it is not there or fails."""
+    """Return the output of git; None if it is not installed or fails."""
     try:
         command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
@@ -111,15 +111,15 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def gather_host_names(world: World) -> list[str]:
-    """Name of each process's machine, by rank; names are cut after 64 bytes."""
-    name = platform.node().encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
+    """Return the host name of each process by rank, truncated to 64 bytes; a collective call."""
+    name = platform.node().encode()[:_HOST_NAME_BYTES].ljust(_HOST_NAME_BYTES, b"\0")
     gathered = world.all_gather(np.frombuffer(name, dtype=np.int64)).tobytes()
-    names = [gathered[start : start + _NAME_BYTES] for start in range(0, len(gathered), _NAME_BYTES)]
+    names = [gathered[start : start + _HOST_NAME_BYTES] for start in range(0, len(gathered), _HOST_NAME_BYTES)]
     return [name.rstrip(b"\0").decode(errors="replace") for name in names]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What run.json holds, None if there is none; one that cannot be read is kept under another name."""
+    """Return the content of run.json, or None. A file that cannot be parsed is renamed to run.json.damaged."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What learns: network, optimizer and step, with all the state that a checkpoint keeps."""
+"""Training state: network, optimizer and training step, with every parameter that a checkpoint stores."""
 
 from __future__ import annotations
 
@@ -31,134 +31,147 @@ from training.optim.step import (
 from training.weights.initial_weights import apply_initial_weights
 
 HOST_INPUTS = ("image", "mask", "heatmaps", "pafs")
+"""Arrays of a batch that the step takes if targets are rendered on the host."""
 DEVICE_INPUTS = ("image", "mask", "keypoints")
+"""Arrays of a batch that the step takes if targets are rendered on the device."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step came to, the same in every process.
+    """Result of an update, the same in every process.
 
     Attributes:
-        terms: of the loss, by the names in `TrainState.term_names`.
-        norm: global norm of the gradient before clipping.
-        finite: whether loss and gradient were, so that the step was learnt from.
-        scale: of the loss in this step.
-        stop: whether any process was asked to stop.
+        terms: Terms of the loss, in the order of `TrainState.term_names`.
+        gradient_norm: Global norm of the gradients before clipping.
+        finite: True if loss and gradients were finite, so that the weights were updated.
+        loss_scale: Loss scale of this update.
+        stop: True if any process was requested to stop.
     """
 
     terms: tuple[float, ...]
-    norm: float
+    gradient_norm: float
     finite: bool
-    scale: float
+    loss_scale: float
     stop: bool
 
     @property
     def loss(self) -> float:
-        """The loss."""
+        """Sum of the terms."""
         return sum(self.terms)
 
     @property
     def overflow(self) -> bool:
-        """Whether the step was left out for a gradient that a lower loss scale may bring within the numbers' range."""
-        return not self.finite and math.isfinite(self.loss) and self.scale > 1
+        """True if the update was skipped because of an overflow in the gradients that a lower loss scale may avoid."""
+        return not self.finite and math.isfinite(self.loss) and self.loss_scale > 1
 
 
 class TrainState:
     """A network in training, with the optimizer and step; create it after `training.distributed.world.init_world`."""
 
-    def __init__(self, config: Config, world: World, total: int) -> None:
-        """`total` is the number of updates of the whole run; InputError if the device lacks the recipe's precision."""
+    def __init__(self, config: Config, world: World, total_steps: int) -> None:
+        """Create the network with random weights from the seed of the recipe.
+
+        Args:
+            config: The recipe.
+            world: Device, rank and world size of this process.
+            total_steps: Number of updates in the whole run, for the learning rate schedule.
+
+        Raises:
+            InputError: The device does not support the precision of the recipe.
+        """
         self.config = config
         self.training = config.training
-        self.total = total
-        self.on_device = _draws_on_device(config, world)
+        self.total_steps = total_steps
+        self.targets_on_device = _renders_targets_on_device(config, world)
         self.precision = choose_precision(config.training, world.device)
         ms.set_seed(config.training.seed)
         self.network = OpenPose(config.model)
         self.term_names = term_names(config.model.num_stages("pafs"), config.model.num_stages("heatmaps"))
         self.optimizer = build_optimizer(self.network, config.training)
-        self.average = WeightAverage(self.network) if config.training.ema_decay else None
-        self.scale = LossScale(self.precision)
-        loss = build_loss(apply_mixed_precision(self.network, self.precision), config, self.on_device)
-        low = self.precision.dtype is not None
-        gradients = ComputeGradients(loss, self.optimizer.parameters, self.scale, low_precision=low)
-        update = ApplyGradients(self.optimizer, self.scale, self.average, config.training, world.size)
-        self._gathered = 0
+        self.weight_average = WeightAverage(self.network) if config.training.ema_decay else None
+        self.loss_scale = LossScale(self.precision)
+        loss = build_loss(apply_mixed_precision(self.network, self.precision), config, self.targets_on_device)
+        low_precision = self.precision.dtype is not None
+        gradients = ComputeGradients(loss, self.optimizer.parameters, self.loss_scale, low_precision=low_precision)
+        update = ApplyGradients(self.optimizer, self.loss_scale, self.weight_average, config.training, world.size)
+        self._accumulated_batches = 0
         if config.training.accumulate == 1:
-            self._train = TrainStep(gradients, update).set_train()
+            self._train_step = TrainStep(gradients, update).set_train()
         else:
-            self._gather = AccumulateGradients(gradients, self.optimizer.parameters, len(self.term_names)).set_train()
-            self._update = ApplyAccumulatedGradients(self._gather, update)
+            self._accumulate = AccumulateGradients(
+                gradients, self.optimizer.parameters, len(self.term_names)
+            ).set_train()
+            self._update = ApplyAccumulatedGradients(self._accumulate, update)
 
     def parameters(self) -> Iterable[ms.Parameter]:
-        """Everything that a checkpoint keeps: weights, optimizer, average of weights, dynamic loss scale."""
-        cells = [self.network, self.optimizer, self.scale, *([self.average] if self.average else [])]
-        return {id(each): each for cell in cells for each in cell.get_parameters()}.values()
+        """Return every parameter that a checkpoint stores: weights, optimizer, averaged weights, dynamic loss scale."""
+        cells = [self.network, self.optimizer, self.loss_scale, *([self.weight_average] if self.weight_average else [])]
+        return {id(parameter): parameter for cell in cells for parameter in cell.get_parameters()}.values()
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over a checkpoint's state, before the first step; InputError names what does not fit.
+        """Copy the state of a checkpoint, before the first step; InputError if a tensor does not fit.
 
-        Where the recipe wants an average of weights only now, that begins with the weights; a dynamic loss scale does
-        with the recipe's.
+        The recipe may enable averaged weights or a dynamic loss scale that the checkpoint does not have. The averages
+        then start from the weights, and the loss scale starts from the value in the recipe.
         """
-        tensors = {parameter.name: parameter for parameter in self.scale.get_parameters()} | checkpoint.tensors
+        tensors = {parameter.name: parameter for parameter in self.loss_scale.get_parameters()} | checkpoint.tensors
         if not checkpoint.has_weight_average:
             tensors |= {f"{AVERAGE_PREFIX}{name}": tensor for name, tensor in checkpoint.tensors.items()}
         restore_parameters(self.parameters(), tensors, checkpoint.path)
 
     def load_weights(self, weights: Checkpoint, allow_missing: Sequence[str]) -> list[str]:
-        """Copy only the weights of a checkpoint; arguments and errors as `apply_initial_weights`."""
-        said = apply_initial_weights(self.network.get_parameters(), weights, self.config.model, allow_missing)
-        if self.average:
-            for average, value in zip(self.average.averages, self.average.values, strict=True):
+        """Copy only the weights of a checkpoint. Arguments, result and errors are those of `apply_initial_weights`."""
+        messages = apply_initial_weights(self.network.get_parameters(), weights, self.config.model, allow_missing)
+        if self.weight_average:
+            for average, value in zip(self.weight_average.averages, self.weight_average.values, strict=True):
                 average.set_data(ms.Tensor(value.asnumpy()))
-        return said
+        return messages
 
     def inference_weights(self) -> dict[str, ms.Parameter]:
-        """The weights to evaluate, by the names that the network gives them: their average, if there is one."""
-        parameters = self.average.averages if self.average else self.network.get_parameters()
+        """Return the averaged weights if enabled, else the weights, by parameter name of the network."""
+        parameters = self.weight_average.averages if self.weight_average else self.network.get_parameters()
         return {parameter.name.removeprefix(AVERAGE_PREFIX): parameter for parameter in parameters}
 
     def has_finite_statistics(self) -> bool:
-        """Whether what this process counts on the way is finite.
+        """Return True if the running statistics of batch normalisation are finite in this process.
 
-        Batch normalisation's running statistics move with every batch, also where the update is left out.
+        The forward pass of every batch changes them, even if the update is skipped.
         """
         return all(np.isfinite(parameter.asnumpy()).all() for parameter in self.network.untrainable_params())
 
-    def rates(self, done: int) -> tuple[float, float, float]:
-        """Learning rates of the parts of the network in the update after `done` updates."""
-        return group_learning_rates(done, self.total, self.training)
+    def learning_rates(self, done: int) -> tuple[float, float, float]:
+        """Return the learning rate of each of `PARAMETER_GROUPS` for the update after `done` updates."""
+        return group_learning_rates(done, self.total_steps, self.training)
 
     def step(self, batch: Batch, done: int, stop: bool) -> StepResult | None:
-        """Learn from one batch, after `done` updates.
+        """Train on one batch.
 
         Args:
-            batch: as `pipeline.loading.batches` gives it.
-            done: updates done.
-            stop: whether this process was asked to stop.
+            batch: Arrays by name, as from `pipeline.loading.batches`.
+            done: Number of updates done so far.
+            stop: True if this process was requested to stop.
 
         Returns:
-            What the update came to; None if it takes more batches.
+            The result of the update; None if the update needs further batches (gradient accumulation).
         """
-        names = DEVICE_INPUTS if self.on_device else HOST_INPUTS
+        names = DEVICE_INPUTS if self.targets_on_device else HOST_INPUTS
         inputs = [ms.Tensor(batch[name]) for name in names]
-        self._gathered += 1
-        if self._gathered < self.training.accumulate:
-            self._gather(*inputs)
+        self._accumulated_batches += 1
+        if self._accumulated_batches < self.training.accumulate:
+            self._accumulate(*inputs)
             return None
-        self._gathered = 0
-        set_learning_rates(self.optimizer, self.rates(done))
-        facts = [ms.Tensor(np.float32(fact)) for fact in (stop, ema_decay(done, self.training))]
+        self._accumulated_batches = 0
+        set_learning_rates(self.optimizer, self.learning_rates(done))
+        scalars = [ms.Tensor(np.float32(value)) for value in (stop, ema_decay(done, self.training))]
         if self.training.accumulate == 1:
-            answer = self._train(*facts, *inputs)
+            outputs = self._train_step(*scalars, *inputs)
         else:
-            self._gather(*inputs)
-            answer = self._update(*facts)
-        terms, norm, finite, scale, stops = (each.asnumpy().tolist() for each in answer)
-        return StepResult(tuple(terms), norm, finite > 0, scale, stops > 0)
+            self._accumulate(*inputs)
+            outputs = self._update(*scalars)
+        terms, norm, finite, loss_scale, stops = (output.asnumpy().tolist() for output in outputs)
+        return StepResult(tuple(terms), norm, finite > 0, loss_scale, stops > 0)
 
 
-def _draws_on_device(config: Config, world: World) -> bool:
-    """Where data.targets lets targets be drawn in this world."""
+def _renders_targets_on_device(config: Config, world: World) -> bool:
+    """Return True if the option data.targets selects rendering the training targets on the device."""
     return world.targets_on_device if config.data.targets == "auto" else config.data.targets == "device"

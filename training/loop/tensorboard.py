@@ -1,8 +1,8 @@
-"""TensorBoard's event files of a run, RUN/tensorboard; look at them with `tensorboard --logdir RUN`.
+"""TensorBoard event files of a run, in RUN/tensorboard; view them with `tensorboard --logdir RUN`.
 
-Written by tensorboardX's own writer of records, event by event, rather than by its SummaryWriter: that hands events to
-a thread through a queue of processes, which a flush does not wait for. It is imported late, for MindSpore has to be
-there before protobuf is.
+Events are written with tensorboardX's record writer, not with its SummaryWriter, which passes events to a thread
+through a queue that a flush does not wait for. tensorboardX is imported late, because MindSpore must be imported before
+protobuf.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_QUALITY = 90
+_JPEG_QUALITY = 90
 
 
 class EventWriter:
-    """The event file that this process appends to."""
+    """Writer of one event file."""
 
     def __init__(self, folder: Path, after: int) -> None:
-        """Begin a file; what earlier ones hold of steps later than `after` counts no more."""
+        """Create a file. TensorBoard then ignores events of earlier files for steps later than `after`."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
 
         folder.mkdir(parents=True, exist_ok=True)
-        # its name has the time in seconds: two starts in one second must not overwrite each other
+        # the suffix keeps two files apart that are created within the same second, the resolution of the name
         self.writer = EventsWriter(str(folder / "events"), f".{time.time_ns() % 10**9:09d}")
         self._write(after + 1, session_log=SessionLog(status=SessionLog.START))
         self.flush()
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Append values by their tags."""
+        """Append scalar values by tag."""
         from tensorboardX.proto.summary_pb2 import Summary
 
         entries = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self._write(step, summary=Summary(value=entries))
 
     def add_image(self, step: int, tag: str, image: NDArray[np.uint8]) -> None:
-        """Append a picture, (H, W, 3) uint8 BGR, as a JPEG."""
+        """Append an image, (H, W, 3) uint8 BGR, encoded as JPEG."""
         import simplejpeg
         from tensorboardX.proto.summary_pb2 import Summary
 
         height, width, _ = image.shape
-        data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=_QUALITY, colorspace="BGR")
+        data = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=_JPEG_QUALITY, colorspace="BGR")
         content = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
         self._write(step, summary=Summary(value=[Summary.Value(tag=tag, image=content)]))
 
     def flush(self) -> None:
-        """Bring what was appended to the disk: a process that is killed leaves it readable."""
+        """Write the appended events to the file, so that they survive if the process is killed."""
         self.writer.flush()
 
     def close(self) -> None:
-        """End the file."""
+        """Close the file."""
         self.writer.close()
 
     def _write(self, step: int, **content: Any) -> None:

@@ -1,4 +1,4 @@
-"""One training run in one process: the loop over epochs and steps, and what it keeps on disk."""
+"""Training loop of one process: epochs, steps, checkpoints and evaluations."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ from training.optim.optimizer import PARAMETER_GROUPS
 from training.weights.initial_weights import InitialWeights
 
 EXIT_DIVERGED = 3
-"""Exit code of a run whose loss or gradient is not finite."""
+"""Exit code of a run that ended because the loss or the gradients were not finite."""
 
 MAX_CONSECUTIVE_SKIPS = 20
-"""Steps in a row that may be left out; a network that has diverged answers to nothing any more."""
+"""Number of consecutive skipped updates after which training is considered to have diverged."""
 
 
 class StopReason(Enum):
-    """Why a run is over."""
+    """Why the training loop ended."""
 
     FINISHED = 0
     STOPPED = 1
     DIVERGED = 2
 
 
-def fingerprint(manifest: Manifest) -> str:
-    """Hash of a set's records and their order."""
+def hash_shards(manifest: Manifest) -> str:
+    """Return a hash of the records of a training set and their order."""
     return hashlib.sha256("".join(shard.sha256 for shard in manifest.shards).encode()).hexdigest()
 
 
-class Run:
-    """A network in training, its data and its folder."""
+class TrainingRun:
+    """A run in this process: training state, data, position and run folder."""
 
     def __init__(
         self,
@@ -72,27 +72,27 @@ class Run:
         self.plan = plan
         self.position = position
         self.validation = validation
-        self.skipped = self.skipped_in_a_row = 0
+        self.skipped_updates = self.consecutive_skips = 0
         self.train_state = TrainState(config, world, plan.total_steps)
 
     @property
     def done(self) -> int:
-        """Updates done."""
+        """Number of updates done."""
         return self.position.step
 
     @property
     def threads(self) -> int:
-        """Threads that prepare samples in this process."""
+        """Number of threads that load samples in this process."""
         return self.config.data.threads or default_threads(self.world.local_size)
 
     def save(self) -> None:
-        """Write a checkpoint of the steps done; the ranks hold the same weights, so one of them does it."""
+        """Write a checkpoint on rank 0; the weights are equal on all ranks."""
         if self.world.rank == 0:
             parameters = self.train_state.parameters()
             save_checkpoint(self.out, parameters, self.config, self.position, keep=self.config.training.keep)
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
-        """What is left of the run's batches, each with its epoch."""
+        """Yield the remaining batches of the run, each with its epoch."""
         data, accumulate = self.config.data, self.config.training.accumulate
         if self.done == self.plan.total_steps:
             return
@@ -109,7 +109,7 @@ class Run:
                 world_size=self.world.size,
                 threads=self.threads,
                 augment=data.augment,
-                targets=None if self.train_state.on_device else data.target,
+                targets=None if self.train_state.targets_on_device else data.target,
                 start=start * accumulate if epoch == first else 0,
                 stop=self.plan.steps_per_epoch * accumulate,
             )
@@ -117,54 +117,59 @@ class Run:
                 yield epoch, batch
 
     def step(self, batch: Batch, stop: bool) -> StepResult | None:
-        """Learn from one batch, None if the step takes more; `stop` says whether this process was asked to stop."""
-        outcome = self.train_state.step(batch, self.done, stop)
-        if outcome:
+        """Train on one batch; arguments and result as those of `TrainState.step`."""
+        result = self.train_state.step(batch, self.done, stop)
+        if result:
             self.position = self.position.after(1)
-        return outcome
+        return result
 
-    def loop(self, reporter: ProgressReporter, signals: StopSignal, overdue: bool = False) -> StopReason:
-        """Train to the end, to a signal, or to a loss or gradient that is not finite.
+    def train_loop(self, reporter: ProgressReporter, signals: StopSignal, evaluate_first: bool = False) -> StopReason:
+        """Train until the last step, a stop signal, or divergence.
 
         Args:
-            reporter: told of every step.
-            signals: whether this process was asked to stop.
-            overdue: whether the network as it is now is to be evaluated first.
+            reporter: Progress reporter.
+            signals: Stop signals received by this process.
+            evaluate_first: Evaluate the current weights before the first step.
         """
         training = self.config.training
-        if overdue and not self.evaluate(reporter, signals):
+        if evaluate_first and not self.evaluate(reporter, signals):
             return StopReason.STOPPED
         image_ids: list[NDArray[np.int64]] = []
-        for epoch, batch in reporter.timer.waiting(self.batches()):
-            rates = dict(zip(PARAMETER_GROUPS, self.train_state.rates(self.done), strict=True))
+        for epoch, batch in reporter.timer.time_batches(self.batches()):
+            rates = dict(zip(PARAMETER_GROUPS, self.train_state.learning_rates(self.done), strict=True))
             image_ids.append(batch["image_id"])
-            outcome = self.step(batch, signals.number > 0)
-            if outcome is None:
+            result = self.step(batch, signals.number > 0)
+            if result is None:
                 continue
-            end = self.done == self.plan.total_steps
-            self.skipped_in_a_row = 0 if outcome.finite else self.skipped_in_a_row + 1
-            lost = not outcome.finite and self.lost()
-            if outcome.finite or (outcome.overflow and not lost):
-                terms = dict(zip(self.train_state.term_names, outcome.terms, strict=True))
-                scale = None if outcome.scale == 1 else outcome.scale
+            last = self.done == self.plan.total_steps
+            self.consecutive_skips = 0 if result.finite else self.consecutive_skips + 1
+            diverged = not result.finite and self.has_diverged()
+            if result.finite or (result.overflow and not diverged):
+                terms = dict(zip(self.train_state.term_names, result.terms, strict=True))
+                loss_scale = None if result.loss_scale == 1 else result.loss_scale
                 reporter.log_step(
-                    step=self.done, epoch=epoch, terms=terms, rates=rates, scale=scale, overflow=outcome.overflow
+                    step=self.done,
+                    epoch=epoch,
+                    terms=terms,
+                    rates=rates,
+                    loss_scale=loss_scale,
+                    overflow=result.overflow,
                 )
-            elif not self.skip(outcome, np.concatenate(image_ids), lost, reporter):
+            elif not self.report_nonfinite(result, np.concatenate(image_ids), diverged, reporter):
                 return StopReason.DIVERGED
             image_ids.clear()
-            if outcome.stop or end or self.done % training.checkpoint_every == 0:
+            if result.stop or last or self.done % training.checkpoint_every == 0:
                 self.save()
-            if outcome.stop and not end:
+            if result.stop and not last:
                 return StopReason.STOPPED
             if self.validation.is_due(self.done) and not self.evaluate(reporter, signals):
                 return StopReason.STOPPED
-            if end:
+            if last:
                 break
         return StopReason.FINISHED
 
     def evaluate(self, reporter: ProgressReporter, signals: StopSignal) -> bool:
-        """Score the network and keep it if it is the best; False, and all is saved, if a process was asked to stop."""
+        """Evaluate the network, and save it if it is the best so far; on a stop signal, save and return False."""
         validation = self.validation
         with reporter.timer.paused():
             try:
@@ -172,7 +177,7 @@ class Run:
                     self.train_state, lambda: signals.number > 0, reporter.show_evaluation_progress
                 )
             except InputError as error:
-                # a bad picture is no reason to lose days of training
+                # an unreadable image must not end a run of several days
                 reporter.print_message(f"Warning: step {self.done}: not evaluated: {error}")
                 return True
             if score is None:
@@ -183,29 +188,36 @@ class Run:
             )
         return True
 
-    def lost(self) -> bool:
-        """Whether no later step can mend what this one came to; the same in every process, and each has to call it."""
-        sound = np.array([self.train_state.has_finite_statistics()], dtype=np.int64)
-        return self.skipped_in_a_row >= MAX_CONSECUTIVE_SKIPS or not self.world.all_gather(sound).all()
+    def has_diverged(self) -> bool:
+        """Return True if training cannot recover from a non-finite step; a collective call with the same result."""
+        finite = np.array([self.train_state.has_finite_statistics()], dtype=np.int64)
+        return self.consecutive_skips >= MAX_CONSECUTIVE_SKIPS or not self.world.all_gather(finite).all()
 
-    def skip(self, outcome: StepResult, image_ids: NDArray[np.int64], lost: bool, reporter: ProgressReporter) -> bool:
-        """Say which step of which pictures came to a loss or a gradient that is not finite, and whether to go on."""
-        self.skipped += 1
-        goes_on = self.config.training.on_nonfinite == "skip" and not lost
-        what = "gradient" if math.isfinite(outcome.loss) else "loss"
-        pictures = ", ".join(str(image_id) for image_id in self.world.all_gather(image_ids))
-        told = f"step {self.done}: the {what} is not finite; image ids {pictures}"
-        if goes_on:
-            reporter.print_message(f"Warning: {told}; left out, {self.skipped} so far")
+    def report_nonfinite(
+        self, result: StepResult, image_ids: NDArray[np.int64], diverged: bool, reporter: ProgressReporter
+    ) -> bool:
+        """Print the step and the image ids of a non-finite loss or gradient; return True if training continues."""
+        self.skipped_updates += 1
+        skip = self.config.training.on_nonfinite == "skip" and not diverged
+        what = "gradient" if math.isfinite(result.loss) else "loss"
+        ids = ", ".join(str(image_id) for image_id in self.world.all_gather(image_ids))
+        problem = f"the {what} is not finite; image ids {ids}"
+        if skip:
+            reporter.print_message(
+                f"Warning: step {self.done}: {problem}; update skipped, {self.skipped_updates} so far"
+            )
             reporter.bar.update()
-        else:
-            advice = "lower training.lr or set training.clip_norm"
-            if not self.train_state.has_finite_statistics():
-                told += "; nor are the statistics of batch normalisation any more"
-            elif outcome.overflow:
-                advice = "lower training.loss_scale or set training.loss_scale_mode=dynamic"
-            reporter.print_message(f"Error: {told}; nothing was saved since the last checkpoint: {advice}")
-        return goes_on
+            return True
+        advice = "lower training.lr or set training.clip_norm"
+        if not self.train_state.has_finite_statistics():
+            problem += "; the running statistics of batch normalisation are not finite"
+        elif result.overflow:
+            advice = "lower training.loss_scale or set training.loss_scale_mode=dynamic"
+        reporter.print_message(
+            f"Error: step {self.done}: training has diverged: {problem}; {advice}, then continue from the last "
+            "checkpoint with --resume"
+        )
+        return False
 
 
 def train(
@@ -223,76 +235,91 @@ def train(
     """Train in this process, which may be one of several that msrun started.
 
     Args:
-        config: the recipe.
-        shards: the training set.
-        out: folder of the run, made if need be.
-        resume: go on from the newest whole checkpoint in `out`, if there is one.
-        device: auto, cpu or ascend.
-        signals: whether SIGINT or SIGTERM has come.
-        resume_command: what to type to go on with a run that was stopped.
-        evaluator: what scores the network every training.eval_every steps; None for never.
-        init: weights to begin with, where there is no checkpoint to go on from; None for random ones.
+        config: The recipe.
+        shards: Folder of the training set.
+        out: Folder of the run, created if it does not exist.
+        resume: Resume from the newest undamaged checkpoint in `out`, if there is one.
+        device: `auto`, `cpu` or `ascend`.
+        signals: Stop signals received by this process.
+        resume_command: Command that resumes the run, printed when it is stopped.
+        evaluator: Evaluation every `training.eval_every` steps; None for no evaluation.
+        init: Initial weights of a new run; None for random weights.
 
     Returns:
-        The exit code: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 3 loss or gradient is not finite.
+        The exit code: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 3 loss or gradients not finite.
 
     Raises:
-        InputError: what was given does not fit together.
+        InputError: The training set, the run folder and the recipe do not match, or cannot be used.
     """
     check_run_folder(out, resume)
     world = init_world(device, debug_folder=out / "debug")
     manifest = Manifest.load(shards)
     plan = plan_run(config, manifest.records, world.size)
-    position = TrainingPosition(0, manifest.records, fingerprint(manifest), world.size)
+    position = TrainingPosition(0, manifest.records, hash_shards(manifest), world.size)
     initial = find_initial_state(out, config, position, resume=resume, init=init)
     config, done = initial.config, initial.done
-    _agree(done, world, out)
+    _check_same_step(done, world, out)
     validation = Validation(out, config, evaluator, plan.total_steps, world)
-    overdue = validation.was_missed(done)
-    images = samples_per_update(config, world.size)
-    reporter = ProgressReporter(
-        out, plan, first=done, log_every=config.training.log_every, images_per_step=images, enabled=world.rank == 0
-    )
+    evaluate_first = validation.was_missed(done)
+    reporter = _create_reporter(out, config, plan, done, world)
     try:
-        for remark in [*initial.messages, *validation.resume()]:
-            reporter.print_message(remark)
-        if done >= plan.total_steps and not overdue:
+        for message in [*initial.messages, *validation.resume()]:
+            reporter.print_message(message)
+        if done >= plan.total_steps and not evaluate_first:
             reporter.print_message(
-                f"{out}: finished, all {plan.total_steps} steps are done; more with --set training.epochs=…"
+                f"{out}: finished, all {plan.total_steps} steps are done; to train longer, set training.epochs"
             )
             return 0
-        run = Run(config, shards, out, world, plan, position.after(done), validation)
-        for remark in initial.apply_to(run.train_state):
-            reporter.print_message(remark)
-        return _go(run, overdue, reporter, signals, resume_command)
+        run = TrainingRun(config, shards, out, world, plan, position.after(done), validation)
+        for message in initial.apply_to(run.train_state):
+            reporter.print_message(message)
+        return _run_to_end(run, evaluate_first, reporter, signals, resume_command)
     finally:
         reporter.close()
 
 
-def _go(run: Run, overdue: bool, reporter: ProgressReporter, signals: StopSignal, resume_command: str) -> int:
-    """Make the folder ready, train, and say how it ended; returns the exit code."""
+def _create_reporter(out: Path, config: Config, plan: TrainingPlan, done: int, world: World) -> ProgressReporter:
+    return ProgressReporter(
+        out,
+        plan,
+        initial_step=done,
+        log_every=config.training.log_every,
+        images_per_step=samples_per_update(config, world.size),
+        enabled=world.rank == 0,
+    )
+
+
+def _run_to_end(
+    run: TrainingRun, evaluate_first: bool, reporter: ProgressReporter, signals: StopSignal, resume_command: str
+) -> int:
+    """Prepare the run folder, train, and print the result; return the exit code."""
     if run.world.rank == 0:
         prepare_run_folder(run.out, run.config, run.done)
     record_session(run.out, run.config, run.shards, run.world, run.done)
-    reporter.print_message(_summary(run))
-    reporter.print_message(_host_work(run))
-    end = run.loop(reporter, signals, overdue)
+    reporter.print_message(_describe_run(run))
+    reporter.print_message(_describe_threads(run))
+    reason = run.train_loop(reporter, signals, evaluate_first)
     if run.validation.best:
         step, ap = run.validation.best
         reporter.print_message(f"Best: AP {ap:.3f} after step {step}, {best_checkpoint_path(run.out)}")
-    if end is StopReason.STOPPED:
-        reporter.print_message(f"Stopped after step {run.done} of {run.plan.total_steps}; go on with: {resume_command}")
-    return _exit_code(end, signals, run.world)
+    if reason is StopReason.STOPPED:
+        reporter.print_message(
+            f"Stopped after step {run.done} of {run.plan.total_steps}; resume with: {resume_command}"
+        )
+    return _exit_code(reason, signals, run.world)
 
 
-def _agree(done: int, world: World, out: Path) -> None:
-    """Wait for all processes; InputError if they would not go on from the same step."""
+def _check_same_step(done: int, world: World, out: Path) -> None:
+    """Raise InputError if the processes would not start from the same step; a collective call."""
     steps = world.all_gather(np.array([done], dtype=np.int64)).tolist()
     if len(set(steps)) > 1:
-        raise InputError(f"{out}: the processes see checkpoints of steps {steps}: put it on a disk that all share")
+        raise InputError(
+            f"{out}: the processes find checkpoints of different steps {steps}; "
+            "use a folder on a file system that all machines share"
+        )
 
 
-def _summary(run: Run) -> str:
+def _describe_run(run: TrainingRun) -> str:
     world, plan, images = run.world, run.plan, samples_per_update(run.config, run.world.size)
     return (
         f"{count_parameters(run.train_state.network) / 1e6:.1f} M parameters, {run.train_state.precision}, "
@@ -301,13 +328,13 @@ def _summary(run: Run) -> str:
     )
 
 
-def _host_work(run: Run) -> str:
+def _describe_threads(run: TrainingRun) -> str:
     return f"{run.threads} data threads in each of {run.world.local_size} processes, {usable_cores()} cores"
 
 
-def _exit_code(end: StopReason, signals: StopSignal, world: World) -> int:
-    if end is StopReason.DIVERGED:
+def _exit_code(reason: StopReason, signals: StopSignal, world: World) -> int:
+    if reason is StopReason.DIVERGED:
         return EXIT_DIVERGED
-    # among several processes any code but 0 lets msrun kill the others while rank 0 may still be saving
-    interrupted = end is StopReason.STOPPED and signals.number == signal.SIGINT and world.size == 1
+    # with several processes, msrun kills the others on any code but 0, while rank 0 may still be saving
+    interrupted = reason is StopReason.STOPPED and signals.number == signal.SIGINT and world.size == 1
     return 128 + signal.SIGINT if interrupted else 0

@@ -1,6 +1,7 @@
-"""Evaluation during training, and the best checkpoint by it.
+"""Evaluation during training, and selection of the best checkpoint.
 
-Training knows of evaluation what stands here and no more: `python -m training.train` hands the evaluator in.
+The package `training` depends on `evaluation` only through the protocol `Evaluator`; the command `training.train`
+passes the implementation.
 """
 
 from __future__ import annotations
@@ -31,37 +32,37 @@ from training.loop.state import TrainState
 
 @dataclass(frozen=True)
 class Score:
-    """What an evaluation came to.
+    """Result of an evaluation.
 
     Attributes:
-        numbers: COCO's ten by name, 0..1, or -1 where no annotation defines one.
-        image_count: how many were looked at.
-        seconds: that it took.
-        map_figure: pictures with the maps that the network answers, (H, W, 3) uint8 BGR; None on ranks other than 0.
+        metrics: COCO's ten metrics by name, 0 to 1, or -1 if no annotation defines one.
+        image_count: Number of evaluated images.
+        seconds: Duration in seconds.
+        map_figure: Images with the maps that the network outputs, (H, W, 3) uint8 BGR; None on ranks other than 0.
     """
 
-    numbers: dict[str, float]
+    metrics: dict[str, float]
     image_count: int
     seconds: float
     map_figure: NDArray[np.uint8] | None = None
 
     @property
     def ap(self) -> float:
-        """Average precision."""
-        return self.numbers["AP"]
+        """Average precision, or -1 without annotated people."""
+        return self.metrics["AP"]
 
     @property
     def is_defined(self) -> bool:
-        """Whether there was anybody to find."""
+        """True if there are annotated people, without whom no precision is defined."""
         return self.ap >= 0
 
 
 class Evaluator(Protocol):
-    """Scores a network in training on pictures that it does not learn from."""
+    """Evaluates a network in training on validation images."""
 
     @property
     def basis(self) -> str:
-        """Names the pictures and the way of finding people: scores with the same basis can be compared."""
+        """Identifier of the images and the evaluation settings; only scores with the same basis are comparable."""
         ...
 
     def __call__(
@@ -71,43 +72,43 @@ class Evaluator(Protocol):
         stopped: Callable[[], bool],
         progress: Callable[[int, int], object],
     ) -> Score | None:
-        """Score a network; every process calls this and gets the same numbers.
+        """Evaluate a network; a collective call that returns the same metrics in every process.
 
         Args:
-            network: the same in every process.
-            barrier: the processes, which share the pictures.
-            stopped: whether this process was asked to stop, looked at between pictures.
-            progress: called with the pictures done and to do, of this process.
+            network: The network, with the same weights in every process.
+            barrier: The processes, which share the images.
+            stopped: Returns True if this process was requested to stop; called between images.
+            progress: Called with the number of images done and the total number of images of this process.
 
         Returns:
-            The score; None if any process was asked to stop before its pictures were done.
+            The score; None if any process was requested to stop before it finished.
 
         Raises:
-            InputError: a picture or what the network answers is no use; in every process.
+            InputError: An image or an output of the network is invalid; raised in every process.
         """
         ...
 
 
 class Validation:
-    """Evaluates a run's network when it is due, and keeps the checkpoint of the best.
+    """Evaluates the network of a run at the configured steps, and keeps the best checkpoint.
 
     Attributes:
-        best: step and AP of the best so far, None before there is any; what rank 0 says counts.
+        best: Step and AP of the best evaluation so far, None before the first; authoritative on rank 0.
     """
 
-    def __init__(self, run: Path, config: Config, evaluator: Evaluator | None, total: int, world: World) -> None:
-        """`total` is the number of updates of the whole run; without an evaluator nothing is ever due."""
+    def __init__(self, run: Path, config: Config, evaluator: Evaluator | None, total_steps: int, world: World) -> None:
+        """`total_steps` is the number of updates of the whole run; without an evaluator, no step is evaluated."""
         self.run = run
         self.config = config
         self.evaluator = evaluator
-        self.total = total
+        self.total_steps = total_steps
         self.world = world
         self.barrier = FileBarrier(run, world)
         self.evaluation_network: EvaluationNetwork | None = None
         self.best: tuple[int, float] | None = None
 
     def resume(self) -> list[str]:
-        """Take up the best checkpoint of the run so far; returns what there is to say about it."""
+        """Load the score of the best checkpoint in the run folder; return lines to print."""
         path = best_checkpoint_path(self.run)
         if self.evaluator is None or self.world.rank or not path.is_file():
             return []
@@ -116,45 +117,43 @@ class Validation:
         except DamagedCheckpointError as error:
             return [f"Warning: {error}"]
         if checkpoint.best_score is None or checkpoint.best_score.basis != self.evaluator.basis:
-            return [
-                f"{path}: chosen by other pictures or another way of finding people; the next evaluation replaces it"
-            ]
+            return [f"{path}: selected with other images or evaluation settings; the next evaluation replaces it"]
         self.best = (checkpoint.step, checkpoint.best_score.ap)
         return []
 
     def is_due(self, step: int) -> bool:
-        """Whether the network of a step is to be evaluated."""
+        """Return True if the network is to be evaluated after `step` updates."""
         every = self.config.training.eval_every
-        return bool(self.evaluator and every and step and (step % every == 0 or step == self.total))
+        return bool(self.evaluator and every and step and (step % every == 0 or step == self.total_steps))
 
     def was_missed(self, step: int) -> bool:
-        """Whether a run that goes on after `step` ended before this step's evaluation did; the same on all ranks."""
+        """Return True if a resumed run was stopped before it evaluated `step`; a collective call."""
         missing = self.is_due(step) and step not in evaluated_steps(self.run)
         return bool(self.world.all_gather(np.array([missing], dtype=np.int64))[0])
 
     def evaluate(
         self, train_state: TrainState, stopped: Callable[[], bool], progress: Callable[[int, int], object]
     ) -> Score | None:
-        """Score the network as it is now; arguments, result and errors as those of an Evaluator."""
+        """Evaluate the current weights; arguments, result and errors are those of `Evaluator`."""
         assert self.evaluator is not None
         self.evaluation_network = self.evaluation_network or EvaluationNetwork(self.config.model)
         self.evaluation_network.copy_weights(train_state.inference_weights(), self.world)
         return self.evaluator(self.evaluation_network.infer, self.barrier, stopped, progress)
 
     def save_if_best(self, score: Score, train_state: TrainState, position: TrainingPosition) -> bool:
-        """Write the network as the best if none before came to as much; every process calls this and waits for it.
+        """Save the current weights as the best checkpoint if no earlier score was as high; a collective call.
 
         Returns:
-            Whether it is the best.
+            True if they were saved.
 
         Raises:
-            InputError: the checkpoint cannot be written.
+            InputError: The checkpoint cannot be written.
         """
         assert self.evaluator is not None
         better = self.world.rank == 0 and score.is_defined and (self.best is None or score.ap > self.best[1])
         if better:
-            mark = BestScore(score.ap, self.evaluator.basis)
-            save_best(self.run, train_state.parameters(), self.config, position, mark)
+            best_score = BestScore(score.ap, self.evaluator.basis)
+            save_best(self.run, train_state.parameters(), self.config, position, best_score)
         if self.barrier.all_gather(b"better" if better else b"")[0]:
             self.best = (position.step, score.ap)
             return True
