@@ -30,7 +30,7 @@ SIZE = (64, 80)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO folder of 23 small pictures of many sizes: people, crowds and nobody."""
+    """A COCO folder of 23 small images of many sizes: with people, with crowds and without either."""
     return coco_folder.write(tmp_path_factory.mktemp("coco"), coco_folder.mixed(RECORDS))
 
 
@@ -42,7 +42,7 @@ def shards(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def make(shards: Path, **changes):
+def make_batches(shards: Path, **changes):
     options = {
         "size": SIZE,
         "batch_size": 4,
@@ -54,18 +54,18 @@ def make(shards: Path, **changes):
     return create_batches(shards, **{**options, **changes})
 
 
-def assert_equal(ours: dict, theirs: dict) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, array in ours.items():
-        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+def assert_equal(actual: dict, expected: dict) -> None:
+    assert actual.keys() == expected.keys()
+    for name, array in actual.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
 
 
-def ids(batches) -> list[int]:
+def image_ids(batches) -> list[int]:
     return [int(image_id) for batch in batches for image_id in batch["image_id"]]
 
 
 def test_shapes_and_types(shards: Path):
-    batches = make(shards, targets=TargetConfig())
+    batches = make_batches(shards, targets=TargetConfig())
     assert len(batches) == RECORDS // 4
     count = 0
     for batch in batches:
@@ -79,158 +79,155 @@ def test_shapes_and_types(shards: Path):
             "heatmaps": ((4, 19, 8, 10), "float32"),
             "pafs": ((4, 38, 8, 10), "float32"),
         }
-        assert not batch["keypoints"][:, 1:].any()  # nobody has company in these pictures
+        assert not batch["keypoints"][:, 1:].any()  # these images have at most one person
     assert count == len(batches)
 
 
-def test_a_square_from_one_number_and_no_targets_unless_asked(shards: Path):
-    batch = next(iter(make(shards, size=72)))
+def test_one_number_gives_a_square_and_targets_are_optional(shards: Path):
+    batch = next(iter(make_batches(shards, size=72)))
     assert batch["image"].shape == (4, 72, 72, 3)
     assert set(batch) == {"image_id", "image", "keypoints", "mask"}
 
 
 def test_the_same_batches_for_any_number_of_threads(shards: Path):
-    one, two, four = (list(make(shards, threads=threads, targets=TargetConfig())) for threads in (1, 2, 4))
+    one, two, four = (list(make_batches(shards, threads=threads, targets=TargetConfig())) for threads in (1, 2, 4))
     for batches in (two, four):
-        for ours, theirs in zip(one, batches, strict=True):
-            assert_equal(ours, theirs)
+        for actual, expected in zip(one, batches, strict=True):
+            assert_equal(actual, expected)
 
 
-def test_iterating_again_gives_the_same_again(shards: Path):
-    batches = make(shards)
-    for ours, theirs in zip(batches, batches, strict=True):
-        assert_equal(ours, theirs)
+def test_iterating_twice_gives_the_same_batches(shards: Path):
+    batches = make_batches(shards)
+    for actual, expected in zip(batches, batches, strict=True):
+        assert_equal(actual, expected)
 
 
 def test_seed_and_epoch_change_order_and_augmentation(shards: Path):
-    base = list(make(shards))
+    base = list(make_batches(shards))
     for change in ({"seed": 6}, {"epoch": 3}):
-        other = list(make(shards, **change))
-        assert ids(other) != ids(base)
-        pictures = {
-            int(i): picture for batch in base for i, picture in zip(batch["image_id"], batch["image"], strict=True)
-        }
+        other = list(make_batches(shards, **change))
+        assert image_ids(other) != image_ids(base)
+        images = {int(i): image for batch in base for i, image in zip(batch["image_id"], batch["image"], strict=True)}
         same = [
-            np.array_equal(picture, pictures[int(i)])
+            np.array_equal(image, images[int(i)])
             for batch in other
-            for i, picture in zip(batch["image_id"], batch["image"], strict=True)
-            if int(i) in pictures
+            for i, image in zip(batch["image_id"], batch["image"], strict=True)
+            if int(i) in images
         ]
         assert len(same) > 10
         assert not any(same)
 
 
-def test_the_chance_of_a_sample_is_its_own():
+def test_each_sample_has_its_own_random_numbers():
     keys = list(itertools.product((0, 1, 2**31 - 1), (0, 1, 70_000), (0, 1, 2**40, -1)))
-    draws = {key: tuple(sample_rng(*key).random(3)) for key in keys}
-    assert len(set(draws.values())) == len(keys)
-    assert draws[1, 0, 1] == tuple(sample_rng(1, 0, 1).random(3))
+    numbers = {key: tuple(sample_rng(*key).random(3)) for key in keys}
+    assert len(set(numbers.values())) == len(keys)
+    assert numbers[1, 0, 1] == tuple(sample_rng(1, 0, 1).random(3))
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_interleaved_are_the_epoch(shards: Path, ranks: int):
-    whole = make(shards, batch_size=2 * ranks)
-    parts = [make(shards, batch_size=2, rank=rank, world_size=ranks) for rank in range(ranks)]
-    assert {len(part) for part in parts} == {len(whole)}
-    for batch, *shares in zip(whole, *parts, strict=True):
-        for rank, share in enumerate(shares):
-            assert_equal({name: array[rank::ranks] for name, array in batch.items()}, share)
+def test_interleaved_ranks_give_the_global_batches(shards: Path, ranks: int):
+    whole = make_batches(shards, batch_size=2 * ranks)
+    rank_batches = [make_batches(shards, batch_size=2, rank=rank, world_size=ranks) for rank in range(ranks)]
+    assert {len(batches) for batches in rank_batches} == {len(whole)}
+    for batch, *parts in zip(whole, *rank_batches, strict=True):
+        for rank, part in enumerate(parts):
+            assert_equal({name: array[rank::ranks] for name, array in batch.items()}, part)
 
 
-def test_two_ranks_are_disjoint_and_together_the_epoch(shards: Path):
-    first, second = (ids(make(shards, batch_size=2, rank=rank, world_size=2)) for rank in range(2))
+def test_two_ranks_are_disjoint_and_cover_the_epoch(shards: Path):
+    first, second = (image_ids(make_batches(shards, batch_size=2, rank=rank, world_size=2)) for rank in range(2))
     assert not set(first) & set(second)
     assert len(set(first) | set(second)) == RECORDS // 4 * 4
-    assert set(ids(make(shards, batch_size=1))) == set(range(100, 100 + RECORDS))
+    assert set(image_ids(make_batches(shards, batch_size=1))) == set(range(100, 100 + RECORDS))
 
 
 @pytest.mark.parametrize("start", [0, 2, 5, 9])
-def test_start_resumes_exactly(shards: Path, start: int):
-    whole = list(make(shards))
-    rest = make(shards, start=start)
+def test_start_resumes_within_the_epoch(shards: Path, start: int):
+    whole = list(make_batches(shards))
+    rest = make_batches(shards, start=start)
     assert len(rest) == max(0, len(whole) - start)
-    for ours, theirs in zip(rest, whole[start:], strict=True):
-        assert_equal(ours, theirs)
-    assert len(make(shards, start=start, stop=len(whole) - 1)) == max(0, len(whole) - 1 - start)
+    for actual, expected in zip(rest, whole[start:], strict=True):
+        assert_equal(actual, expected)
+    assert len(make_batches(shards, start=start, stop=len(whole) - 1)) == max(0, len(whole) - 1 - start)
 
 
-def test_without_augmentation_the_whole_picture_is_fitted(shards: Path):
+def test_without_augmentation_the_whole_image_is_fitted(shards: Path):
     manifest = Manifest.load(shards)
     rows = {int(row["image_id"]): row for row in read_rows(shards, manifest, TRAIN_COLUMNS, range(RECORDS))}
-    for batch in make(shards, augment=None, targets=TargetConfig()):
-        for place, image_id in enumerate(batch["image_id"].tolist()):
+    for batch in make_batches(shards, augment=None, targets=TargetConfig()):
+        for index, image_id in enumerate(batch["image_id"].tolist()):
             sample = unpack_sample(rows[image_id])
             fitted = augment_sample(sample, fit_whole_image(sample.image.shape[:2], SIZE), SIZE)
-            np.testing.assert_array_equal(batch["image"][place], fitted.image)
+            np.testing.assert_array_equal(batch["image"][index], fitted.image)
             people = len(fitted.keypoints)
-            np.testing.assert_array_equal(batch["keypoints"][place, :people], fitted.keypoints)
-            assert not batch["keypoints"][place, people:].any()
+            np.testing.assert_array_equal(batch["keypoints"][index, :people], fitted.keypoints)
+            assert not batch["keypoints"][index, people:].any()
             maps = encode_maps(fitted.keypoints, SIZE, TargetConfig())
-            np.testing.assert_array_equal(batch["heatmaps"][place], maps.heatmaps)
-            np.testing.assert_array_equal(batch["pafs"][place], maps.pafs)
-            assert batch["mask"][place].all() == (not sample.ignore.any())
+            np.testing.assert_array_equal(batch["heatmaps"][index], maps.heatmaps)
+            np.testing.assert_array_equal(batch["pafs"][index], maps.pafs)
+            assert batch["mask"][index].all() == (not sample.ignore.any())
 
 
-def test_real_pictures(coco_mini: Path, tmp_path: Path):
+def test_real_images(coco_mini: Path, tmp_path: Path):
     build([(coco_mini, "train2017")], tmp_path / "set", BuildOptions(), workers=1)
     manifest = Manifest.load(tmp_path / "set")
-    batches = make(tmp_path / "set", size=184, max_people=manifest.max_people)
-    seen = ids(batches)
-    assert len(set(seen)) == manifest.records // 4 * 4
+    batches = make_batches(tmp_path / "set", size=184, max_people=manifest.max_people)
+    assert len(set(image_ids(batches))) == manifest.records // 4 * 4
     batch = next(iter(batches))
     assert (batch["keypoints"][..., 2] > 0).any()
     assert batch["image"].std() > 20
 
 
-def test_max_people_must_hold_everybody(shards: Path):
+def test_max_people_below_the_number_of_people_is_an_error(shards: Path):
     with pytest.raises(InputError, match="max_people is 0, but an image has 1 people"):
-        make(shards, max_people=0)
+        make_batches(shards, max_people=0)
 
 
-def test_too_few_records(shards: Path):
+def test_too_few_records_for_a_step_are_an_error(shards: Path):
     with pytest.raises(InputError, match=r"23 records, but a step takes 24: batch size 8 on 3 ranks"):
-        make(shards, batch_size=8, world_size=3)
+        make_batches(shards, batch_size=8, world_size=3)
 
 
 @pytest.mark.parametrize("size", [100, (64, 60), 0])
-def test_sizes_off_the_grid(shards: Path, size):
+def test_a_size_that_is_not_a_multiple_of_the_stride_is_an_error(shards: Path, size):
     with pytest.raises(InputError, match="multiples of 8 px"):
-        make(shards, size=size)
+        make_batches(shards, size=size)
 
 
-def test_a_missing_set(tmp_path: Path):
+def test_a_missing_set_is_an_error(tmp_path: Path):
     with pytest.raises(InputError, match="make shards"):
-        make(tmp_path)
+        make_batches(tmp_path)
 
 
 @pytest.fixture
 def damaged(shards: Path, tmp_path: Path) -> Path:
-    """A copy of the set in which one byte run of one picture, within its shard file, was overwritten."""
+    """A copy of the set in which the bytes of one image are overwritten inside of its shard file."""
     copy = tmp_path / "train"
     shutil.copytree(shards, copy)
-    picture = coco_folder.jpeg(48 + 12 % 5, 64 + 12 % 7, 112)  # of image 112
+    jpeg = coco_folder.jpeg(48 + 12 % 5, 64 + 12 % 7, 112)  # of image 112
     for file in Manifest.load(copy).files(copy):
         content = file.read_bytes()
-        at = content.find(picture)
+        at = content.find(jpeg)
         if at >= 0:
             file.chmod(0o600)
-            file.write_bytes(content[:at] + bytes(len(picture)) + content[at + len(picture) :])
+            file.write_bytes(content[:at] + bytes(len(jpeg)) + content[at + len(jpeg) :])
             return copy
     raise AssertionError("image 112 is in no shard")
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_bad_picture_is_named(damaged: Path, threads: int):
+def test_the_error_names_the_damaged_image(damaged: Path, threads: int):
     before = threading.active_count()
     with pytest.raises(InputError, match=r"train/shard-\d+\.mindrecord: image 112: .*make shards") as caught:
-        list(make(damaged, batch_size=1, threads=threads))
+        list(make_batches(damaged, batch_size=1, threads=threads))
     assert "\n" not in str(caught.value)
     assert threading.active_count() == before
 
 
 def test_a_dropped_iterator_leaves_no_thread(shards: Path):
     before = threading.active_count()
-    iterator = iter(make(shards, threads=3))
+    iterator = iter(make_batches(shards, threads=3))
     next(iterator)
     assert threading.active_count() > before
     del iterator
@@ -239,7 +236,7 @@ def test_a_dropped_iterator_leaves_no_thread(shards: Path):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 30])
-def test_rows_dealt_to_ranks_are_every_record_once(shards: Path, source: Path, ranks: int):
+def test_the_rows_of_all_ranks_are_every_record_once(shards: Path, source: Path, ranks: int):
     content = json.loads((source / "annotations" / "person_keypoints_train.json").read_text())
     manifest = Manifest.load(shards)
     shares = [range(rank, RECORDS, ranks) for rank in range(ranks)]

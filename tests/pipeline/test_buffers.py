@@ -1,4 +1,4 @@
-"""Memory used again: never while anybody could still read it."""
+"""Buffers are reused, but never while a reference to them exists."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pipeline.system.buffers import BufferPool, ThreadBuffers
 SHAPE = (4, 8, 8, 3)
 
 
-def test_an_array_comes_back_once_it_is_dropped():
-    memory = BufferPool()
-    first = memory.array(SHAPE, np.uint8)
+def test_an_array_is_reused_after_it_is_dropped():
+    pool = BufferPool()
+    first = pool.array(SHAPE, np.uint8)
     address = first.ctypes.data
     del first
-    assert memory.array(SHAPE, np.uint8).ctypes.data == address
+    assert pool.array(SHAPE, np.uint8).ctypes.data == address
 
 
 @pytest.mark.parametrize(
-    "hold",
+    "refer",
     [
         lambda array: array,
         lambda array: array[1:, ::2],
@@ -29,52 +29,52 @@ def test_an_array_comes_back_once_it_is_dropped():
         memoryview,
         lambda array: {"batch": [array]},
     ],
-    ids=["itself", "a part", "a view of a view", "its buffer", "a container"],
+    ids=["array", "slice", "view of a view", "memoryview", "container"],
 )
-def test_an_array_stays_with_whoever_holds_any_part_of_it(hold):
-    memory = BufferPool()
-    array = memory.array(SHAPE, np.uint8)
+def test_a_referenced_array_is_not_reused(refer):
+    pool = BufferPool()
+    array = pool.array(SHAPE, np.uint8)
     array[...] = 7
-    held = hold(array)
+    reference = refer(array)
     del array
-    other = memory.array(SHAPE, np.uint8)
+    other = pool.array(SHAPE, np.uint8)
     other[...] = 9
-    kept = held["batch"][0] if isinstance(held, dict) else held
+    kept = reference["batch"][0] if isinstance(reference, dict) else reference
     assert (np.asarray(kept).view(np.uint8) == 7).all()
 
 
-def test_arrays_given_out_together_are_apart():
-    memory = BufferPool()
-    arrays = [memory.array(SHAPE, np.uint8) for _ in range(3)]
+def test_arrays_in_use_do_not_overlap():
+    pool = BufferPool()
+    arrays = [pool.array(SHAPE, np.uint8) for _ in range(3)]
     assert len({array.ctypes.data for array in arrays}) == 3
 
 
-def test_only_the_same_kind_of_array_is_given_again():
-    memory = BufferPool()
-    memory.array(SHAPE, np.uint8)
-    assert memory.array(SHAPE, np.float32).dtype == np.float32
-    assert memory.array((2, 2), np.uint8).shape == (2, 2)
+def test_only_arrays_of_the_same_shape_and_dtype_are_reused():
+    pool = BufferPool()
+    pool.array(SHAPE, np.uint8)
+    assert pool.array(SHAPE, np.float32).dtype == np.float32
+    assert pool.array((2, 2), np.uint8).shape == (2, 2)
 
 
-def test_a_tensor_keeps_what_it_was_made_from():
+def test_a_tensor_keeps_the_values_of_its_array():
     ms = pytest.importorskip("mindspore")
-    memory = BufferPool()
-    array = memory.array(SHAPE, np.uint8)
+    pool = BufferPool()
+    array = pool.array(SHAPE, np.uint8)
     array[...] = 7
     tensors = [ms.Tensor(array), ms.Tensor.from_numpy(array)]
     del array
-    memory.array(SHAPE, np.uint8)[...] = 9
+    pool.array(SHAPE, np.uint8)[...] = 9
     assert all((tensor.asnumpy() == 7).all() for tensor in tensors)
 
 
-def test_spare_memory_is_the_threads_own():
-    spare = ThreadBuffers()
-    mine = spare.array("picture", 4, 5)
-    theirs = []
-    thread = threading.Thread(target=lambda: theirs.append(spare.array("picture", 4, 5)))
+def test_each_thread_has_its_own_buffers():
+    buffers = ThreadBuffers()
+    own = buffers.array("image", 4, 5)
+    other = []
+    thread = threading.Thread(target=lambda: other.append(buffers.array("image", 4, 5)))
     thread.start()
     thread.join()
-    assert not np.shares_memory(mine, theirs[0])
-    assert np.shares_memory(mine, spare.array("picture", 3, 3))
-    assert not np.shares_memory(mine, spare.array("mask", 4, 5))
-    assert spare.array("picture", 40, 50).shape == (40, 50)
+    assert not np.shares_memory(own, other[0])
+    assert np.shares_memory(own, buffers.array("image", 3, 3))
+    assert not np.shares_memory(own, buffers.array("mask", 4, 5))
+    assert buffers.array("image", 40, 50).shape == (40, 50)

@@ -1,4 +1,4 @@
-"""How many processes and threads are used where nobody says."""
+"""Default numbers of processes and threads."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import sys
 
 import pytest
 
-from pipeline.system import cpu as cores
+from pipeline.system import cpu
 from tests.support.coco_folder import ROOT
 
 
-def test_threads_are_a_ranks_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_threads_are_a_ranks_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     for usable, ranks, expected in ((2, 1, 2), (2, 8, 1), (24, 8, 3), (192, 8, 16), (192, 1, 16)):
-        monkeypatch.setattr(cores, "usable_cores", lambda usable=usable: usable)
-        assert cores.default_threads(ranks) == expected
+        monkeypatch.setattr(cpu, "usable_cores", lambda usable=usable: usable)
+        assert cpu.default_threads(ranks) == expected
 
 
-def test_workers_are_never_a_whole_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_workers_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     for usable, expected in ((1, 1), (8, 8), (160, 32)):
-        monkeypatch.setattr(cores, "usable_cores", lambda usable=usable: usable)
-        assert cores.default_workers() == expected
+        monkeypatch.setattr(cpu, "usable_cores", lambda usable=usable: usable)
+        assert cpu.default_workers() == expected
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core leaves nothing to restrict")
-def test_cores_are_those_of_the_affinity_or_of_the_environment() -> None:
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_usable_cores_respect_affinity_and_environment() -> None:
     code = """
 import os
 from pipeline.system.cpu import usable_cores
-everywhere = usable_cores()
+unrestricted = usable_cores()
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-print(everywhere, usable_cores())
+print(unrestricted, usable_cores())
 """
     environment = {name: value for name, value in os.environ.items() if name != "LOKY_MAX_CPU_COUNT"}
     for limit in ({}, {"LOKY_MAX_CPU_COUNT": "1"}):
         result = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env=environment | limit, capture_output=True, text=True, check=True
         )
-        everywhere, restricted = map(int, result.stdout.split())
+        unrestricted, restricted = map(int, result.stdout.split())
         assert restricted == 1
-        assert (everywhere == 1) == bool(limit)
+        assert (unrestricted == 1) == bool(limit)

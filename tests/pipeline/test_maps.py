@@ -1,4 +1,4 @@
-"""The one relation of cells to pixels, and the form of maps."""
+"""Conversion between grid and pixel coordinates, and the shapes of maps."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import pytest
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE, Maps, grid_to_pixel, pixel_to_grid
 
 
-def test_a_cell_lies_at_the_centre_of_its_pixels():
+def test_a_cell_is_at_the_centre_of_its_pixels():
     assert grid_to_pixel(0, STRIDE) == np.mean(range(8)) == 3.5
     assert grid_to_pixel(2, STRIDE) == np.mean(range(16, 24))
     assert grid_to_pixel(5, 1) == 5
     assert pixel_to_grid(0.0, STRIDE) == -0.4375
 
 
-def test_there_and_back():
+def test_pixel_to_grid_is_the_inverse():
     pixels = np.linspace(-20, 400, 97, dtype=np.float32)
     assert np.allclose(grid_to_pixel(pixel_to_grid(pixels, STRIDE), STRIDE), pixels, atol=1e-4)
 
 
-def test_maps_know_their_grid():
+def test_grid_and_default_stride():
     maps = Maps(np.zeros((NUM_HEATMAPS, 5, 7), np.float32), np.zeros((NUM_PAFS, 5, 7), np.float32))
     assert (maps.grid, maps.stride) == ((5, 7), STRIDE)
 
@@ -35,7 +35,7 @@ def test_maps_know_their_grid():
         ((1, 19, 5, 7), (1, 38, 5, 7), "heatmaps"),
     ],
 )
-def test_maps_of_another_shape_are_refused(heatmaps, pafs, which):
+def test_maps_of_another_shape_are_rejected(heatmaps, pafs, which):
     with pytest.raises(
         ValueError, match=rf"Maps\.{which}: shape .* expected \((19|38), h, w\), the same grid for both"
     ):

@@ -29,7 +29,7 @@ def run(*arguments: object):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_a_sheet_holds_four_pictures_a_sample(shards: Path, tmp_path: Path):
+def test_a_sheet_has_four_images_per_sample(shards: Path, tmp_path: Path):
     out = tmp_path / "new" / "sheet.png"
     result = run(shards, "--out", out, "--count", 4, "--size", 64, "--columns", 2)
     assert result.exit_code == 0, result.output
@@ -39,7 +39,7 @@ def test_a_sheet_holds_four_pictures_a_sample(shards: Path, tmp_path: Path):
     assert sheet.std() > 10
 
 
-def test_the_seed_decides(shards: Path, tmp_path: Path):
+def test_the_sheet_depends_on_seed_epoch_and_augmentation(shards: Path, tmp_path: Path):
     sheets = []
     for name, options in (("a", ()), ("b", ()), ("c", ("--seed", 1)), ("d", ("--epoch", 1)), ("e", ("--no-augment",))):
         assert run(shards, "--out", tmp_path / f"{name}.png", "--size", 64, *options).exit_code == 0
@@ -55,20 +55,20 @@ def test_the_seed_decides(shards: Path, tmp_path: Path):
         (("--out", "sheet.png", "--size", "100"), "multiples of 8"),
     ],
 )
-def test_bad_arguments_are_one_line(shards: Path, arguments, message):
+def test_invalid_arguments_give_one_line_errors(shards: Path, arguments, message):
     result = run(shards, *arguments)
     assert result.exit_code == 2
     assert message in result.output
     assert len(result.output.strip().splitlines()) == 1
 
 
-def test_no_shards(tmp_path: Path):
+def test_missing_shards_are_an_error(tmp_path: Path):
     result = run(tmp_path, "--out", tmp_path / "sheet.png")
     assert result.exit_code == 2
     assert "make shards" in result.output
 
 
-def test_overlays_show_what_they_are_given():
+def test_overlays_show_keypoints_maps_and_mask():
     image = np.full((64, 96, 3), 100, dtype=np.uint8)
     keypoints = np.zeros((1, 18, 3), dtype=np.float32)
     keypoints[0, KEYPOINT_INDEX["left_shoulder"]] = 20, 30, 2
@@ -81,9 +81,9 @@ def test_overlays_show_what_they_are_given():
         draw_pafs(image, maps.pafs),
     )
     assert people[30, 45, 1] == people[30, 45].max() > 150  # green: a left limb
-    assert (people[3:8, 38:43] == 100).all()  # no label, nothing drawn
+    assert (people[3:8, 38:43] == 100).all()  # unlabelled keypoints are not drawn
     assert heatmaps[30, 20].max() > 150 > heatmaps[30, 45].max()
-    assert pafs[30, 45, 2] == pafs[30, 45].max() > 150  # red: to the right
+    assert pafs[30, 45, 2] == pafs[30, 45].max() > 150  # red: points to the right
     assert pafs[5, 5].max() < 60
     mask = np.ones((8, 12), dtype=np.uint8)
     mask[2, 3] = 0
@@ -93,7 +93,7 @@ def test_overlays_show_what_they_are_given():
     assert (image == 100).all()
 
 
-def test_nobody():
+def test_a_sheet_without_people():
     batch = {
         "image_id": np.array([3]),
         "image": np.zeros((1, 32, 40, 3), np.uint8),

@@ -1,4 +1,4 @@
-"""Skeleton facts, against COCO's and CMU's published orders."""
+"""The skeleton, compared with the published orders of COCO and CMU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.skeleton import (
 )
 
 
-def test_the_published_orders():
+def test_keypoint_and_limb_orders_are_the_published_ones():
     assert (NUM_KEYPOINTS, NUM_LIMBS, len(COCO_KEYPOINTS)) == (18, 19, 17)
     assert TO_COCO.tolist() == [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]
     assert LIMB_INDICES[0].tolist() == [KEYPOINT_INDEX["neck"], KEYPOINT_INDEX["right_hip"]]
@@ -31,7 +31,7 @@ def test_the_published_orders():
     assert LIMB_INDICES.tolist() == [[int(i) for i in pair.split(",")] for pair in pairs.split()]
 
 
-def test_limbs_are_a_connected_skeleton_without_repeats():
+def test_limbs_are_connected_and_distinct():
     assert len({frozenset(limb) for limb in LIMBS}) == NUM_LIMBS
     reached = {"neck"}
     for _ in LIMBS:
@@ -49,18 +49,18 @@ def test_flips_are_their_own_inverse_and_swap_by_name():
     assert mirrored_name("nose") == "nose"
 
 
-def test_every_keypoint_has_its_annotators_deviation():
+def test_every_keypoint_has_an_oks_sigma():
     assert {name.removeprefix("left_").removeprefix("right_") for name in COCO_KEYPOINTS} == OKS_SIGMAS.keys()
 
 
-def test_there_and_back():
+def test_to_coco_is_the_inverse_of_from_coco():
     rng = np.random.default_rng(0)
     coco = rng.uniform(1, 99, (3, 17, 3)).astype(np.float32)
     coco[..., 2] = rng.integers(1, 3, (3, 17))
     assert np.array_equal(to_coco(from_coco(coco)), coco)
 
 
-def test_the_neck_is_between_the_shoulders_and_as_visible_as_both():
+def test_the_neck_is_between_the_shoulders_and_has_their_lower_visibility():
     coco = np.zeros((3, 17, 3), np.float32)
     left, right = COCO_KEYPOINTS.index("left_shoulder"), COCO_KEYPOINTS.index("right_shoulder")
     coco[:, left] = (10, 20, 2)
@@ -71,7 +71,7 @@ def test_the_neck_is_between_the_shoulders_and_as_visible_as_both():
     assert neck.tolist() == [[15.5, 22, 2], [15.5, 22, 1], [0, 0, 0]]
 
 
-def test_unlabelled_keypoints_are_all_zero_and_nobody_is_fine():
+def test_unlabelled_keypoints_are_zero_and_zero_people_are_accepted():
     coco = np.full((1, 17, 3), 5, np.float32)
     coco[..., 2] = 0
     assert not from_coco(coco).any()

@@ -35,21 +35,21 @@ def centroid(image: np.ndarray) -> tuple[float, float]:
 
 def one_keypoint(x: float, y: float) -> np.ndarray:
     keypoints = np.zeros((1, 18, 3), dtype=np.float32)
-    keypoints[0, 0] = x, y, 2  # the nose stays the nose in a mirror
+    keypoints[0, 0] = x, y, 2  # a flip does not change the index of the nose
     return keypoints
 
 
 @pytest.mark.parametrize("augmentation", GEOMETRY)
 @pytest.mark.parametrize("size", [(120, 160), (160, 96)])
-@pytest.mark.parametrize("spot", [(82.0, 57.0), (76.4, 66.9)])
-def test_a_painted_spot_moves_with_its_keypoint(augmentation, size, spot):
-    image = blob(120, 160, *spot)
+@pytest.mark.parametrize("centre", [(82.0, 57.0), (76.4, 66.9)])
+def test_a_painted_spot_moves_with_its_keypoint(augmentation, size, centre):
+    image = blob(120, 160, *centre)
     ignore = np.zeros((120, 160), dtype=np.uint8)
-    moved = augment_sample(Sample(1, image, one_keypoint(*spot), ignore), augmentation, size)
-    ground = augment_sample(Sample(1, np.zeros_like(image), one_keypoint(*spot), ignore), augmentation, size)
+    moved = augment_sample(Sample(1, image, one_keypoint(*centre), ignore), augmentation, size)
+    background = augment_sample(Sample(1, np.zeros_like(image), one_keypoint(*centre), ignore), augmentation, size)
     x, y, visibility = moved.keypoints[0, 0]
     assert visibility == 2
-    np.testing.assert_allclose(centroid(moved.image - ground.image), (x, y), atol=0.06)
+    np.testing.assert_allclose(centroid(moved.image - background.image), (x, y), atol=0.06)
 
 
 @pytest.mark.parametrize("augmentation", [each for each in GEOMETRY if each.scale >= 1])
@@ -60,32 +60,33 @@ def test_a_painted_pixel_moves_with_its_keypoint(augmentation, size):
     ignore = np.zeros((120, 160), dtype=np.uint8)
     ignore[64, 79] = 1
     moved = augment_sample(Sample(1, image, one_keypoint(79, 64), ignore), augmentation, size)
-    ground = augment_sample(Sample(1, image * 0, one_keypoint(79, 64), ignore), augmentation, size)
+    background = augment_sample(Sample(1, image * 0, one_keypoint(79, 64), ignore), augmentation, size)
     x, y, _ = moved.keypoints[0, 0]
-    np.testing.assert_allclose(centroid(moved.image - ground.image), (x, y), atol=0.35)
-    brightest = np.unravel_index(moved.image[..., 0].astype(int).__sub__(ground.image[..., 0]).argmax(), size)
+    np.testing.assert_allclose(centroid(moved.image - background.image), (x, y), atol=0.35)
+    difference = moved.image[..., 0].astype(int) - background.image[..., 0]
+    brightest = np.unravel_index(difference.argmax(), size)
     assert np.hypot(brightest[1] - x, brightest[0] - y) <= 0.75
 
 
-def test_the_ignore_region_moves_with_the_picture():
+def test_the_ignore_region_moves_with_the_image():
     rng = np.random.default_rng(0)
     ignore = np.zeros((120, 160), dtype=np.uint8)
     ignore[30:70, 50:120] = 1
     image = np.repeat(ignore[..., None] * np.uint8(200), 3, axis=2)
-    nobody = np.zeros((0, 18, 3), dtype=np.float32)
+    no_people = np.zeros((0, 18, 3), dtype=np.float32)
     for augmentation in [
         *GEOMETRY,
-        *(sample_augmentation(rng, nobody, (120, 160), AugmentConfig(colour=0)) for _ in range(10)),
+        *(sample_augmentation(rng, no_people, (120, 160), AugmentConfig(colour=0)) for _ in range(10)),
     ]:
-        moved = augment_sample(Sample(1, image, nobody, ignore), augmentation, (96, 128))
+        moved = augment_sample(Sample(1, image, no_people, ignore), augmentation, (96, 128))
         assert moved.ignore.dtype == np.uint8
         assert set(np.unique(moved.ignore)) <= {0, 1}
-        inside = moved.image[..., 0] > 170  # the border's grey is 128
+        inside = moved.image[..., 0] > 170  # the grey border has value 128
         assert np.mean(inside != moved.ignore) < 0.02
         assert moved.keypoints.shape == (0, 18, 3)
 
 
-def test_outside_of_the_picture_is_grey_and_counts():
+def test_outside_of_the_image_is_grey_and_the_loss_counts():
     image = np.zeros((40, 60, 3), dtype=np.uint8)
     ignore = np.ones((40, 60), dtype=np.uint8)
     size = (64, 96)
@@ -116,14 +117,14 @@ def test_the_loss_mask_is_the_ignore_region_at_the_cell_centres(augmentation, si
     assert mask[radius > 38.5].all()
 
 
-def test_nothing_ignored_counts_everywhere():
+def test_without_ignore_region_the_loss_counts_everywhere():
     matrix = affine_matrix(fit_whole_image((50, 70), (64, 80)), (64, 80))
     mask = loss_mask(None, matrix, (64, 80))
     assert mask.all()
     np.testing.assert_array_equal(mask, loss_mask(np.zeros((50, 70), np.uint8), matrix, (64, 80)))
 
 
-def test_masks_are_cut_at_half():
+def test_masks_are_thresholded_at_one_half():
     wide = np.zeros((10, 20), dtype=np.uint8)
     wide[:, 10:] = 1
     for shift, first in ((0.4, 10), (0.6, 11)):
@@ -159,7 +160,7 @@ def _recolour(image: np.ndarray, hue: int, saturation: int, value: int) -> np.nd
 
 @pytest.mark.parametrize("start", [2, 60, 120, 178])
 @pytest.mark.parametrize("change", [-75, -10, -3, 0, 3, 10, 75])
-def test_hue_goes_round_the_circle(start, change):
+def test_hue_wraps_around(start, change):
     hue, saturation, value = _hsv(_recolour(_patch(start, 200, 200), change, 0, 1))
     difference = (hue - start - change + 90) % 180 - 90
     assert abs(difference) < 1.6
@@ -175,12 +176,12 @@ def test_saturation_and_value_are_clipped(before, change, after):
     assert _hsv(_recolour(_patch(90, 200, before), 0, 0, change))[2] == pytest.approx(after, abs=2)
 
 
-def test_no_change_of_colour_changes_no_byte():
+def test_zero_changes_of_colour_keep_every_byte():
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
     np.testing.assert_array_equal(_recolour(image, 0, 0, 0), image)
 
 
-def test_colour_changes_in_place_inside_a_batch():
+def test_colour_is_changed_in_place_in_a_batch():
     batch = np.random.default_rng(0).integers(0, 255, (3, 16, 24, 3), dtype=np.uint8)
     before = batch.copy()
     jitter_colour(batch[1], Augmentation(1.0, 0.0, (0.0, 0.0), hue=5, saturation=-20, value=9))
@@ -189,7 +190,7 @@ def test_colour_changes_in_place_inside_a_batch():
     np.testing.assert_array_equal(batch[1], _recolour(before[1], 5, -20, 9))
 
 
-def test_apply_leaves_its_sample_alone():
+def test_augment_sample_does_not_modify_its_input():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (50, 70, 3), dtype=np.uint8)
     sample = Sample(7, image, one_keypoint(30, 20), np.zeros((50, 70), np.uint8))
