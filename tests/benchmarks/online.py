@@ -107,9 +107,9 @@ def measure_stages(shards: Path, *, records: int) -> dict[str, float]:
 
 def _fill(collator: collate.Collator, rows: list[collate.Row], batch: collate.Batch) -> None:
     """Fill a batch as `Batches` does: numbers first."""
-    augmentations = [collator.write_labels(row, batch, place) for place, row in enumerate(rows)]
-    for place, (row, augmentation) in enumerate(zip(rows, augmentations, strict=True)):
-        collator.write_image(row, augmentation, batch, place)
+    augmentations = [collator.write_labels(row, batch, index) for index, row in enumerate(rows)]
+    for index, (row, augmentation) in enumerate(zip(rows, augmentations, strict=True)):
+        collator.write_image(row, augmentation, batch, index)
 
 
 @contextlib.contextmanager
