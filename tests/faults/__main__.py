@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from tests.faults.findings import Findings, Line, format_table
+from tests.faults.report import Findings, Line, format_table
 from tests.faults.suites import SUITES, Suite
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.system.log_filters import silence_mindspore
-from tests.faults.findings import Findings
+from tests.faults.report import Findings
 from tests.faults.mutate import Chance, as_json, changed, damaged, json_variant
-from tests.faults.trial import Trial
+from tests.faults.input_tester import Trial
 from tests.support import tiny
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from pipeline.annotations.coco import PersonFilter, annotation_file, read_annota
 from pipeline.storage.images import check_image, decode_image
 from pipeline.storage.manifest import FILE_NAME, Manifest
 from pipeline.system.log_filters import silence_opencv
-from tests.faults.findings import Findings
+from tests.faults.report import Findings
 from tests.faults.mutate import Chance, changed, damaged, json_variant
 from tests.faults.sets import broken_promise, build_here, make_source
-from tests.faults.trial import Trial
+from tests.faults.input_tester import Trial
 from tests.support.coco_folder import ROOT, jpeg, mixed, write
 
 SAMPLED = 40

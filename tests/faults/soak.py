@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tests.faults.findings import Findings
+from tests.faults.report import Findings
 
 MOST_GROWTH = 30.0
 """MB by which a process may grow over a suite once it is warm; what a line through its memory rises by."""
@@ -81,7 +81,7 @@ def _is_left(child: psutil.Process) -> bool:
 def pack_pictures(seed: int, cases: int, folder: Path) -> Findings:
     """So many drawn pictures, of a few kinds, through the command that writes shards, with two workers."""
     from pipeline.storage.manifest import Manifest
-    from tests.faults.killing import start_build
+    from tests.faults.scenarios.builds import start_build
 
     coco = _source(folder, seed, cases)
     findings = Findings(cases)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from tests.faults.findings import Findings
+from tests.faults.report import Findings
 
 Run = Callable[[int, int, Path], Findings]
 """Tries so many cases, drawn by a seed, in an empty folder."""

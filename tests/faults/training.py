@@ -18,8 +18,8 @@ from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
 from pipeline.synthetic import generate
 from pipeline.system.log_filters import silence_mindspore
-from tests.faults.findings import Findings
-from tests.faults.killing import resize, small_disk
+from tests.faults.report import Findings
+from tests.faults.scenarios.builds import resize, small_disk
 from tests.support import tiny
 from training.loop.plan import plan_run
 

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.errors import InputError
 from tests.faults import checkpoints, inputs
-from tests.faults.findings import Findings
-from tests.faults.trial import Trial
+from tests.faults.report import Findings
+from tests.faults.input_tester import Trial
 
 SUITES = [
     inputs.annotations,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.findings import Findings
+from tests.faults.report import Findings
 from tests.faults.soak import EPOCHS, Meter, decode_maps, read_rank
 from tests.faults.training import full_disk
 from tests.support import tiny

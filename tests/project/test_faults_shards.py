@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.damage import DAMAGES, damage_sets
-from tests.faults.findings import Findings, Line, format_table
-from tests.faults.killing import changing_sources, hostile_places, kill_builds, two_builds
+from tests.faults.scenarios.shards import DAMAGES, damage_sets
+from tests.faults.report import Findings, Line, format_table
+from tests.faults.scenarios.builds import changing_sources, hostile_places, kill_builds, two_builds
 
 
 def test_every_kind_of_damage_is_found_and_mended(tmp_path: Path) -> None:

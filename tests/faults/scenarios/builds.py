@@ -17,7 +17,7 @@ import psutil
 
 from pipeline.errors import InputError
 from pipeline.storage.manifest import FILE_NAME, Manifest
-from tests.faults.findings import Findings
+from tests.faults.report import Findings
 from tests.faults.sets import arguments, build_here, contents, make_source
 from tests.support.coco_folder import ROOT, jpeg
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 
 from pipeline.errors import InputError
-from tests.faults.findings import Findings
+from tests.faults.report import Findings
 
 LONGEST = 2000
 """Characters of a message, at most; a message that holds the input whole is of no use."""

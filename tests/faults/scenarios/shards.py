@@ -16,7 +16,7 @@ from pipeline.errors import InputError
 from pipeline.storage.manifest import FILE_NAME, Manifest
 from pipeline.storage.records import VERSION
 from pipeline.verify import main as verify
-from tests.faults.findings import Findings
+from tests.faults.report import Findings
 from tests.faults.sets import build_here, contents, make_source
 
 Chance = np.random.Generator
