@@ -1,4 +1,4 @@
-"""The fault and soak suites behind `make faults`: python -m tests.faults."""
+"""Command line of the fault injection, fuzzing and soak suites (`make faults`): python -m tests.faults."""
 
 from __future__ import annotations
 
@@ -7,51 +7,52 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from tests.faults.report import Findings, Line, format_table
+from tests.faults.report import FaultReport, TableRow, format_table
 from tests.faults.suites import SUITES, Suite
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--seed", type=click.IntRange(0), default=0, help="Decides every fault.")
-@click.option("--only", type=click.Choice([suite.name for suite in SUITES]), multiple=True, help="Suite; repeatable.")
-@click.option("--part", type=click.FloatRange(0, min_open=True), default=1.0, help="Of the usual number of cases.")
-@click.option("--out", type=click.Path(path_type=Path), help="File for the numbers and every failure, as JSON.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Random seed.")
+@click.option(
+    "--only", type=click.Choice([suite.name for suite in SUITES]), multiple=True, help="Suite to run; repeatable."
+)
+@click.option("--part", type=click.FloatRange(0, min_open=True), default=1.0, help="Factor of the number of cases.")
+@click.option("--out", type=click.Path(path_type=Path), help="JSON file for the results with all failures.")
 def main(*, seed: int, only: tuple[str, ...], part: float, out: Path | None) -> None:
-    """Try what the project promises about faults, load and bad input; exit code 1 if a promise is broken."""
-    lines = []
+    """Test the behaviour under faults, load and invalid input. The exit code is 1 if any case fails."""
+    rows = []
     for suite in SUITES:
         if only and suite.name not in only:
             continue
         cases = max(1, round(part * suite.cases))
-        click.echo(f"{suite.promise}: {suite.name}, {cases} cases …", err=True)
+        click.echo(f"{suite.area}: {suite.name}, {cases} cases …", err=True)
         start = time.monotonic()
-        findings = _apart(suite, seed, cases)
-        lines.append(Line(suite.promise, suite.name, findings, time.monotonic() - start))
-        for failure in findings.failures:
+        report = _run_in_subprocess(suite, seed, cases)
+        rows.append(TableRow(suite.area, suite.name, report, time.monotonic() - start))
+        for failure in report.failures:
             click.echo(f"  {failure}", err=True)
-    click.echo(format_table(lines))
+    click.echo(format_table(rows))
     if out:
-        numbers = {"seed": seed, "suites": [asdict(line) for line in lines]}
-        out.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    if any(line.findings.failures for line in lines):
+        results = {"seed": seed, "suites": [row.to_json() for row in rows]}
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if any(row.report.failures for row in rows):
         raise click.exceptions.Exit(1)
 
 
-def _apart(suite: Suite, seed: int, cases: int) -> Findings:
-    """Run a suite in a process of its own: its memory is measured alone, and its death would be a finding."""
+def _run_in_subprocess(suite: Suite, seed: int, cases: int) -> FaultReport:
+    """Run a suite in its own process: its memory is measured separately, and a crash is reported as a failure."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(suite.run, seed, cases).result()
         except BrokenProcessPool:
-            return Findings(cases, ["the suite's process died"])
+            return FaultReport(cases, ["the process of the suite crashed"])
         except Exception as error:
-            return Findings(cases, [f"the suite broke off: {type(error).__name__}: {error}"])
+            return FaultReport(cases, [f"the suite raised {type(error).__name__}: {error}"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Counting how calls on bad input end."""
+"""Check that calls with invalid input succeed or raise a one-line InputError."""
 
 from __future__ import annotations
 
@@ -6,34 +6,40 @@ import warnings
 from collections.abc import Callable
 
 from pipeline.errors import InputError
-from tests.faults.report import Findings
+from tests.faults.report import FaultReport
 
-LONGEST = 2000
-"""Characters of a message, at most; a message that holds the input whole is of no use."""
+MAX_MESSAGE_LENGTH = 2000
+"""Maximum length of an error message in characters; a message must not repeat the whole input."""
 
 
-class Trial:
-    """Counts how calls end: each has to succeed, or to raise an InputError in one line."""
+class InputTester:
+    """Runs calls and reports every call that neither succeeds nor raises a one-line InputError."""
 
     def __init__(self) -> None:
-        self.findings = Findings()
+        self.report = FaultReport()
         self.accepted = 0
 
     def run(self, case: str, call: Callable[[], object], *more: Callable[[], str | None]) -> None:
-        """Count a case: how the call ends, and what further functions find wrong."""
-        problem = self._ending(call)
-        for check_more in more:
-            problem = problem or check_more()
-        self.findings.count(case, problem)
+        """Run a case.
 
-    def _ending(self, call: Callable[[], object]) -> str | None:
+        Args:
+            case: name of the case in the report.
+            call: call to check.
+            more: further checks; each returns a description of the problem, or None.
+        """
+        problem = self._problem(call)
+        for check in more:
+            problem = problem or check()
+        self.report.add_case(case, problem)
+
+    def _problem(self, call: Callable[[], object]) -> str | None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 call()
         except InputError as error:
             message = str(error)
-            if "\n" in message or len(message) > LONGEST:
+            if "\n" in message or len(message) > MAX_MESSAGE_LENGTH:
                 return f"{len(message)} characters, {message.count(chr(10))} line breaks: {message[:100]!r}"
             return None
         except Exception as error:
@@ -41,7 +47,7 @@ class Trial:
         self.accepted += 1
         return None
 
-    def result(self) -> Findings:
-        """What was found."""
-        self.findings.figures.append(f"{self.accepted:,} accepted, the others refused in one line")
-        return self.findings
+    def result(self) -> FaultReport:
+        """Return the report of all cases."""
+        self.report.figures.append(f"{self.accepted:,} accepted, the others rejected with a one-line error")
+        return self.report

@@ -1,4 +1,4 @@
-"""Inputs that nobody meant: trees of JSON and strings of bytes, changed at random by a generator."""
+"""Random mutations of JSON trees and of bytes, for fuzzing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-Chance = np.random.Generator
+Generator = np.random.Generator
 
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 10**400, 0.5, -0.0, 1e308, -1e308, 5e-324),
@@ -19,26 +19,26 @@ VALUES: tuple[Any, ...] = (
     *({"size": [48, 64], "counts": [1]}, {"size": [48, 64], "counts": "~~~"}, {"size": [48, 64], "counts": [-1, 3073]}),
     *({"size": [2**40, 2**40], "counts": "0"}, {"size": [48, 64], "counts": [2**70]}),
 )
-"""What a field can hold that it should not."""
+"""Invalid or unusual values for a field."""
 
-LONG = 10_000_000
-"""Characters of a text that is far too long; drawn once in a few hundred."""
+LONG_TEXT_LENGTH = 10_000_000
+"""Characters of a very long text; used in one of 400 values."""
 
 
-def changed(tree: Any, chance: Chance) -> Any:
-    """A deep copy of a JSON tree, changed in one to three places."""
+def mutate_tree(tree: Any, rng: Generator) -> Any:
+    """Return a deep copy of a JSON tree with one to three random changes."""
     tree = copy.deepcopy(tree)
-    for _ in range(int(chance.integers(1, 4))):
-        places = list(_places(tree))
+    for _ in range(int(rng.integers(1, 4))):
+        places = list(_container_keys(tree))
         if not places:
-            return _value(chance)
-        node, key = places[int(chance.integers(len(places)))]
-        _OPERATIONS[int(chance.integers(len(_OPERATIONS)))](node, key, chance)
+            return _sample_value(rng)
+        node, key = places[int(rng.integers(len(places)))]
+        _OPERATIONS[int(rng.integers(len(_OPERATIONS)))](node, key, rng)
     return tree
 
 
-def _places(tree: Any) -> list[tuple[Any, Any]]:
-    """Every container with every key of it; of long lists only a few."""
+def _container_keys(tree: Any) -> list[tuple[Any, Any]]:
+    """Return (container, key) for every key of every container; only the first six indices of a list."""
     found: list[tuple[Any, Any]] = []
     waiting = [tree]
     while waiting:
@@ -50,72 +50,73 @@ def _places(tree: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-def _value(chance: Chance) -> Any:
-    kind = int(chance.integers(400))
+def _sample_value(rng: Generator) -> Any:
+    kind = int(rng.integers(400))
     if kind == 0:
-        return "x" * LONG
+        return "x" * LONG_TEXT_LENGTH
     if kind < 4:
         nested: Any = 0
-        for _ in range(int(chance.integers(2, 60))):
+        for _ in range(int(rng.integers(2, 60))):
             nested = [nested]
         return nested
-    return copy.deepcopy(VALUES[int(chance.integers(len(VALUES)))])
+    return copy.deepcopy(VALUES[int(rng.integers(len(VALUES)))])
 
 
-def _replace(node: Any, key: Any, chance: Chance) -> None:
-    node[key] = _value(chance)
+def _replace(node: Any, key: Any, rng: Generator) -> None:
+    node[key] = _sample_value(rng)
 
 
-def _remove(node: Any, key: Any, _: Chance) -> None:
+def _remove(node: Any, key: Any, _: Generator) -> None:
     del node[key]
 
 
-def _repeat(node: Any, key: Any, chance: Chance) -> None:
+def _repeat(node: Any, key: Any, rng: Generator) -> None:
     if isinstance(node, list):
-        node.extend([copy.deepcopy(node[key])] * int(chance.integers(1, 5)))
+        node.extend([copy.deepcopy(node[key])] * int(rng.integers(1, 5)))
     else:
         node[f"{key}_"[:80]] = copy.deepcopy(node[key])
 
 
-def _shift(node: Any, key: Any, chance: Chance) -> None:
+def _shift(node: Any, key: Any, rng: Generator) -> None:
     if isinstance(node[key], int | float):
-        node[key] = node[key] * int(chance.choice([-1, 0, 2, 1000])) + int(chance.integers(-2, 3))
+        node[key] = node[key] * int(rng.choice([-1, 0, 2, 1000])) + int(rng.integers(-2, 3))
     else:
-        node[key] = _value(chance)
+        node[key] = _sample_value(rng)
 
 
-_OPERATIONS: tuple[Callable[[Any, Any, Chance], None], ...] = (_replace, _replace, _remove, _repeat, _shift)
+_OPERATIONS: tuple[Callable[[Any, Any, Generator], None], ...] = (_replace, _replace, _remove, _repeat, _shift)
 
 
-def damaged(data: bytes, chance: Chance, tokens: Sequence[bytes] = (b"\0", b"\xff")) -> bytes:
-    """Bytes with flipped bits, a hole, a tail cut off, a piece that is repeated, or tokens put in."""
+def mutate_bytes(data: bytes, rng: Generator, tokens: Sequence[bytes] = (b"\0", b"\xff")) -> bytes:
+    """Return the bytes with flipped bits, a piece removed, truncated, repeated or set to zero, or a token inserted."""
     if not data:
         return data
-    at = int(chance.integers(len(data)))
-    end = min(len(data), at + int(chance.integers(1, 200)))
+    at = int(rng.integers(len(data)))
+    end = min(len(data), at + int(rng.integers(1, 200)))
     flipped = bytearray(data)
-    for place in chance.integers(0, len(data), int(chance.integers(1, 9))):
-        flipped[place] ^= 1 << int(chance.integers(8))
-    ways = (
+    for function in rng.integers(0, len(data), int(rng.integers(1, 9))):
+        flipped[function] ^= 1 << int(rng.integers(8))
+    variants = (
         bytes(flipped),
         data[:at],
         data[:at] + data[end:],
-        data[:end] + data[at:end] * int(chance.integers(1, 4)) + data[end:],
-        data[:at] + tokens[int(chance.integers(len(tokens)))] + data[at:],
+        data[:end] + data[at:end] * int(rng.integers(1, 4)) + data[end:],
+        data[:at] + tokens[int(rng.integers(len(tokens)))] + data[at:],
         data[:at] + bytes(end - at) + data[end:],
     )
-    return ways[int(chance.integers(len(ways)))]
+    return variants[int(rng.integers(len(variants)))]
 
 
-def as_json(tree: Any, chance: Chance) -> bytes:
-    """A tree as a file, one in eight of them damaged as bytes too."""
+def to_mutated_json(tree: Any, rng: Generator) -> bytes:
+    """Serialise a tree to JSON; with probability 1/8, mutate the bytes too."""
     data = json.dumps(tree).encode("utf-8")
-    return (
-        damaged(data, chance, (b"[" * 2000, b"NaN", b"1e999", b"9" * 5000, b'"')) if chance.random() < 1 / 8 else data
-    )
+    return mutate_bytes(data, rng, (b"[" * 2000, b"NaN", b"1e999", b"9" * 5000, b'"')) if rng.random() < 1 / 8 else data
 
 
 def json_variant(tree: Any, case: int, seed: int) -> bytes:
-    """The file of case 0 is sound, so that a suite that refuses everything is noticed; all others are changed."""
-    chance = np.random.default_rng((seed, case))
-    return as_json(changed(tree, chance), chance) if case else json.dumps(tree).encode("utf-8")
+    """Serialise a mutated tree to JSON.
+
+    Case 0 is valid, so that the test detects a loader that rejects everything.
+    """
+    rng = np.random.default_rng((seed, case))
+    return to_mutated_json(mutate_tree(tree, rng), rng) if case else json.dumps(tree).encode("utf-8")

@@ -1,20 +1,21 @@
-"""What a suite of faults finds, and the table of all of them."""
+"""Result of a fault suite, and the table with the results of all suites."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass
-class Findings:
-    """What came of a suite.
+class FaultReport:
+    """Result of a suite.
 
     Attributes:
-        cases: faults tried.
-        failures: a line for each that was not met as promised.
-        figures: what was measured on the way, each with its unit.
-        skipped: why cases were left out, where they could not be tried.
+        cases: number of cases that were run.
+        failures: one line per failed case.
+        figures: measured numbers with their units.
+        skipped: reasons why cases could not be run.
     """
 
     cases: int = 0
@@ -22,36 +23,40 @@ class Findings:
     figures: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
-    def count(self, case: str, problem: str | None) -> None:
-        """Count a case, and what was wrong with it."""
+    def add_case(self, case: str, problem: str | None) -> None:
+        """Count a case; `problem` describes its failure, or is None if it passed."""
         self.cases += 1
         if problem:
             self.failures.append(f"{case}: {problem}")
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of the table: a promise, the suite that tries it, what it found and the seconds it took."""
+class TableRow:
+    """A row of the table: area of the project, suite, its result, and its run time in seconds."""
 
-    promise: str
+    area: str
     suite: str
-    findings: Findings
+    report: FaultReport
     seconds: float
 
     def cells(self) -> tuple[str, ...]:
-        """The columns."""
-        found = self.findings
-        figure = "; ".join([*found.figures, *(f"left out: {reason}" for reason in found.skipped)])
-        return self.promise, self.suite, f"{found.cases:,}", str(len(found.failures)), f"{self.seconds:.0f} s", figure
+        """Return the text of each column."""
+        report = self.report
+        figure = "; ".join([*report.figures, *(f"skipped: {reason}" for reason in report.skipped)])
+        return self.area, self.suite, f"{report.cases:,}", str(len(report.failures)), f"{self.seconds:.0f} s", figure
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as an entry of the JSON file."""
+        return {"promise": self.area, "suite": self.suite, "findings": asdict(self.report), "seconds": self.seconds}
 
 
-HEAD = ("promise", "suite", "cases", "failures", "time", "figure")
+TABLE_HEADER = ("area", "suite", "cases", "failures", "time", "figures")
 
 
-def format_table(lines: Sequence[Line]) -> str:
-    """The table in Markdown, columns aligned, as the README carries it."""
-    rows = [HEAD, *(line.cells() for line in lines)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+def format_table(lines: Sequence[TableRow]) -> str:
+    """Format a Markdown table with aligned columns, as in the README."""
+    rows = [TABLE_HEADER, *(line.cells() for line in lines)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(TABLE_HEADER))]
     text = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]

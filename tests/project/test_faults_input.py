@@ -1,4 +1,4 @@
-"""A part of `make faults` for every day: input that is wrong ends in success or in one line."""
+"""A short version of `make faults`: invalid input ends in success or in a one-line error."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ import pytest
 
 from pipeline.errors import InputError
 from tests.faults import checkpoints, inputs
-from tests.faults.report import Findings
-from tests.faults.input_tester import Trial
+from tests.faults.input_tester import InputTester
+from tests.faults.report import FaultReport
 
 SUITES = [
     inputs.annotations,
-    inputs.pictures,
+    inputs.images,
     inputs.recipes,
     inputs.manifests,
     inputs.results,
     checkpoints.checkpoints,
     checkpoints.weights,
-    checkpoints.descriptions,
+    checkpoints.graph_metadata,
 ]
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.__name__)
-def test_wrong_input_is_refused_in_one_line(suite: Callable[[int, int, Path], Findings], tmp_path: Path) -> None:
-    findings = suite(1, 40, tmp_path)
-    assert findings.failures == []
-    assert findings.cases in (40, 120)
-    assert not findings.figures[0].startswith("0 accepted")
+def test_invalid_input_is_rejected_in_one_line(suite: Callable[[int, int, Path], FaultReport], tmp_path: Path) -> None:
+    report = suite(1, 40, tmp_path)
+    assert report.failures == []
+    assert report.cases in (40, 120)
+    assert not report.figures[0].startswith("0 accepted")
 
 
 def _raise(error: Exception) -> None:
     raise error
 
 
-def test_a_trial_tells_success_from_one_line_and_from_everything_else() -> None:
-    trial = Trial()
-    trial.run("fine", lambda: None)
-    trial.run("one line", lambda: _raise(InputError("a: wrong")))
-    trial.run("two lines", lambda: _raise(InputError("a:\nwrong")))
-    trial.run("too long", lambda: _raise(InputError("x" * 10_000)))
-    trial.run("traceback", lambda: _raise(KeyError("a")))
-    trial.run("sampled", lambda: None, lambda: "exit code 1")
-    findings = trial.result()
-    assert findings.cases == 6
-    assert [failure.partition(":")[0] for failure in findings.failures] == [
+def test_the_tester_accepts_success_and_one_line_errors_only() -> None:
+    tester = InputTester()
+    tester.run("fine", lambda: None)
+    tester.run("one line", lambda: _raise(InputError("a: wrong")))
+    tester.run("two lines", lambda: _raise(InputError("a:\nwrong")))
+    tester.run("too long", lambda: _raise(InputError("x" * 10_000)))
+    tester.run("traceback", lambda: _raise(KeyError("a")))
+    tester.run("sampled", lambda: None, lambda: "exit code 1")
+    report = tester.result()
+    assert report.cases == 6
+    assert [failure.partition(":")[0] for failure in report.failures] == [
         "two lines",
         "too long",
         "traceback",
         "sampled",
     ]
-    assert findings.figures == ["2 accepted, the others refused in one line"]
+    assert report.figures == ["2 accepted, the others rejected with a one-line error"]

@@ -1,4 +1,4 @@
-"""Read: damage to a set is found, named and mended, and nothing else is written again."""
+"""Damaged shard sets: the damage must be detected, named and repaired, without rewriting the intact shards."""
 
 from __future__ import annotations
 
@@ -16,72 +16,72 @@ from pipeline.errors import InputError
 from pipeline.storage.manifest import FILE_NAME, Manifest
 from pipeline.storage.records import VERSION
 from pipeline.verify import main as verify
-from tests.faults.report import Findings
-from tests.faults.sets import build_here, contents, make_source
+from tests.faults.report import FaultReport
+from tests.faults.shard_sets import build_in_process, create_source, file_hashes
 
-Chance = np.random.Generator
-Damage = Callable[[Path, Path, Chance], Sequence[str]]
-"""Damages a set, given a second set of the same shape; returns the files that have to be named."""
+Generator = np.random.Generator
+Damage = Callable[[Path, Path, Generator], Sequence[str]]
+"""Damages a set, given a second set with the same number of shards; returns the files that `verify` must name."""
 
 
-def _any_file(folder: Path, chance: Chance, ending: str = "") -> Path:
+def _any_file(folder: Path, rng: Generator, ending: str = "") -> Path:
     names = [name for shard in Manifest.read(folder).shards for name in (shard.file, shard.index)]
-    return folder / str(chance.choice([name for name in names if name.endswith(ending)]))
+    return folder / str(rng.choice([name for name in names if name.endswith(ending)]))
 
 
-def _flip(path: Path, chance: Chance) -> Sequence[str]:
+def _flip_bits(path: Path, rng: Generator) -> Sequence[str]:
     data = bytearray(path.read_bytes())
-    for at in chance.integers(0, len(data), int(chance.integers(1, 4))):
-        data[at] ^= 1 << int(chance.integers(8))
-    changed = bytes(data) != path.read_bytes()
-    path.write_bytes(data if changed else b"")
+    for at in rng.integers(0, len(data), int(rng.integers(1, 4))):
+        data[at] ^= 1 << int(rng.integers(8))
+    mutate_tree = bytes(data) != path.read_bytes()
+    path.write_bytes(data if mutate_tree else b"")
     return [path.name]
 
 
-def flip_data(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
-    return _flip(_any_file(folder, chance, ".mindrecord"), chance)
+def flip_data(folder: Path, _: Path, rng: Generator) -> Sequence[str]:
+    return _flip_bits(_any_file(folder, rng, ".mindrecord"), rng)
 
 
-def flip_index(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
-    return _flip(_any_file(folder, chance, ".db"), chance)
+def flip_index(folder: Path, _: Path, rng: Generator) -> Sequence[str]:
+    return _flip_bits(_any_file(folder, rng, ".db"), rng)
 
 
-def truncate(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
-    path = _any_file(folder, chance)
-    os.truncate(path, int(chance.integers(0, path.stat().st_size)))
+def truncate(folder: Path, _: Path, rng: Generator) -> Sequence[str]:
+    path = _any_file(folder, rng)
+    os.truncate(path, int(rng.integers(0, path.stat().st_size)))
     return [path.name]
 
 
-def grow(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
-    path = _any_file(folder, chance)
+def grow(folder: Path, _: Path, rng: Generator) -> Sequence[str]:
+    path = _any_file(folder, rng)
     with path.open("ab") as file:
-        file.write(chance.bytes(int(chance.integers(1, 5000))))
+        file.write(rng.bytes(int(rng.integers(1, 5000))))
     return [path.name]
 
 
-def remove(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
-    path = _any_file(folder, chance)
+def remove(folder: Path, _: Path, rng: Generator) -> Sequence[str]:
+    path = _any_file(folder, rng)
     path.unlink()
     return [path.name]
 
 
-def add_stranger(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
-    path = _any_file(folder, chance)
+def add_unlisted_shard(folder: Path, _: Path, rng: Generator) -> Sequence[str]:
+    path = _any_file(folder, rng)
     stranger = path.name.replace("shard-0000", "shard-0001")
     shutil.copy2(path, folder / stranger)
     return [stranger]
 
 
-def rename_shard(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
-    path = _any_file(folder, chance, ".mindrecord")
+def rename_shard(folder: Path, _: Path, rng: Generator) -> Sequence[str]:
+    path = _any_file(folder, rng, ".mindrecord")
     new = path.name.replace("shard-0000", "shard-0002")
     for ending in ("", ".db"):
         (folder / (path.name + ending)).rename(folder / (new + ending))
     return [path.name, path.name + ".db", new, new + ".db"]
 
 
-def swap_shards(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
-    first, second = (str(name) for name in chance.permutation([s.file for s in Manifest.read(folder).shards])[:2])
+def swap_shards(folder: Path, _: Path, rng: Generator) -> Sequence[str]:
+    first, second = (str(name) for name in rng.permutation([s.file for s in Manifest.read(folder).shards])[:2])
     for ending in ("", ".db"):
         (folder / (first + ending)).rename(folder / "between")
         (folder / (second + ending)).rename(folder / (first + ending))
@@ -89,41 +89,41 @@ def swap_shards(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
     return [first, second]
 
 
-def delete_rows(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
-    path = _any_file(folder, chance, ".db")
-    keep_time = bool(chance.integers(2))
+def delete_rows(folder: Path, _: Path, rng: Generator) -> Sequence[str]:
+    path = _any_file(folder, rng, ".db")
+    keep_time = bool(rng.integers(2))
     before = path.stat()
     database = sqlite3.connect(path)
     with database:
-        database.execute("DELETE FROM INDEXES WHERE ROW_ID = ?", (int(chance.integers(0, 4)),))
+        database.execute("DELETE FROM INDEXES WHERE ROW_ID = ?", (int(rng.integers(0, 4)),))
     database.close()
     if keep_time:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     return [path.name]
 
 
-def mix_sets(folder: Path, other: Path, chance: Chance) -> Sequence[str]:
-    path = _any_file(folder, chance, ".mindrecord")
+def copy_shard_of_another_set(folder: Path, other: Path, rng: Generator) -> Sequence[str]:
+    path = _any_file(folder, rng, ".mindrecord")
     for name in (path.name, path.name + ".db", path.with_suffix(".json").name):
         shutil.copy2(other / name, folder / name)
     return [path.name]
 
 
-def manifest_of_another_set(folder: Path, other: Path, _: Chance) -> Sequence[str]:
+def replace_manifest(folder: Path, other: Path, _: Generator) -> Sequence[str]:
     shutil.copy2(other / FILE_NAME, folder / FILE_NAME)
     return [Manifest.read(folder).shards[0].file]
 
 
-def manifest_of_another_version(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
+def change_manifest_version(folder: Path, _: Path, rng: Generator) -> Sequence[str]:
     content = json.loads((folder / FILE_NAME).read_bytes())
-    content["format"] = [VERSION - 1, VERSION + 1, 99, str(VERSION), None, VERSION + 0.5][int(chance.integers(6))]
+    content["format"] = [VERSION - 1, VERSION + 1, 99, str(VERSION), None, VERSION + 0.5][int(rng.integers(6))]
     (folder / FILE_NAME).write_text(json.dumps(content))
     return [FILE_NAME]
 
 
-def truncate_manifest(folder: Path, _: Path, chance: Chance) -> Sequence[str]:
+def truncate_manifest(folder: Path, _: Path, rng: Generator) -> Sequence[str]:
     path = folder / FILE_NAME
-    os.truncate(path, int(chance.integers(0, path.stat().st_size - 2)))
+    os.truncate(path, int(rng.integers(0, path.stat().st_size - 2)))
     return [FILE_NAME]
 
 
@@ -133,53 +133,53 @@ DAMAGES: tuple[Damage, ...] = (
     truncate,
     grow,
     remove,
-    add_stranger,
+    add_unlisted_shard,
     rename_shard,
     swap_shards,
     delete_rows,
-    mix_sets,
-    manifest_of_another_set,
-    manifest_of_another_version,
+    copy_shard_of_another_set,
+    replace_manifest,
+    change_manifest_version,
     truncate_manifest,
 )
 
 
-def damage_sets(seed: int, cases: int, folder: Path) -> Findings:
-    """Damage copies of a set, kind after kind: each is found by `verify` and mended by building again."""
-    coco = make_source(folder / "coco")
-    sound, other = folder / "sound", folder / "other"
-    build_here(coco, sound)
-    build_here(coco, other, "--min-keypoints", 3, "--keep-empty", per_shard=8)
-    expected = contents(sound)
-    findings = Findings()
-    noticed = rewritten = 0
+def damage_shards(seed: int, cases: int, folder: Path) -> FaultReport:
+    """Damage copies of a set in all ways: `verify` must detect each damage, and another build must repair it."""
+    coco = create_source(folder / "coco")
+    reference, other = folder / "intact", folder / "other"
+    build_in_process(coco, reference)
+    build_in_process(coco, other, "--min-keypoints", 3, "--keep-empty", per_shard=8)
+    expected = file_hashes(reference)
+    report = FaultReport()
+    detected = rewritten = 0
     for case in range(cases):
         kind = DAMAGES[case % len(DAMAGES)]
-        copy = Path(shutil.copytree(sound, folder / "set"))
+        copy = Path(shutil.copytree(reference, folder / "set"))
         named = kind(copy, other, np.random.default_rng((seed, case)))
-        noticed += _is_refused(copy, hash_all=False)
-        before = _versions(copy)
-        problem = _missed(copy, named) or _mend(coco, copy, expected)
-        written = [name for name, version in _versions(copy).items() if before.get(name) != version]
+        detected += _is_rejected(copy, hash_all=False)
+        before = _file_versions(copy)
+        problem = _detection_problem(copy, named) or _rebuild_problem(coco, copy, expected)
+        written = [name for name, version in _file_versions(copy).items() if before.get(name) != version]
         rewritten += len(written)
-        sound_ones = set(written) - {name.removesuffix(".db") for name in named}
-        if not problem and sound_ones and named[0] in expected and kind is not manifest_of_another_set:
-            problem = f"building again also wrote {', '.join(sorted(sound_ones))}"
-        findings.count(f"{kind.__name__} (case {case})", problem)
+        intact = set(written) - {name.removesuffix(".db") for name in named}
+        if not problem and intact and named[0] in expected and kind is not replace_manifest:
+            problem = f"the repairing build also rewrote {', '.join(sorted(intact))}"
+        report.add_case(f"{kind.__name__} (case {case})", problem)
         shutil.rmtree(copy)
-    findings.figures.append(f"verify misses {sum('verify' in failure for failure in findings.failures)}")
-    findings.figures.append(f"training notices {noticed} by size and time alone")
-    findings.figures.append(f"{rewritten / max(cases, 1):.1f} of 3 shards written again")
-    return findings
+    report.figures.append(f"verify misses {sum('verify' in failure for failure in report.failures)}")
+    report.figures.append(f"training detects {detected} by file size and time only")
+    report.figures.append(f"{rewritten / max(cases, 1):.1f} of 3 shards rewritten on average")
+    return report
 
 
-def _versions(folder: Path) -> dict[str, tuple[int, int]]:
+def _file_versions(folder: Path) -> dict[str, tuple[int, int]]:
     found = ((path.name, path.stat()) for path in folder.glob("*.mindrecord"))
     return {name: (info.st_ino, info.st_mtime_ns) for name, info in found}
 
 
-def _is_refused(folder: Path, *, hash_all: bool) -> bool:
-    """Whether training does not begin, and says why in one line."""
+def _is_rejected(folder: Path, *, hash_all: bool) -> bool:
+    """Return True if training rejects the set with a one-line error."""
     try:
         Manifest.load(folder, hash_all=hash_all, hash_modified=True)
     except InputError as error:
@@ -187,24 +187,24 @@ def _is_refused(folder: Path, *, hash_all: bool) -> bool:
     return False
 
 
-def _missed(folder: Path, named: Sequence[str]) -> str | None:
-    """What `verify`, or training with its option, does not find."""
+def _detection_problem(folder: Path, named: Sequence[str]) -> str | None:
+    """Return what `verify`, or training with --verify, does not detect, or None."""
     result = CliRunner().invoke(verify, [str(folder)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         return f"verify raised {result.exception!r}"
     missed = [name for name in named if f"{folder / name}: " not in result.output]
     if result.exit_code != 1 or missed:
-        return f"verify ended with {result.exit_code} and did not name {', '.join(missed)}"
-    return None if _is_refused(folder, hash_all=True) else "training --verify would begin"
+        return f"verify had exit code {result.exit_code} and did not name {', '.join(missed)}"
+    return None if _is_rejected(folder, hash_all=True) else "training --verify accepts the set"
 
 
-def _mend(coco: Path, folder: Path, expected: dict[str, str]) -> str | None:
-    """Build again; what is wrong with the set after that."""
-    result = build_here(coco, folder)
+def _rebuild_problem(coco: Path, folder: Path, expected: dict[str, str]) -> str | None:
+    """Build again; return what is wrong with the set afterwards, or None."""
+    result = build_in_process(coco, folder)
     if result.exit_code:
-        return f"building again ended with {result.exit_code}: {result.output[-200:]}"
-    after = contents(folder)
+        return f"the repairing build had exit code {result.exit_code}: {result.output[-200:]}"
+    after = file_hashes(folder)
     if after != expected:
         different = sorted(name for name in after.keys() | expected.keys() if after.get(name) != expected.get(name))
-        return f"building again left other bytes in {', '.join(different)}"
+        return f"after the repairing build, bytes differ in {', '.join(different)}"
     return None

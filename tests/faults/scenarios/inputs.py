@@ -1,4 +1,4 @@
-"""Input: files that are wrong in every way end in success or in one line."""
+"""Fuzzed input files: every call must succeed or end with a one-line error."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from pipeline.annotations.coco import PersonFilter, annotation_file, read_annota
 from pipeline.storage.images import check_image, decode_image
 from pipeline.storage.manifest import FILE_NAME, Manifest
 from pipeline.system.log_filters import silence_opencv
-from tests.faults.report import Findings
-from tests.faults.mutate import Chance, changed, damaged, json_variant
-from tests.faults.sets import broken_promise, build_here, make_source
-from tests.faults.input_tester import Trial
+from tests.faults.input_tester import InputTester
+from tests.faults.mutate import Generator, json_variant, mutate_bytes, mutate_tree
+from tests.faults.report import FaultReport
+from tests.faults.shard_sets import build_in_process, command_problem, create_source
 from tests.support.coco_folder import ROOT, jpeg, mixed, write
 
-SAMPLED = 40
-"""One case in so many also goes through the command that a user types."""
+COMMAND_INTERVAL = 40
+"""Every case with a multiple of this number is also tested with the command line."""
 
 
-def annotations(seed: int, cases: int, folder: Path) -> Findings:
-    """COCO json files: read, and every ignore region drawn; a sample through the command."""
-    trial = Trial()
+def annotations(seed: int, cases: int, folder: Path) -> FaultReport:
+    """Read fuzzed COCO JSON files and render their ignore regions."""
+    tester = InputTester()
     coco = write(folder / "coco", mixed(8))
     path = annotation_file(coco, "train")
     crowd = {"size": [50, 66], "counts": [100, 50, 3150]}
@@ -43,15 +43,15 @@ def annotations(seed: int, cases: int, folder: Path) -> Findings:
             picture.annotation()
 
     def build() -> str | None:
-        return broken_promise(build_here(coco, folder / "set", "--on-bad-image", "skip"))
+        return command_problem(build_in_process(coco, folder / "set", "--on-bad-image", "skip"))
 
     for case in range(cases):
         path.write_bytes(json_variant(content, case, seed))
-        trial.run(f"annotations (case {case})", read, *([build] if case % SAMPLED == 0 else []))
-    return trial.result()
+        tester.run(f"annotations (case {case})", read, *([build] if case % COMMAND_INTERVAL == 0 else []))
+    return tester.result()
 
 
-def _pictures() -> list[bytes]:
+def _encoded_images() -> list[bytes]:
     colour = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     encoded = [jpeg(48, 64), jpeg(1, 1), jpeg(48, 64) + b"\0" * 100]
     encoded.append(bytes(simplejpeg.encode_jpeg(colour[:, :, :1].copy(), colorspace="GRAY")))
@@ -64,9 +64,9 @@ def _pictures() -> list[bytes]:
     return encoded
 
 
-def _bomb(data: bytes, chance: Chance) -> bytes:
-    """The picture with other sides in its header."""
-    height, width = (int(chance.choice([0, 1, 9999, 30_000, 65_535])) for _ in range(2))
+def _with_other_size(data: bytes, rng: Generator) -> bytes:
+    """Return an image with another height and width in its header."""
+    height, width = (int(rng.choice([0, 1, 9999, 30_000, 65_535])) for _ in range(2))
     start = data.find(b"\xff\xc0") if data.startswith(b"\xff\xd8") else -1
     if start >= 0:
         return data[: start + 5] + struct.pack(">HH", height, width) + data[start + 9 :]
@@ -76,28 +76,28 @@ def _bomb(data: bytes, chance: Chance) -> bytes:
     return data
 
 
-def pictures(seed: int, cases: int, folder: Path) -> Findings:
-    """Pictures: checked, decoded, decoded strictly; a sample through the command."""
+def images(seed: int, cases: int, folder: Path) -> FaultReport:
+    """Check and decode fuzzed images."""
     silence_opencv()
-    trial = Trial()
-    originals = _pictures()
+    tester = InputTester()
+    originals = _encoded_images()
     coco = write(folder / "coco", mixed(1))
     (path,) = (coco / "train").iterdir()
 
     def build() -> str | None:
-        return broken_promise(build_here(coco, folder / "set", "--force"))
+        return command_problem(build_in_process(coco, folder / "set", "--force"))
 
     for case in range(cases):
-        chance = np.random.default_rng((seed, case))
+        rng = np.random.default_rng((seed, case))
         data = originals[case % len(originals)]
         if case >= len(originals):
-            data = _bomb(data, chance) if chance.random() < 1 / 8 else damaged(data, chance)
+            data = _with_other_size(data, rng) if rng.random() < 1 / 8 else mutate_bytes(data, rng)
         path.write_bytes(data)
-        trial.run(f"checked picture (case {case})", lambda: check_image(path.read_bytes()))
-        trial.run(f"strictly decoded picture (case {case})", lambda: decode_image(path.read_bytes(), strict=True))
-        more = [build] if case % SAMPLED == 0 else []
-        trial.run(f"decoded picture (case {case})", lambda: decode_image(path.read_bytes()), *more)
-    return trial.result()
+        tester.run(f"checked image (case {case})", lambda: check_image(path.read_bytes()))
+        tester.run(f"strictly decoded image (case {case})", lambda: decode_image(path.read_bytes(), strict=True))
+        more = [build] if case % COMMAND_INTERVAL == 0 else []
+        tester.run(f"decoded image (case {case})", lambda: decode_image(path.read_bytes()), *more)
+    return tester.result()
 
 
 SNIPPETS = (
@@ -121,76 +121,76 @@ SNIPPETS = (
 OVERRIDES = ("training.lr=2e-4", "training.lr=[", "model=3", "a.b.c=1", "=", "training.lr", "data.size=1:2:3", "a=*b")
 
 
-def recipes(seed: int, cases: int, folder: Path) -> Findings:
-    """Recipes and overrides; a sample through the command."""
+def recipes(seed: int, cases: int, folder: Path) -> FaultReport:
+    """Load fuzzed recipes, some of them with overrides."""
     from tests.support.tiny import kept_signals
     from training.recipes import load_config
     from training.train import main
 
-    trial = Trial()
+    tester = InputTester()
     texts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "configs").glob("*.yaml"))]
     path = folder / "recipe.yaml"
     options = ["--config", str(path), "--shards", str(folder / "none"), "--out", str(folder / "run")]
 
     def command() -> str | None:
         with kept_signals():
-            return broken_promise(CliRunner().invoke(main, options), (2,))
+            return command_problem(CliRunner().invoke(main, options), (2,))
 
     for case in range(cases):
-        chance = np.random.default_rng((seed, case))
-        path.write_bytes(_recipe(texts[case % len(texts)], chance))
-        overrides = [OVERRIDES[int(chance.integers(len(OVERRIDES)))]] if chance.random() < 1 / 4 else []
-        more = [command] if case % SAMPLED == 0 else []
-        trial.run(f"recipe (case {case})", functools.partial(load_config, path, overrides), *more)
-    return trial.result()
+        rng = np.random.default_rng((seed, case))
+        path.write_bytes(_mutate_recipe(texts[case % len(texts)], rng))
+        overrides = [OVERRIDES[int(rng.integers(len(OVERRIDES)))]] if rng.random() < 1 / 4 else []
+        more = [command] if case % COMMAND_INTERVAL == 0 else []
+        tester.run(f"recipe (case {case})", functools.partial(load_config, path, overrides), *more)
+    return tester.result()
 
 
-def _recipe(text: str, chance: Chance) -> bytes:
-    kind = chance.random()
+def _mutate_recipe(text: str, rng: Generator) -> bytes:
+    kind = rng.random()
     if kind < 1 / 8:
-        return SNIPPETS[int(chance.integers(len(SNIPPETS)))].encode()
+        return SNIPPETS[int(rng.integers(len(SNIPPETS)))].encode()
     if kind < 1 / 2:
-        return damaged(text.encode(), chance, [snippet.encode() for snippet in SNIPPETS])
-    tree = changed(yaml.safe_load(text), chance)
-    return json.dumps(tree).encode("utf-8") if chance.random() < 1 / 2 else _dumped(tree)
+        return mutate_bytes(text.encode(), rng, [snippet.encode() for snippet in SNIPPETS])
+    tree = mutate_tree(yaml.safe_load(text), rng)
+    return json.dumps(tree).encode("utf-8") if rng.random() < 1 / 2 else _to_yaml(tree)
 
 
-def _dumped(tree: Any) -> bytes:
+def _to_yaml(tree: Any) -> bytes:
     return str(yaml.safe_dump(tree, allow_unicode=False)).encode("utf-8", "surrogatepass")
 
 
-def manifests(seed: int, cases: int, folder: Path) -> Findings:
-    """Manifests: loaded as training does; a sample through `verify` and `stats`."""
+def manifests(seed: int, cases: int, folder: Path) -> FaultReport:
+    """Load fuzzed manifests as training does; test some with `verify` and `stats`."""
     from pipeline.stats import main as stats
     from pipeline.verify import main as verify
 
-    trial = Trial()
-    coco = make_source(folder / "coco")
+    tester = InputTester()
+    coco = create_source(folder / "coco")
     shards = folder / "set"
-    build_here(coco, shards)
+    build_in_process(coco, shards)
     content = json.loads((shards / FILE_NAME).read_bytes())
 
     def command() -> str | None:
-        verified = broken_promise(CliRunner().invoke(verify, [str(shards)]), (0, 1))
-        return verified or broken_promise(CliRunner().invoke(stats, [str(shards)]))
+        verified = command_problem(CliRunner().invoke(verify, [str(shards)]), (0, 1))
+        return verified or command_problem(CliRunner().invoke(stats, [str(shards)]))
 
     for case in range(cases):
         if case == cases // 2:
-            del content["fingerprint"]  # as a careful forger would
+            del content["fingerprint"]  # without it, the content hash is not checked
         (shards / FILE_NAME).write_bytes(json_variant(content, case, seed))
-        more = [command] if case % SAMPLED == 0 else []
-        trial.run(f"manifest (case {case})", lambda: Manifest.load(shards, hash_modified=True), *more)
-    return trial.result()
+        more = [command] if case % COMMAND_INTERVAL == 0 else []
+        tester.run(f"manifest (case {case})", lambda: Manifest.load(shards, hash_modified=True), *more)
+    return tester.result()
 
 
-def results(seed: int, cases: int, folder: Path) -> Findings:
-    """COCO keypoint results: read, and scored where they are right; a sample through the command."""
+def results(seed: int, cases: int, folder: Path) -> FaultReport:
+    """Read fuzzed COCO keypoint results, and score the valid ones."""
     from evaluation.evaluate import main
     from evaluation.scoring.datasets import CocoDataset
     from evaluation.scoring.evaluation import score_results
     from evaluation.scoring.results import read_results
 
-    trial = Trial()
+    tester = InputTester()
     coco = write(folder / "coco", mixed(8))
     ground_truth = CocoDataset(coco, "train").ground_truth()
     content = [
@@ -202,12 +202,12 @@ def results(seed: int, cases: int, folder: Path) -> Findings:
     options = ["--results", str(path), "--coco", str(coco), "--split", "train", "--out", str(folder / "out")]
 
     def command() -> str | None:
-        return broken_promise(CliRunner().invoke(main, options))
+        return command_problem(CliRunner().invoke(main, options))
 
     for case in range(cases):
         path.write_bytes(json_variant(content, case, seed))
-        more = [command] if case % SAMPLED == 0 else []
-        trial.run(
+        more = [command] if case % COMMAND_INTERVAL == 0 else []
+        tester.run(
             f"results (case {case})", lambda: score_results(ground_truth, read_results(path, ground_truth)), *more
         )
-    return trial.result()
+    return tester.result()

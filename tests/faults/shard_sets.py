@@ -1,4 +1,4 @@
-"""Small sets of shards to be damaged, and what they must look like afterwards."""
+"""Small shard sets for the fault suites, and functions to compare them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from pipeline.storage.manifest import FILE_NAME
 from tests.support.coco_folder import mixed, write
 
 PICTURES = 24
-"""Of which half have a trainable person; four to a shard make three shards."""
+"""Number of images; half of them have a trainable person, which gives three shards with four records each."""
 
 
-def make_source(folder: Path, pictures: int = PICTURES) -> Path:
-    """A COCO folder."""
+def create_source(folder: Path, pictures: int = PICTURES) -> Path:
+    """Create a COCO folder."""
     return write(folder, mixed(pictures))
 
 
-def arguments(coco: Path, out: Path, *more: object) -> list[str]:
-    """Options of pipeline.shards."""
+def build_arguments(coco: Path, out: Path, *more: object) -> list[str]:
+    """Return the options of pipeline.shards."""
     return ["--coco", str(coco), "--split", "train", "--out", str(out), *map(str, more)]
 
 
-def build_here(coco: Path, out: Path, *more: object, per_shard: int = 4) -> Result:
-    """Run pipeline.shards in this process, without further ones."""
+def build_in_process(coco: Path, out: Path, *more: object, per_shard: int = 4) -> Result:
+    """Run pipeline.shards in this process, without worker processes."""
     options = ("--workers", 1, "--records-per-shard", per_shard, *more)
-    return CliRunner().invoke(main, arguments(coco, out, *options))
+    return CliRunner().invoke(main, build_arguments(coco, out, *options))
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """Hash of everything in a set; where its source lay does not count."""
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file in a set; the path of the source in the manifest is ignored."""
     found = {}
     for path in sorted(folder.rglob("*")):
         data = b"" if path.is_dir() else path.read_bytes()
@@ -45,8 +45,11 @@ def contents(folder: Path) -> dict[str, str]:
     return found
 
 
-def broken_promise(result: Result, codes: tuple[int, ...] = (0, 2)) -> str | None:
-    """What is wrong with how a command ended: it has to be a code of `codes`, and one line where it is no success."""
+def command_problem(result: Result, codes: tuple[int, ...] = (0, 2)) -> str | None:
+    """Return what is wrong with the end of a command, or None.
+
+    The exit code must be one of `codes`, and an error (exit code 2) must be one line.
+    """
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         return f"{type(result.exception).__name__}: {str(result.exception)[:200]}"
     if result.exit_code not in codes:
