@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from tests.faults import checkpoints, inputs
 from tests.faults.input_tester import InputTester
 from tests.faults.report import FaultReport
+from tests.faults.scenarios import checkpoints, inputs
 
 SUITES = [
     inputs.annotations,
