@@ -55,11 +55,11 @@ def test_the_line_that_is_being_written_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"metrics\.jsonl: cannot be read; expected the folder of a run, such as runs/demo"),
-        ("", r"metrics\.jsonl: holds no step yet"),
-        ('{"step": 1}\n[]\n', r"metrics\.jsonl:2: expected an object with a step, found '\[\]'"),
-        ('{"step": "1"}\n', r"metrics\.jsonl:1: expected an object with a step"),
-        ("{\n", r"metrics\.jsonl:1: expected an object with a step"),
+        (None, r"metrics\.jsonl: cannot be read; expected a run folder, such as runs/demo"),
+        ("", r"metrics\.jsonl: contains no step yet"),
+        ('{"step": 1}\n[]\n', r"metrics\.jsonl:2: expected a JSON object with an integer step, found '\[\]'"),
+        ('{"step": "1"}\n', r"metrics\.jsonl:1: expected a JSON object with an integer step"),
+        ("{\n", r"metrics\.jsonl:1: expected a JSON object with an integer step"),
     ],
 )
 def test_what_is_no_log_is_named(text, message, tmp_path):
