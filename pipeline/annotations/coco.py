@@ -157,6 +157,9 @@ def read_coco(
         min_area: area in px; a trainable person has a larger area than this.
         keep_empty: also return images without a trainable person.
 
+    Returns:
+        One annotation for each image, in the order of the file.
+
     Raises:
         InputError: the file is missing or contains errors. The message states the number of errors and the first error.
     """
@@ -240,7 +243,7 @@ def _parse_file(data: Any, person_filter: PersonFilter, problems: list[str]) -> 
             continue
         found = list(_annotation_problems(item, images, person_ids, annotation_ids))
         if found:
-            name = _short(item.get("id", f"number {index}")) if isinstance(item, dict) else f"number {index}"
+            name = _abbreviate(item.get("id", f"number {index}")) if isinstance(item, dict) else f"number {index}"
             problems.extend(f"annotation {name}: {problem}" for problem in found)
             continue
         annotation_ids.add(item["id"])
@@ -263,7 +266,7 @@ def _parse_categories(items: list[Any], problems: list[str]) -> tuple[set[int], 
     other_ids: set[int] = set()
     for item in items:
         if not isinstance(item, dict) or type(item.get("id")) is not int or not isinstance(item.get("name"), str):
-            problems.append(f"categories: {_short(item)} has no id or no name")
+            problems.append(f"categories: {_abbreviate(item)} has no id or no name")
             continue
         (person_ids if item["name"] == "person" else other_ids).add(item["id"])
         names = item.get("keypoints", list(COCO_KEYPOINTS))
@@ -285,7 +288,7 @@ def _parse_images(items: list[Any], problems: list[str]) -> dict[int, dict[str, 
         if not found and item["id"] in images:
             found = ["its id is used by two images"]
         if found:
-            name = _short(item.get("id", f"number {index}")) if isinstance(item, dict) else f"number {index}"
+            name = _abbreviate(item.get("id", f"number {index}")) if isinstance(item, dict) else f"number {index}"
             problems.extend(f"image {name}: {problem}" for problem in found)
             if isinstance(item, dict) and _is_id(item.get("id")):
                 images[item["id"]] = None
@@ -300,11 +303,11 @@ def _parse_images(items: list[Any], problems: list[str]) -> dict[int, dict[str, 
 
 def _image_problems(item: Any) -> Iterator[str]:
     if not isinstance(item, dict):
-        yield f"{_short(item)} is not an object"
+        yield f"{_abbreviate(item)} is not an object"
         return
     if not _is_id(item.get("id")):
         yield _expected(item, "id", "an integer of at least 0")
-    if not _is_safe(item.get("file_name")):
+    if not _is_safe_path(item.get("file_name")):
         yield _expected(item, "file_name", "a relative path within the image folder")
     wrong = [name for name in ("height", "width") if not _is_number(item.get(name), 1, 2**16) or item[name] % 1]
     for name in wrong:
@@ -317,7 +320,7 @@ def _annotation_problems(
     item: Any, images: dict[int, Any], person_ids: set[int], annotation_ids: set[int]
 ) -> Iterator[str]:
     if not isinstance(item, dict):
-        yield f"{_short(item)} is not an object"
+        yield f"{_abbreviate(item)} is not an object"
         return
     if not _is_id(item.get("id")):
         yield _expected(item, "id", "an integer of at least 0")
@@ -353,16 +356,16 @@ def _keypoint_problems(item: dict[str, Any]) -> Iterator[str]:
         return
     if not are_numbers(keypoints, MAX_COORDINATE):
         wrong = next(value for value in keypoints if not _is_number(value, -MAX_COORDINATE, MAX_COORDINATE))
-        yield f"keypoints holds {_short(wrong)}, expected numbers of at most {MAX_COORDINATE}"
+        yield f"keypoints holds {_abbreviate(wrong)}, expected numbers of at most {MAX_COORDINATE}"
         return
     visibility = keypoints[2::3]
     if not set(visibility) <= {0, 1, 2}:
         wrong = next(value for value in visibility if value not in (0, 1, 2))
-        yield f"keypoints has a visibility of {_short(wrong)}, expected 0, 1 or 2"
+        yield f"keypoints has a visibility of {_abbreviate(wrong)}, expected 0, 1 or 2"
         return
     labelled = NUM_KEYPOINT_VALUES // 3 - visibility.count(0)
     if item.setdefault("num_keypoints", labelled) != labelled:
-        yield f"num_keypoints is {_short(item['num_keypoints'])}, but {labelled} keypoints are labelled"
+        yield f"num_keypoints is {_abbreviate(item['num_keypoints'])}, but {labelled} keypoints are labelled"
 
 
 def _parse_person(item: dict[str, Any], image: dict[str, Any], person_filter: PersonFilter) -> PersonAnnotation:
@@ -380,7 +383,7 @@ def _is_number(value: Any, low: float, high: float) -> bool:
     return type(value) in (int, float) and low <= value <= high
 
 
-def _is_safe(name: Any) -> bool:
+def _is_safe_path(name: Any) -> bool:
     if not isinstance(name, str) or not 0 < len(name) <= 1024 or "\\" in name or not name.isprintable():
         return False
     if _SIMPLE_NAME.fullmatch(name):
@@ -389,11 +392,11 @@ def _is_safe(name: Any) -> bool:
     return not path.is_absolute() and ".." not in path.parts and path.name != "" and ":" not in path.parts[0]
 
 
-def _short(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     return reprlib.repr(value)[:60]
 
 
 def _expected(item: dict[str, Any], name: str, expected: str) -> str:
     if name not in item:
         return f"{name} is missing"
-    return f"{name} is {_short(item[name])}, expected {expected}"
+    return f"{name} is {_abbreviate(item[name])}, expected {expected}"

@@ -1,4 +1,4 @@
-"""Several sources in one set: each record knows its own, no picture comes twice, no id stands for two pictures."""
+"""Several sources in one set: the source of each record, repeated images and unique image ids."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _kept(folder: Path) -> list[tuple[int, int, str]]:
 
 
 def _folder(root: Path, split: str, ids: range, *, prefix: str = "", seed: int = 0) -> Path:
-    """A COCO folder with one person on every picture; the same id and seed give the same picture."""
+    """Write a COCO folder with one person in every image; equal ids and seeds give equal images."""
     images = [{**image(image_id), "file_name": f"{prefix}{image_id:012d}.jpg"} for image_id in ids]
     people = [person(10 * image_id, image_id) for image_id in ids]
     content = {"images": images, "annotations": people, "categories": [CATEGORY]}
@@ -46,7 +46,7 @@ def _folder(root: Path, split: str, ids: range, *, prefix: str = "", seed: int =
     return root
 
 
-def test_coco_2014_and_2017_share_pictures_under_two_names(tmp_path: Path) -> None:
+def test_repeated_images_with_other_names_are_left_out(tmp_path: Path) -> None:
     newer = _folder(tmp_path / "2017", "train2017", range(1, 7))
     older = _folder(tmp_path / "2014", "train2014", range(4, 10), prefix="COCO_train2014_")
     out = tmp_path / "set"
@@ -66,7 +66,7 @@ def test_coco_2014_and_2017_share_pictures_under_two_names(tmp_path: Path) -> No
     ]
 
 
-def test_other_pictures_under_taken_ids_get_new_ones(tmp_path: Path) -> None:
+def test_other_images_with_used_ids_get_new_ids(tmp_path: Path) -> None:
     coco, own = _folder(tmp_path / "coco", "train", range(1, 5)), _folder(tmp_path / "own", "mine", range(3, 7), seed=1)
     again = _folder(tmp_path / "again", "mine", range(4, 6), seed=1)
     sources = [(coco, "train"), (own, "mine"), (again, "mine")]
@@ -87,7 +87,7 @@ def test_other_pictures_under_taken_ids_get_new_ones(tmp_path: Path) -> None:
     ]
 
 
-def test_ids_that_cannot_be_made_unique_are_refused(tmp_path: Path) -> None:
+def test_ids_that_cannot_be_made_unique_are_an_error(tmp_path: Path) -> None:
     coco = _folder(tmp_path / "coco", "train", range(1, 2))
     _folder(tmp_path / "coco", "far", range(NEW_ID_OFFSET * 2 + 1, NEW_ID_OFFSET * 2 + 2))
     own = _folder(tmp_path / "own", "mine", range(1, 2), seed=1)
@@ -97,7 +97,7 @@ def test_ids_that_cannot_be_made_unique_are_refused(tmp_path: Path) -> None:
         build([(coco, "train"), (coco, "far"), (own, "mine")], tmp_path / "set", BuildOptions(), workers=1)
 
 
-def test_own_annotations_from_anywhere(tmp_path: Path) -> None:
+def test_custom_annotation_files(tmp_path: Path) -> None:
     coco = _folder(tmp_path / "coco", "train2017", range(1, 4))
     own = write(tmp_path / "own", mixed(4), "jpg")
     labels = (own / "annotations" / "person_keypoints_jpg.json").rename(tmp_path / "labels.json")
@@ -116,7 +116,7 @@ def test_own_annotations_from_anywhere(tmp_path: Path) -> None:
     assert "2 pictures, 2 people" in alone.output
 
 
-def test_bad_pictures_do_not_count_for_their_source(tmp_path: Path) -> None:
+def test_bad_images_are_not_counted_in_their_source(tmp_path: Path) -> None:
     first, second = _folder(tmp_path / "a", "train", range(1, 4)), _folder(tmp_path / "b", "train", range(4, 8))
     (second / "train" / f"{5:012d}.jpg").unlink()
     build([(first, "train"), (second, "train")], tmp_path / "set", BuildOptions(skip_bad=True), workers=1)
@@ -137,7 +137,7 @@ def test_stats_show_the_sources(tmp_path: Path) -> None:
     ]
 
 
-def test_folders_and_splits_pair_up(tmp_path: Path) -> None:
+def test_folders_and_splits_are_combined(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     assert splits_from_options([a], ["x", "y"], [], []) == [(a, "x", None), (a, "y", None)]
     assert splits_from_options([a, b], ["x"], [], []) == [(a, "x", None), (b, "x", None)]

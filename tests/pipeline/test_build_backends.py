@@ -1,4 +1,4 @@
-"""Shards from a Dask cluster: a scheduler and two worker processes on this machine, as a user starts them."""
+"""Build shards on a Dask cluster: a scheduler and two workers on this machine, started by the documented commands."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _dask(*arguments: object, cwd: Path = ROOT) -> Iterator[subprocess.Popen[byt
 
 @contextlib.contextmanager
 def _cluster(folder: Path, workers: int, cwd: Path = ROOT) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler's address and the processes that watch over its workers."""
+    """Start a scheduler and workers; yield the address of the scheduler and the nanny processes of the workers."""
     address = f"127.0.0.1:{_free_port()}"
     host, port = address.split(":")
     with contextlib.ExitStack() as stack:
@@ -91,7 +91,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def test_the_bytes_are_those_of_local_processes(coco: Path, cluster: str, tmp_path: Path) -> None:
+def test_cluster_writes_the_same_bytes_as_local_processes(coco: Path, cluster: str, tmp_path: Path) -> None:
     result = _build(*_command(coco, tmp_path / "cluster", "--backend", "dask", "--scheduler", cluster))
     assert result.returncode == 0, result.stderr
     assert "into 12 shards, 2 in parallel" in result.stderr
@@ -108,7 +108,7 @@ def test_paths_may_be_relative(coco: Path, cluster: str, tmp_path: Path) -> None
     assert Manifest.load(tmp_path / "set").records == 48
 
 
-def test_bad_pictures_are_one_line(coco: Path, cluster: str, tmp_path: Path) -> None:
+def test_bad_images_are_reported_in_one_line(coco: Path, cluster: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "coco", mixed(8))
     (folder / "train" / mixed(8)["images"][1]["file_name"]).write_bytes(b"")
     result = _build(*_command(folder, tmp_path / "set", "--backend", "dask", "--scheduler", cluster))
@@ -136,7 +136,7 @@ def test_a_killed_worker_is_replaced(coco: Path, tmp_path: Path) -> None:
     assert Manifest.load(tmp_path / "set").verify(tmp_path / "set", hash_all=True) == []
 
 
-def test_without_workers_or_scheduler_it_says_so(tmp_path: Path, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_scheduler_or_workers_are_an_error(tmp_path: Path, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "CONNECT_TIMEOUT", 1)
     folders = ([coco / "train"], tmp_path / "set")
     nowhere = f"127.0.0.1:{_free_port()}"
@@ -157,7 +157,7 @@ def _enter(scheduler: str, folders: tuple[list[Path], Path]) -> contextlib.Abstr
     return backend.dask_cluster(scheduler, *folders)
 
 
-def test_a_worker_that_cannot_import_the_project_says_so(tmp_path: Path, coco: Path) -> None:
+def test_worker_that_cannot_import_the_project_is_reported(tmp_path: Path, coco: Path) -> None:
     with _cluster(tmp_path, 1, cwd=tmp_path) as (address, _):
         result = _build(*_command(coco, tmp_path / "set", "--backend", "dask", "--scheduler", address))
     assert result.returncode == 2
@@ -167,7 +167,7 @@ def test_a_worker_that_cannot_import_the_project_says_so(tmp_path: Path, coco: P
     )
 
 
-def test_a_worker_that_does_not_see_the_folders_says_so(tmp_path: Path, coco: Path) -> None:
+def test_worker_without_access_to_the_folders_is_reported(tmp_path: Path, coco: Path) -> None:
     (task, *_) = make_plan([(coco, "train")], BuildOptions(records_per_shard=4)).tasks
     with pytest.raises(InputError, match=r"worker on .*/nowhere does not exist: .* file system that all workers share"):
         write_shard(task, tmp_path / "nowhere")
@@ -197,13 +197,15 @@ def test_a_worker_that_does_not_see_the_folders_says_so(tmp_path: Path, coco: Pa
         (["--backend", "dask", "--scheduler", "somewhere"], "--scheduler somewhere: expected HOST:PORT"),
     ],
 )
-def test_wrong_options_are_one_line(arguments: list[str], message: str, coco: Path, tmp_path: Path) -> None:
+def test_invalid_options_are_reported_in_one_line(
+    arguments: list[str], message: str, coco: Path, tmp_path: Path
+) -> None:
     result = CliRunner().invoke(main, _command(coco, tmp_path / "set", *arguments))
     assert result.exit_code == 2
     assert message in result.output
 
 
-def test_a_missing_extra_is_one_line(coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_dask_is_reported_in_one_line(coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     arguments = _command(coco, tmp_path / "set", "--backend", "dask", "--scheduler", "127.0.0.1:1")
     result = CliRunner().invoke(main, arguments)

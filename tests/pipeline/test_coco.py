@@ -1,4 +1,4 @@
-"""Reading COCO keypoint files: the rules, the ignore regions, and every kind of error."""
+"""Read COCO keypoint files: trainable people, ignore regions and errors."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def _message(tmp_path: Path, content: Any) -> str:
     return str(caught.value)
 
 
-def test_who_trains_and_who_is_ignored(tmp_path: Path) -> None:
+def test_trainable_and_ignored_people(tmp_path: Path) -> None:
     folder = write(tmp_path, mixed(8), pictures=False)
-    everything = read_coco(folder, "train")
-    assert [len(one.keypoints) for one in everything] == [1, 1, 0, 0, 1, 1, 0, 0]
-    assert [rle_to_mask(one.ignore).any() for one in everything] == [False, True, True, False] * 2
-    assert [len(one.truth) for one in everything] == [1, 2, 1, 0] * 2
+    annotations = read_coco(folder, "train")
+    assert [len(one.keypoints) for one in annotations] == [1, 1, 0, 0, 1, 1, 0, 0]
+    assert [rle_to_mask(one.ignore).any() for one in annotations] == [False, True, True, False] * 2
+    assert [len(one.truth) for one in annotations] == [1, 2, 1, 0] * 2
     trainable = read_coco(folder, "train", keep_empty=False)
     assert [one.image_id for one in trainable] == [100, 101, 104, 105]
-    assert all("segmentation" not in truth for one in everything for truth in one.truth)
+    assert all("segmentation" not in truth for one in annotations for truth in one.truth)
 
 
-def test_the_thresholds_are_the_references(tmp_path: Path) -> None:
+def test_default_thresholds_are_those_of_the_reference(tmp_path: Path) -> None:
     people = [
         person(1, 1, labelled=5, area=1024.5),
         person(2, 1, labelled=4, area=5000),
@@ -59,7 +59,7 @@ def test_the_thresholds_are_the_references(tmp_path: Path) -> None:
     assert [one.trainable for one in picture.people] == [True, True, True]
 
 
-def test_keypoints_keep_their_fractions_and_gain_a_neck(tmp_path: Path) -> None:
+def test_keypoints_keep_fractions_and_get_a_neck(tmp_path: Path) -> None:
     (one,) = read_coco(write(tmp_path, mixed(1), pictures=False), "train")
     assert one.keypoints.shape == (1, 18, 3)
     assert one.keypoints.dtype == np.float32
@@ -77,11 +77,11 @@ def _region(tmp_path: Path, segmentation: Any, size: tuple[int, int] = (200, 300
 
 
 def test_all_forms_of_a_segmentation_give_the_same_region(tmp_path: Path) -> None:
-    drawn = np.zeros((200, 300), np.uint8, order="F")
-    drawn[60:80, 100:140] = 1
-    compressed = coco_mask.encode(drawn)
-    flat = np.concatenate(([0], drawn.ravel(order="F"), [0]))
-    edges = [0, *np.flatnonzero(np.diff(flat)).tolist(), drawn.size]
+    region = np.zeros((200, 300), np.uint8, order="F")
+    region[60:80, 100:140] = 1
+    compressed = coco_mask.encode(region)
+    flat = np.concatenate(([0], region.ravel(order="F"), [0]))
+    edges = [0, *np.flatnonzero(np.diff(flat)).tolist(), region.size]
     expected = np.zeros((200, 300), np.uint8)
     expected[60 - DILATION : 80 + DILATION, 100 - DILATION : 140 + DILATION] = 1
     forms = [
@@ -92,7 +92,7 @@ def test_all_forms_of_a_segmentation_give_the_same_region(tmp_path: Path) -> Non
     ]
     for form in forms:
         np.testing.assert_array_equal(_region(tmp_path, form), expected)
-    # a polygon's border pixels may fall on either side
+    # pixels on the border of a polygon may be inside or outside
     polygon = _region(tmp_path, [[100, 60, 140, 60, 140, 80, 100, 80]])
     assert (polygon != expected).sum() <= 2 * expected.any(axis=0).sum() + 2 * expected.any(axis=1).sum()
     assert (polygon >= expected).all()
@@ -104,7 +104,7 @@ def test_polygons_agree_with_pycocotools(coco_mini: Path) -> None:
     pictures, _ = read_annotations(annotation_file(coco_mini, "train2017"), PersonFilter())
     compared = 0
     for picture in pictures:
-        mine = picture.ignore_mask()
+        mask = picture.ignore_mask()
         rows = [a for a in data["annotations"] if a["image_id"] == picture.image_id]
         union = np.zeros(sizes[picture.image_id], np.uint8)
         for row, one in zip(rows, picture.people, strict=True):
@@ -112,22 +112,22 @@ def test_polygons_agree_with_pycocotools(coco_mini: Path) -> None:
                 shape = row["segmentation"]
                 rle = coco_mask.frPyObjects(shape, *union.shape)
                 union |= coco_mask.decode(coco_mask.merge(rle) if isinstance(rle, list) else rle)
-        if mine is None:
+        if mask is None:
             assert not union.any()
             continue
-        grown = cv2.dilate(union, np.ones((2 * DILATION + 1, 2 * DILATION + 1), np.uint8))
-        # pycocotools loses parts that are thinner than a pixel, OpenCV draws them
-        assert (mine <= cv2.dilate(grown, np.ones((7, 7), np.uint8))).all()
-        assert (grown <= cv2.dilate(mine, np.ones((3, 3), np.uint8))).all()
+        dilated = cv2.dilate(union, np.ones((2 * DILATION + 1, 2 * DILATION + 1), np.uint8))
+        # pycocotools omits parts that are thinner than one pixel, OpenCV fills them
+        assert (mask <= cv2.dilate(dilated, np.ones((7, 7), np.uint8))).all()
+        assert (dilated <= cv2.dilate(mask, np.ones((3, 3), np.uint8))).all()
         compared += 1
     assert compared == 24
 
 
 def test_real_annotations(coco_mini: Path) -> None:
-    everything = read_coco(coco_mini, "train2017")
-    assert len(everything) == 80
-    assert sum(len(one.truth) for one in everything) == 172
-    assert sum(len(one.keypoints) for one in everything) == 72
+    annotations = read_coco(coco_mini, "train2017")
+    assert len(annotations) == 80
+    assert sum(len(one.truth) for one in annotations) == 172
+    assert sum(len(one.keypoints) for one in annotations) == 72
     assert len(read_coco(coco_mini, "train2017", keep_empty=False)) == 25
 
 
@@ -195,7 +195,7 @@ def _changed(name: str, value: Any) -> dict[str, Any]:
         ("categories.keypoints", ["nose"], "not the 17 COCO keypoints"),
     ],
 )
-def test_a_wrong_field_is_named(tmp_path: Path, name: str, value: Any, expected: str) -> None:
+def test_error_names_the_field(tmp_path: Path, name: str, value: Any, expected: str) -> None:
     message = _message(tmp_path, _changed(name, value))
     assert expected in message
     assert "people.json: " in message
@@ -211,7 +211,7 @@ def test_duplicates_are_errors(tmp_path: Path) -> None:
     assert "annotation 1000: its id is used by two annotations" in _message(tmp_path, content)
 
 
-def test_other_categories_are_passed_over(tmp_path: Path) -> None:
+def test_other_categories_are_ignored(tmp_path: Path) -> None:
     content = mixed(1)
     content["categories"].append({"id": 2, "name": "dog"})
     content["annotations"].append({"id": 9, "image_id": 100, "category_id": 2})
@@ -220,16 +220,16 @@ def test_other_categories_are_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[" * 100_000, "[]", "{}", '{"images": 1}', "\ufffe", '{"images": [}'])
-def test_what_is_no_coco_file(tmp_path: Path, content: str) -> None:
+def test_other_content_is_an_error(tmp_path: Path, content: str) -> None:
     assert "people.json: " in _message(tmp_path, content)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"person_keypoints_val2017\.json: no such file"):
         read_coco(tmp_path, "val2017")
 
 
-def test_links_cannot_leave_the_picture_folder(tmp_path: Path) -> None:
+def test_links_must_not_point_outside_the_image_folder(tmp_path: Path) -> None:
     inside, outside = tmp_path / "inside", tmp_path / "outside.jpg"
     inside.mkdir()
     outside.write_bytes(b"x")
@@ -243,7 +243,7 @@ def test_links_cannot_leave_the_picture_folder(tmp_path: Path) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32), st.floats(0, 1))
-def test_compressed_counts_decode_as_pycocotools_wrote_them(height: int, width: int, seed: int, fill: float) -> None:
+def test_compressed_counts_of_pycocotools_are_decoded(height: int, width: int, seed: int, fill: float) -> None:
     mask = (np.random.default_rng(seed).random((height, width)) < fill).astype(np.uint8)
     counts = decode_counts(coco_mask.encode(np.asfortranarray(mask))["counts"].decode())
     values = np.arange(len(counts)) % 2
@@ -262,7 +262,7 @@ _JSON = st.recursive(
     st.sampled_from([(section, key) for section, entry in mixed(1).items() for key in entry[0]]),
     _JSON,
 )
-def test_any_value_anywhere_reads_or_is_one_clear_error(
+def test_any_value_in_any_field_is_accepted_or_an_input_error(
     tmp_path_factory: pytest.TempPathFactory, place: tuple[str, str], value: Any
 ) -> None:
     content = mixed(2)

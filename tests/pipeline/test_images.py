@@ -1,4 +1,4 @@
-"""Decoding and checking picture files: what is accepted, in which frame, and what is refused."""
+"""Decode and check image files: formats, orientation, damage and limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.storage.images import check_image, decode_image
 from tests.support.coco_folder import jpeg
 
 SMOOTH = cv2.resize(np.random.default_rng(3).integers(0, 255, (6, 8, 3), dtype=np.uint8), (80, 60))
-"""(60, 80, 3) BGR without fine detail, so that JPEG keeps it."""
+"""(60, 80, 3) BGR image without fine detail, so that JPEG compression changes it little."""
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -50,7 +50,7 @@ def _grey() -> bytes:
     return bytes(simplejpeg.encode_jpeg(grey[..., None], quality=95, colorspace="GRAY"))
 
 
-def test_colour_comes_as_bgr() -> None:
+def test_colour_is_decoded_as_bgr() -> None:
     image = decode_image(_colour())
     assert image.shape == (60, 80, 3)
     assert image.dtype == np.uint8
@@ -70,14 +70,14 @@ def test_grey_gets_three_equal_channels() -> None:
     assert (image[..., 0] == image[..., 2]).all()
 
 
-def test_cmyk_comes_as_bgr() -> None:
+def test_cmyk_is_decoded_as_bgr() -> None:
     data = _cmyk()
     assert simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK")
     assert np.abs(decode_image(data).astype(int) - SMOOTH).mean() < 8
     assert check_image(data) == (60, 80)
 
 
-def test_png_whatever_its_name() -> None:
+def test_png_is_decoded() -> None:
     np.testing.assert_array_equal(decode_image(_png(SMOOTH)), SMOOTH)
     assert check_image(_png(SMOOTH)) == (60, 80)
     assert decode_image(_png(np.full((5, 7), 40000, np.uint16))).shape == (5, 7, 3)
@@ -111,11 +111,11 @@ def test_truncation_is_found(make: object, keep: float) -> None:
         decode_image(cut, strict=True)
 
 
-def test_training_goes_on_where_a_jpeg_lacks_its_end() -> None:
+def test_truncated_jpeg_is_decoded_unless_strict() -> None:
     assert decode_image(_colour()[:-20]).shape == (60, 80, 3)
 
 
-def test_damage_that_libjpeg_sees_is_found_at_an_eighth_too() -> None:
+def test_check_image_finds_the_same_damage_as_strict_decoding() -> None:
     data, rng = bytearray(jpeg(160, 240, 5)), np.random.default_rng(0)
     found = 0
     for _ in range(150):
@@ -153,14 +153,14 @@ def _bomb_png() -> bytes:
 
 
 @pytest.mark.parametrize("make", [_bomb_jpeg, _bomb_png])
-def test_bombs_are_refused_by_their_header(make: object) -> None:
+def test_decompression_bombs_are_rejected_by_their_header(make: object) -> None:
     for function in (check_image, decode_image):
         with pytest.raises(InputError, match="30000x30000 px, expected at most 100 million"):
             function(make())  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"GIF89a" + b"\0" * 99, b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM" * 40])
-def test_what_is_no_picture(data: bytes) -> None:
+def test_other_data_is_an_error(data: bytes) -> None:
     for function in (check_image, decode_image):
         with pytest.raises(InputError):
             function(data)

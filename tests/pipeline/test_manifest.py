@@ -1,4 +1,4 @@
-"""The manifest: what it refuses, what verify finds, and the command's exit codes."""
+"""The manifest: invalid manifests, damaged files, and the exit codes of pipeline.verify."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _verify(*folders: Path) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_it_reads_what_it_wrote(folder: Path) -> None:
+def test_load_is_the_inverse_of_save(folder: Path) -> None:
     manifest = Manifest.load(folder)
     before = (folder / "manifest.json").read_bytes()
     manifest.save(folder)
@@ -54,7 +54,7 @@ def test_it_reads_what_it_wrote(folder: Path) -> None:
     assert _verify(folder) == (0, f"{folder}: intact: 2 shards, 8 records\n")
 
 
-def test_the_fingerprint_follows_the_content_alone(folder: Path) -> None:
+def test_fingerprint_depends_on_the_content_only(folder: Path) -> None:
     manifest = Manifest.load(folder)
     text = (folder / "manifest.json").read_text()
     (folder / "manifest.json").write_text(text.replace(manifest.sources[0].coco, "elsewhere"))
@@ -63,7 +63,7 @@ def test_the_fingerprint_follows_the_content_alone(folder: Path) -> None:
     assert changed.fingerprint != manifest.fingerprint
 
 
-def test_any_other_number_in_a_manifest_is_damage(folder: Path) -> None:
+def test_any_changed_number_in_a_manifest_is_an_error(folder: Path) -> None:
     path = folder / "manifest.json"
     text = path.read_text()
     for at in [match.start() for match in re.finditer(r"\b\d+\b", text)][::7]:
@@ -72,7 +72,7 @@ def test_any_other_number_in_a_manifest_is_damage(folder: Path) -> None:
             Manifest.load(folder)
 
 
-def test_a_damaged_receipt_is_no_receipt(folder: Path, original: Path) -> None:
+def test_damaged_result_files_are_rebuilt(folder: Path, original: Path) -> None:
     path, sound = folder / "shard-00001.json", (folder / "shard-00001.json").read_text()
     for damaged in (sound.replace('"records": 4', '"records": 5'), sound[:-9], "[]", "{}", '{"sha256": 3}', "\0"):
         assert damaged != sound
@@ -83,7 +83,7 @@ def test_a_damaged_receipt_is_no_receipt(folder: Path, original: Path) -> None:
         assert (folder / "manifest.json").read_bytes() == (original / "manifest.json").read_bytes()
 
 
-def test_a_missing_manifest_names_the_step(tmp_path: Path) -> None:
+def test_missing_manifest_names_the_next_command(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError) as caught:
             Manifest.load(folder)
@@ -121,7 +121,7 @@ def _swap(path: Path) -> None:
         ("shard-00001.mindrecord.db", _delete_row),
     ],
 )
-def test_verify_finds(folder: Path, damage: Callable[[Path], None], name: str) -> None:
+def test_verify_finds_damage(folder: Path, damage: Callable[[Path], None], name: str) -> None:
     damage(folder / name)
     code, output = _verify(folder)
     assert code == 1
@@ -156,7 +156,7 @@ def _damage_at(path: Path, when: int) -> None:
     os.utime(path, ns=(when, when))
 
 
-def test_what_changed_after_the_manifest_is_hashed_before_use(folder: Path) -> None:
+def test_files_modified_after_the_manifest_are_hashed(folder: Path) -> None:
     written = (folder / "manifest.json").stat().st_mtime_ns
     path = folder / "shard-00001.mindrecord"
     _damage_at(path, written)
@@ -171,7 +171,7 @@ def test_what_changed_after_the_manifest_is_hashed_before_use(folder: Path) -> N
     Manifest.load(folder, hash_modified=True)
 
 
-def test_files_of_another_set_and_renamed_ones(folder: Path) -> None:
+def test_renamed_files_are_reported(folder: Path) -> None:
     (folder / "shard-00001.mindrecord").rename(folder / "shard-00007.mindrecord")
     assert Manifest.read(folder).verify(folder, hash_all=False) == [
         FileProblem("shard-00001.mindrecord", "is missing"),
@@ -179,7 +179,7 @@ def test_files_of_another_set_and_renamed_ones(folder: Path) -> None:
     ]
 
 
-def test_a_link_out_of_the_set_is_damage(folder: Path, tmp_path: Path) -> None:
+def test_links_out_of_the_set_are_reported(folder: Path, tmp_path: Path) -> None:
     path = folder / "shard-00000.mindrecord"
     path.rename(tmp_path / "outside")
     path.symlink_to(tmp_path / "outside")
@@ -220,7 +220,7 @@ def _set(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         (_set("skipped", value=[{"file_name": "x"}]), "skipped: each entry"),
     ],
 )
-def test_a_wrong_manifest_is_one_line(folder: Path, change: Callable[[Any], None], expected: str) -> None:
+def test_invalid_manifest_is_reported_in_one_line(folder: Path, change: Callable[[Any], None], expected: str) -> None:
     data = json.loads((folder / "manifest.json").read_bytes())
     change(data)
     (folder / "manifest.json").write_text(json.dumps(data))
@@ -234,13 +234,13 @@ def test_a_wrong_manifest_is_one_line(folder: Path, change: Callable[[Any], None
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"[" * 100_000, b'{"format": 1'])
-def test_what_is_no_manifest(folder: Path, content: bytes) -> None:
+def test_other_content_is_not_a_manifest(folder: Path, content: bytes) -> None:
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(InputError, match=r"manifest\.json: "):
         Manifest.load(folder)
 
 
-def test_verify_looks_at_every_set_below(folder: Path, tmp_path: Path) -> None:
+def test_verify_checks_every_set_below_a_folder(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "deep" / "er" / "set")
     assert find_sets(tmp_path) == [tmp_path / "deep" / "er" / "set", folder]
     _flip(folder / "shard-00000.mindrecord")

@@ -24,9 +24,9 @@ def _annotation(people: int, mask: np.ndarray, name: str = "a/ü.jpg") -> Annota
     return Annotation(2**40 + people, name, height, width, keypoints, records.mask_to_rle(mask), truth)
 
 
-def _assert_equal(mine: Annotation, theirs: Annotation) -> None:
+def _assert_equal(actual: Annotation, expected: Annotation) -> None:
     for item in dataclasses.fields(Annotation):
-        a, b = getattr(mine, item.name), getattr(theirs, item.name)
+        a, b = getattr(actual, item.name), getattr(expected, item.name)
         if isinstance(a, np.ndarray):
             assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b)
@@ -50,13 +50,13 @@ def test_pack_and_unpack_are_inverse(people: int, height: int, width: int, fill:
     np.testing.assert_array_equal(records.decode_runs(runs, *size), mask)
 
 
-def test_given_runs_replace_the_annotations_region() -> None:
+def test_runs_replace_the_ignore_region_of_the_annotation() -> None:
     mask = np.eye(9, 12, dtype=np.uint8)
     with_runs = records.pack(_annotation(1, np.zeros_like(mask)), b"x", runs=records.encode_runs(mask))
     assert with_runs == records.pack(_annotation(1, mask), b"x")
 
 
-def test_through_a_file(tmp_path: Path) -> None:
+def test_records_read_back_from_a_mindrecord_file(tmp_path: Path) -> None:
     from mindspore.dataset import MindDataset
     from mindspore.mindrecord import FileWriter
 
@@ -89,7 +89,7 @@ def test_real_annotations(coco_mini: Path) -> None:
         _assert_equal(again, annotation)
 
 
-def test_damaged_values_are_refused() -> None:
+def test_damaged_values_are_an_error() -> None:
     for runs in ([1, 2, 3], [2**32 - 1, 21]):
         with pytest.raises(InputError, match="do not add up to 5x4 px"):
             records.decode_runs(np.array(runs, "<u4"), 4, 5)

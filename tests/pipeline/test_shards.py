@@ -1,4 +1,4 @@
-"""Building sets of shards: the same bytes whatever the workers, nothing valid after a failure, nothing done twice."""
+"""Build sets of shards: reproducible bytes, failed and interrupted builds, and reuse of finished shards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _bytes(folder: Path) -> dict[str, str]:
-    """Hash of every file, the manifest apart from where its source lay."""
+    """Return the hash of every file; the path of the source in the manifest is ignored."""
     found = {}
     for path in folder.iterdir():
         data = path.read_bytes()
@@ -66,32 +66,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed build in small shards."""
+    """A complete build in small shards."""
     out = tmp_path_factory.mktemp("reference") / "train"
     assert _build(folder, out, "--records-per-shard", 4).exit_code == 0
     return out
 
 
-def test_records_are_the_pictures_and_annotations(folder: Path, reference: Path) -> None:
+def test_records_contain_images_and_annotations(folder: Path, reference: Path) -> None:
     expected = [entry for index, entry in enumerate(mixed(48)["images"]) if index % 4 in (0, 1)]
     rows = _rows(reference)
     assert [int(row["image_id"]) for row in rows] == [entry["id"] for entry in expected]
-    pictures = {picture.image_id: picture for _, picture in make_pictures(folder)}
+    pictures = {picture.image_id: picture for _, picture in planned_images(folder)}
     for row, entry in zip(rows, expected, strict=True):
         annotation, data = unpack(row)
         assert data.tobytes() == (folder / "train" / entry["file_name"]).read_bytes()
-        mine = pictures[entry["id"]].annotation()
-        assert annotation.truth == mine.truth
-        assert annotation.ignore == mine.ignore
-        assert annotation.keypoints.tolist() == mine.keypoints.tolist()
+        expected_annotation = pictures[entry["id"]].annotation()
+        assert annotation.truth == expected_annotation.truth
+        assert annotation.ignore == expected_annotation.ignore
+        assert annotation.keypoints.tolist() == expected_annotation.keypoints.tolist()
 
 
-def make_pictures(folder: Path) -> list[Any]:
+def planned_images(folder: Path) -> list[Any]:
     plan = make_plan([(folder, "train")], BuildOptions(keep_empty=True))
     return [pair for task in plan.tasks for pair in task.images]
 
 
-def test_the_manifest_says_what_was_written(folder: Path, reference: Path) -> None:
+def test_manifest_describes_the_shards(folder: Path, reference: Path) -> None:
     manifest = Manifest.load(reference)
     assert (manifest.records, manifest.people, manifest.images_with_people, manifest.max_people) == (24, 24, 24, 1)
     assert [shard.records for shard in manifest.shards] == [4] * 6
@@ -103,7 +103,7 @@ def test_the_manifest_says_what_was_written(folder: Path, reference: Path) -> No
     }
 
 
-def test_bytes_do_not_depend_on_workers_place_or_time(folder: Path, reference: Path, tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_workers_or_paths(folder: Path, reference: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     moved.symlink_to(folder)
     result = _run(
@@ -128,7 +128,7 @@ def test_shards_are_small_on_disk(reference: Path) -> None:
     assert max(path.stat().st_size for path in reference.iterdir()) < 3 << 20
 
 
-def test_a_complete_set_is_left_alone(folder: Path, tmp_path: Path) -> None:
+def test_complete_set_is_not_rebuilt(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     assert _build(folder, out).exit_code == 0
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -141,7 +141,7 @@ def test_a_complete_set_is_left_alone(folder: Path, tmp_path: Path) -> None:
     assert Manifest.load(out).options["min_keypoints"] == 12
 
 
-def test_a_changed_source_is_built_again(tmp_path: Path) -> None:
+def test_changed_source_is_rebuilt(tmp_path: Path) -> None:
     folder, out = write(tmp_path / "coco", mixed(40)), tmp_path / "set"
     assert _build(folder, out, "--records-per-shard", 4).exit_code == 0
     assert len(Manifest.load(out).shards) == 5
@@ -163,8 +163,8 @@ def test_only_damaged_shards_are_written_again(folder: Path, reference: Path, tm
     assert _bytes(out) == _bytes(reference)
 
 
-def test_a_killed_build_continues(folder: Path, reference: Path, tmp_path: Path) -> None:
-    big, out, undisturbed = write(tmp_path / "coco", mixed(240)), tmp_path / "set", tmp_path / "undisturbed"
+def test_killed_build_is_continued(folder: Path, reference: Path, tmp_path: Path) -> None:
+    big, out, reference_out = write(tmp_path / "coco", mixed(240)), tmp_path / "set", tmp_path / "reference_out"
     options = ("--records-per-shard", 2)
     command = [sys.executable, "-m", "pipeline.shards", "--coco", big, "--split", "train", "--out", out, "--workers", 2]
     process = subprocess.Popen(
@@ -183,11 +183,11 @@ def test_a_killed_build_continues(folder: Path, reference: Path, tmp_path: Path)
     assert result.exit_code == 0, result.output
     kept = int(result.output.split(" shards kept")[0].rsplit(" ", 1)[1])
     assert finished <= kept < 60
-    assert _build(big, undisturbed, *options).exit_code == 0
-    assert _bytes(out) == _bytes(undisturbed)
+    assert _build(big, reference_out, *options).exit_code == 0
+    assert _bytes(out) == _bytes(reference_out)
 
 
-def test_bad_pictures_fail_the_build_and_are_all_counted(tmp_path: Path) -> None:
+def test_all_bad_images_are_reported_or_skipped(tmp_path: Path) -> None:
     folder, out = write(tmp_path / "coco", mixed(16)), tmp_path / "set"
     assert _build(folder, out).exit_code == 0
     names = [entry["file_name"] for entry in mixed(16)["images"]]
@@ -214,7 +214,7 @@ def test_bad_pictures_fail_the_build_and_are_all_counted(tmp_path: Path) -> None
     assert manifest.skipped[3].problem == "is 64x20 px, but 69x48 px in the annotations"
 
 
-def test_all_pictures_bad_is_an_error_even_when_skipping(tmp_path: Path) -> None:
+def test_no_good_image_is_an_error_even_when_skipping(tmp_path: Path) -> None:
     folder = write(tmp_path / "coco", mixed(4), pictures=False)
     result = _build(folder, tmp_path / "set", "--on-bad-image", "skip")
     assert result.exit_code == 2
@@ -249,7 +249,7 @@ def test_a_picture_larger_than_the_usual_page(tmp_path: Path) -> None:
     assert unpack(row)[1].tobytes() == path.read_bytes()
 
 
-def test_two_builds_do_not_meet_in_one_folder(folder: Path, tmp_path: Path) -> None:
+def test_only_one_build_at_a_time_in_a_folder(folder: Path, tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("process 17 on somewhere")
@@ -273,7 +273,7 @@ def test_two_builds_do_not_meet_in_one_folder(folder: Path, tmp_path: Path) -> N
         (["--coco", "a"], "no source: give --coco and --split"),
     ],
 )
-def test_wrong_input_is_one_line(tmp_path: Path, arguments: list[str], expected: str) -> None:
+def test_invalid_input_is_reported_in_one_line(tmp_path: Path, arguments: list[str], expected: str) -> None:
     result = _run("--out", tmp_path / "set", *arguments)
     assert result.exit_code == 2
     assert expected in result.output

@@ -1,4 +1,4 @@
-"""Statistics of sets: the manifest's counts against the records', against known content, and the command."""
+"""Statistics of sets: manifests, records, known annotations, and the command pipeline.stats."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "shards"
 
 
-def test_figures_are_those_of_the_annotations(sets: Path) -> None:
+def test_statistics_match_the_annotations(sets: Path) -> None:
     figures = json.loads(_run(sets / "made" / "val", "--json").stdout)
     expected = {
         "records": 12,
@@ -70,7 +70,7 @@ def test_a_scan_of_real_records_agrees_with_the_manifest(coco_mini: Path, tmp_pa
     assert _run(tmp_path, "--json").stdout == _run(tmp_path, "--json", "--scan").stdout
 
 
-def test_several_sets_give_their_sum_and_each(sets: Path) -> None:
+def test_json_of_several_sets_has_total_and_each_set(sets: Path) -> None:
     both = json.loads(_run(sets, "--json").stdout)
     assert set(both["sets"]) == {str(sets / "made" / "train"), str(sets / "made" / "val")}
     for name in ("records", "people", "shards", "shard_bytes", "pixels"):
@@ -79,7 +79,7 @@ def test_several_sets_give_their_sum_and_each(sets: Path) -> None:
     assert both["people_per_image"] == [6, 12]
 
 
-def test_text_for_people(sets: Path) -> None:
+def test_text_output(sets: Path) -> None:
     text = _run(sets).stdout
     assert f"{sets / 'made' / 'val'}\n  pictures              12   6 with people" in text
     assert "left ankle" in text
@@ -91,14 +91,14 @@ def test_default_is_every_set_below_shards(sets: Path, monkeypatch: pytest.Monke
     assert json.loads(_run("--json").stdout)["records"] == 18
 
 
-def test_nothing_there_names_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_set_names_the_next_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = _run()
     assert result.exit_code == 2
     assert "shards: no set of shards in or below this folder: run make shards" in result.output
 
 
-def test_a_plot_is_drawn(sets: Path, tmp_path: Path) -> None:
+def test_plot_is_written(sets: Path, tmp_path: Path) -> None:
     path = tmp_path / "new" / "plot.png"
     result = _run(sets, "--plot", path)
     assert result.exit_code == 0
@@ -113,13 +113,13 @@ def test_mindspore_is_not_needed(sets: Path) -> None:
         "import sys; sys.modules['mindspore'] = None; sys.argv = ['stats', sys.argv[1], '--json'];"
         "from pipeline.stats import main; main()"
     )
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(sets)], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert json.loads(answer.stdout)["records"] == 18
+    assert json.loads(result.stdout)["records"] == 18
 
 
-def test_merging_is_adding() -> None:
+def test_merged_statistics_equal_those_of_all_records() -> None:
     parts = [Statistics(), Statistics()]
     total = Statistics()
     for index in range(6):

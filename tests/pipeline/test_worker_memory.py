@@ -1,4 +1,4 @@
-"""What a process that writes shards holds in memory does not grow with the shards or with their number."""
+"""The memory of a process that writes shards grows neither with the size of the shards nor with their number."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ whole = make_plan([(Path(sys.argv[1]), "train")], BuildOptions(records_per_shard
 for name, planned in (("first", tasks[:1]), ("all", tasks), ("large", whole)):
     out = Path(sys.argv[2]) / name
     out.mkdir()
-    receipts = [write_shard(task, out) for task in planned]
-    print(sum(receipt.statistics.picture_bytes for receipt in receipts) >> 20, round(peak_mb()))
+    results = [write_shard(task, out) for task in planned]
+    print(sum(result.statistics.picture_bytes for result in results) >> 20, round(peak_mb()))
 """
 
 
 def _heavy_coco(folder: Path) -> Path:
-    """Pictures of 2 MB each, all hard links to one, whose bytes are comments of its JPEG."""
+    """Write images of 2 MB each. All are hard links to one JPEG file, which consists mostly of comment segments."""
     images = [image(number + 1) for number in range(PICTURES)]
     people = [person(number + 1, number + 1) for number in range(PICTURES)]
     write(folder, {"images": images, "annotations": people, "categories": [CATEGORY]}, pictures=False)
@@ -41,7 +41,7 @@ def _heavy_coco(folder: Path) -> Path:
     return folder
 
 
-def test_memory_does_not_follow_the_size_of_a_shard_or_of_the_set(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_shard_or_the_set(tmp_path: Path) -> None:
     coco = _heavy_coco(tmp_path / "coco")
     result = subprocess.run(
         [sys.executable, "-c", _PEAKS, str(coco), str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
