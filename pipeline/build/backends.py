@@ -126,9 +126,7 @@ def _check_workers(client: Any, folders: Sequence[Path], out: Path) -> None:
 
 
 def _check_scheduler(client: Any, scheduler: str) -> None:
-    """Check that the scheduler can import this project, because joblib would wait forever if it cannot unpickle
-    tasks.
-    """
+    """Check that the scheduler can import this project. If it cannot unpickle tasks, joblib waits forever."""
     try:
         client.run_on_scheduler(_do_nothing)
     except Exception as error:

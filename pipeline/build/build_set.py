@@ -51,7 +51,7 @@ class BuildResult:
 
 
 def build(
-    folders: Sequence[SplitFields],
+    splits: Sequence[SplitFields],
     out: Path,
     options: BuildOptions,
     *,
@@ -62,7 +62,7 @@ def build(
     """Write the shards of one or more COCO splits into one set.
 
     Args:
-        folders: sources: COCO folder, split and, optionally, annotation file of each.
+        splits: COCO folder, split and, optionally, annotation file of each source.
         out: output folder of the set.
         options: options of the build.
         workers: number of worker processes; None uses the setting of joblib's `parallel_config`.
@@ -79,10 +79,10 @@ def build(
     start = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     with _lock(out):
-        unchanged = None if force else _load_if_unchanged(folders, out, options)
+        unchanged = None if force else _load_if_unchanged(splits, out, options)
         if unchanged:
             return BuildResult(unchanged, 0, time.monotonic() - start)
-        plan = make_plan(folders, options)
+        plan = make_plan(splits, options)
         _remove_stale_files(out, plan, remove_all=force)
         _check_space(out, plan)
         if announce:
@@ -102,11 +102,12 @@ def build(
     return BuildResult(manifest, written, time.monotonic() - start)
 
 
-def _load_if_unchanged(folders: Sequence[SplitFields], out: Path, options: BuildOptions) -> Manifest | None:
+def _load_if_unchanged(splits: Sequence[SplitFields], out: Path, options: BuildOptions) -> Manifest | None:
     """Return the manifest of a set that is intact and was built from the same annotations and options; else None."""
     try:
         manifest = Manifest.read(out)
-        hashes = [(split.split, file_sha256(split.annotation_path)) for split in (Split(*folder) for folder in folders)]
+        sources = [Split(*fields) for fields in splits]
+        hashes = [(source.split, file_sha256(source.annotation_path)) for source in sources]
     except (InputError, OSError):
         return None
     same = (
@@ -119,9 +120,7 @@ def _load_if_unchanged(folders: Sequence[SplitFields], out: Path, options: Build
 
 
 def _remove_stale_files(out: Path, plan: Plan, *, remove_all: bool) -> None:
-    """Remove the manifest, the unfinished files of killed builds, and shards that are not in the plan, or all
-    shards.
-    """
+    """Remove the manifest, files of killed builds, and shards that are not in the plan (all with `remove_all`)."""
     (out / FILE_NAME).unlink(missing_ok=True)
     shutil.rmtree(out / STAGING_FOLDER, ignore_errors=True)
     planned = {Path(task.file).stem for task in plan.tasks}

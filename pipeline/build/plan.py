@@ -116,21 +116,21 @@ class Plan:
     image_bytes: int
 
 
-def make_plan(folders: Sequence[SplitFields], options: BuildOptions) -> Plan:
+def make_plan(splits: Sequence[SplitFields], options: BuildOptions) -> Plan:
     """Read the annotation files and assign every image to a shard.
 
     Args:
-        folders: sources: COCO folder, split and, optionally, annotation file of each.
+        splits: COCO folder, split and, optionally, annotation file of each source.
         options: options of the build.
 
     Raises:
         InputError: an annotation file or image folder is missing or not valid, no image is left, or image ids collide.
     """
-    splits = [Split(*folder) for folder in folders]
-    image_folders = tuple(split.image_folder.absolute() for split in splits)
+    source_splits = [Split(*fields) for fields in splits]
+    image_folders = tuple(split.image_folder.absolute() for split in source_splits)
     sources: list[Source] = []
     candidates: list[Candidate] = []
-    for index, split in enumerate(splits):
+    for index, split in enumerate(source_splits):
         images, sha256 = read_annotations(split.annotation_path, options.person_filter)
         if not image_folders[index].is_dir():
             raise InputError(f"{split.image_folder}: no such folder; expected the images of {split.split} in it")
@@ -142,7 +142,7 @@ def make_plan(folders: Sequence[SplitFields], options: BuildOptions) -> Plan:
         )
     if not candidates:
         kind = "picture" if options.keep_empty else "picture with a trainable person (--keep-empty keeps the others)"
-        raise InputError(f"{', '.join(str(split.annotation_path) for split in splits)}: no {kind}")
+        raise InputError(f"{', '.join(str(split.annotation_path) for split in source_splits)}: no {kind}")
     resolved = resolve_image_ids(candidates, image_folders)
     sources = [
         replace(source, repeated=repeated, renumbered=renumbered)

@@ -94,8 +94,7 @@ def write_shard(task: Task, out: Path) -> ShardResult:
     keep_freed_memory()
     result_file = result_path(out, task.file)
     result_file.unlink(missing_ok=True)
-    # a cluster may consider a slow worker dead and start its task again on another one, so each attempt has its own
-    # folder
+    # a cluster may consider a slow worker dead and run its task on another one: each attempt has its own folder
     folder = out / STAGING_FOLDER / f"{Path(task.file).stem}-{secrets.token_hex(8)}"
     folder.mkdir(parents=True)
     try:

@@ -25,8 +25,7 @@ from pipeline.sample import Annotation, Rle
 from pipeline.skeleton import NUM_KEYPOINTS
 
 VERSION = 2
-"""Version of the record format. Readers reject other versions; increase it when the meaning or bytes of records
-change."""
+"""Version of the record format. Readers reject other versions. Increase it when records or their bytes change."""
 
 SCHEMA: dict[str, dict[str, str]] = {
     "image_id": {"type": "int64"},

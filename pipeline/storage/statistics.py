@@ -17,12 +17,11 @@ BOX_EDGES: tuple[int, ...] = (0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 76
 """Lower edges in px of the histograms of box widths and heights; the last bin has no upper edge."""
 
 IMAGE_EDGES: tuple[int, ...] = (0, 128, 192, 256, 320, 384, 448, 512, 576, 640, 641, 1024, 2048, 4096)
-"""Lower edges in px of the histograms of image widths and heights. 640, the long side of most COCO images, has its own
-bin."""
+"""Lower edges in px of the histograms of image widths and heights. Most COCO images are 640 px wide or high, so 640 has
+its own bin."""
 
 IGNORED_EDGES: tuple[float, ...] = (0.0, 1e-9, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-"""Lower edges of the histogram of the ignored fraction of an image; the first bin counts images without ignore
-region."""
+"""Lower edges of the histogram of the ignored fraction of an image. The first bin means that nothing is ignored."""
 
 
 @dataclass
@@ -138,9 +137,7 @@ class Statistics:
 
     @classmethod
     def from_json(cls, data: object) -> Statistics:
-        """Inverse of `to_json`. Raise InputError with the name of the first count that is missing or has a wrong
-        type.
-        """
+        """Inverse of `to_json`. Raise InputError with the name of the first missing or invalid count."""
         if not isinstance(data, dict):
             raise InputError(f"tally: expected an object, got {type(data).__name__}")
         empty = cls()
