@@ -1,4 +1,4 @@
-"""Fixtures that more than one test module uses."""
+"""Fixtures shared by several test modules."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tests.support.coco_folder import real_coco
 
 @pytest.fixture(scope="session")
 def coco_mini() -> Path:
-    """A COCO folder of 80 real pictures."""
+    """COCO folder with 80 real images."""
     folder = real_coco()
     if folder is None:
-        pytest.skip("no real pictures: set COCO_MINI to a COCO folder with annotations/ and train2017/")
+        pytest.skip("no real images: set COCO_MINI to a COCO folder with annotations/ and train2017/")
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of small synthetic pictures for `tiny.RECIPE`."""
+    """Shard set of small synthetic images for `tiny.RECIPE`."""
     from pipeline.build.build_set import build
     from pipeline.build.plan import BuildOptions
     from pipeline.synthetic import generate
@@ -35,7 +35,7 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of `tiny.RECIPE`."""
+    """Path of a file with `tiny.RECIPE`."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny.RECIPE))
     return path
@@ -43,7 +43,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of `tiny.RECIPE` in one process; not to be changed."""
+    """Finished run of `tiny.RECIPE` in one process; tests must not change it."""
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    assert tiny.train_here(tiny.recipe(), tiny_shards, run) == 0
+    assert tiny.train_in_process(tiny.recipe(), tiny_shards, run) == 0
     return run

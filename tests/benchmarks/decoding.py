@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evaluation.decoder.decode import decode
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import STRIDE, Maps
-from tests.support.oracle import figure
+from tests.support.oracle import standing_person
 
 GRID = (46, 62)
 """Cells of the maps of a picture of 368x496 px."""
@@ -58,7 +58,9 @@ def crowd_maps(number: int, seed: int, noise: float = 0.0, grid: tuple[int, int]
 
 
 def _person(rng: np.random.Generator, height: int, width: int, tall: float) -> NDArray[np.float32]:
-    keypoints = figure(rng.uniform(0.1, 0.9) * width, rng.uniform(0.3, 0.7) * height, tall * rng.uniform(0.8, 1.2))
+    keypoints = standing_person(
+        rng.uniform(0.1, 0.9) * width, rng.uniform(0.3, 0.7) * height, tall * rng.uniform(0.8, 1.2)
+    )
     keypoints[rng.random(len(keypoints)) < 0.1] = 0
     return np.asarray(keypoints, dtype=np.float32)
 

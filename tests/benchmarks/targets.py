@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.loading.targets import TargetConfig, encode_maps
-from tests.support.oracle import figure
+from tests.support.oracle import standing_person
 
 SIZE = (368, 368)
 PEOPLE = (1, 4, 16, 32)
@@ -42,7 +42,7 @@ def _people(number: int) -> NDArray[np.float32]:
     """(P, 18, 3) standing people of 120 to 320 px, somewhere in the picture."""
     rng = np.random.default_rng(number)
     low, high = (60, 100, 120), (308, 268, 320)
-    return np.stack([figure(*rng.uniform(low, high)) for _ in range(number)])
+    return np.stack([standing_person(*rng.uniform(low, high)) for _ in range(number)])
 
 
 def _numpy_ms(keypoints: NDArray[np.float32], repeats: int) -> float:

@@ -8,13 +8,13 @@ from evaluation.decoder.decode import DecodeConfig, decode
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import STRIDE, Maps
 from pipeline.skeleton import KEYPOINT_INDEX, KEYPOINTS, LIMB_INDICES
-from tests.support.figures import REST, SIZE, Floats, figure, same_people
+from tests.support.people import NO_JITTER, SIZE, Floats, assert_same_people, standing_person
 
 WITHOUT_BRIDGES = DecodeConfig(gap=0)
 
 
 def test_keypoints_of_different_kinds_at_the_same_position_are_joined_without_a_field() -> None:
-    person = figure(200, 30, 180, REST)
+    person = standing_person(200, 30, 180, NO_JITTER)
     person[KEYPOINT_INDEX["left_wrist"], :2] = person[KEYPOINT_INDEX["left_elbow"], :2]
     (found,) = decode(encode_maps(person[None], SIZE))
     assert found.found.all()
@@ -44,7 +44,7 @@ ARM_AND_LEG = [
 
 
 def test_three_parts_are_joined_only_if_limbs_connect_them() -> None:
-    person = figure(200, 30, 180, REST)[None]
+    person = standing_person(200, 30, 180, NO_JITTER)[None]
     names = {name for limb in ARM_AND_LEG for name in limb}
     apart = decode(partial_maps(person, names, ARM_AND_LEG), WITHOUT_BRIDGES)
     assert sorted(np.count_nonzero(p.found) for p in apart) == [3, 3, 3]
@@ -55,7 +55,7 @@ def test_three_parts_are_joined_only_if_limbs_connect_them() -> None:
 
 
 def test_people_with_a_common_keypoint_kind_are_not_merged() -> None:
-    people = np.stack([figure(100, 30, 180, REST), figure(300, 30, 180, REST)])
+    people = np.stack([standing_person(100, 30, 180, NO_JITTER), standing_person(300, 30, 180, NO_JITTER)])
     maps = encode_maps(people, SIZE)
     # a false field from the first person's neck to the second person's nose, weaker than the true fields
     i = [tuple(pair) for pair in LIMB_INDICES.tolist()].index((KEYPOINT_INDEX["neck"], KEYPOINT_INDEX["nose"]))
@@ -63,20 +63,20 @@ def test_people_with_a_common_keypoint_kind_are_not_merged() -> None:
     for t in np.linspace(0.15, 0.85, 60):
         x, y = int((ax + t * (bx - ax)) / STRIDE), int((ay + t * (by - ay)) / STRIDE)
         maps.pafs[2 * i, y - 1 : y + 2, x] = 0.8
-    same_people(decode(maps), people, within=0.05)
+    assert_same_people(decode(maps), people, within=0.05)
 
 
 @pytest.mark.parametrize("missing", ["start", "end"])
 def test_a_chain_of_limbs_is_extended_at_either_end(missing: str) -> None:
     """The reference drops a limb if only its first keypoint is new; this decoder also extends chains inwards."""
-    person = figure(200, 30, 180, REST)[None]
+    person = standing_person(200, 30, 180, NO_JITTER)[None]
     chain = ARM_AND_LEG[:2] if missing == "end" else ARM_AND_LEG[1::-1]
     (found,) = decode(partial_maps(person, {name for limb in chain for name in limb}, chain), WITHOUT_BRIDGES)
     assert np.count_nonzero(found.found) == 3
 
 
 def test_one_limb_joins_two_of_three_parts() -> None:
-    person = figure(200, 30, 180, REST)[None]
+    person = standing_person(200, 30, 180, NO_JITTER)[None]
     names = {name for limb in ARM_AND_LEG for name in limb}
     joint = ("right_shoulder", "right_ear")
     people = decode(partial_maps(person, names, [*ARM_AND_LEG, joint]), WITHOUT_BRIDGES)
@@ -84,7 +84,7 @@ def test_one_limb_joins_two_of_three_parts() -> None:
 
 
 def test_parts_around_a_missing_keypoint_are_bridged() -> None:
-    person = figure(200, 30, 180, REST)[None]
+    person = standing_person(200, 30, 180, NO_JITTER)[None]
     names = {name for limb in ARM_AND_LEG for name in limb}
     (whole,) = decode(partial_maps(person, names, ARM_AND_LEG))
     assert set(np.flatnonzero(whole.found)) == {KEYPOINT_INDEX[name] for name in names}
@@ -92,7 +92,7 @@ def test_parts_around_a_missing_keypoint_are_bridged() -> None:
 
 
 def test_parts_are_not_bridged_if_the_keypoint_between_them_was_found_or_the_gap_is_large() -> None:
-    person = figure(200, 30, 180, REST)[None]
+    person = standing_person(200, 30, 180, NO_JITTER)[None]
     names = {name for limb in ARM_AND_LEG for name in limb}
     with_neck = decode(partial_maps(person, names | {"neck"}, [*ARM_AND_LEG, ("neck", "right_shoulder")]))
     assert sorted(np.count_nonzero(p.found) for p in with_neck) == [3, 3, 4]
@@ -108,10 +108,10 @@ def test_each_left_leg_is_bridged_to_the_nearest_right_leg() -> None:
     limbs = [
         (f"{side}_{a}", f"{side}_{b}") for side in ("left", "right") for a, b in (("hip", "knee"), ("knee", "ankle"))
     ]
-    people = np.stack([figure(120, 30, 180, REST), figure(220, 30, 180, REST)])
+    people = np.stack([standing_person(120, 30, 180, NO_JITTER), standing_person(220, 30, 180, NO_JITTER)])
     found = decode(partial_maps(people, legs, limbs))
     people[:, [KEYPOINT_INDEX[name] for name in set(KEYPOINTS) - legs]] = 0
-    same_people(found, people, within=0.05)
+    assert_same_people(found, people, within=0.05)
 
 
 def test_bridges_span_one_keypoint_and_are_never_limbs() -> None:

@@ -15,55 +15,65 @@ from pipeline.loading.targets import TargetConfig, encode_maps
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE, Maps
 from pipeline.skeleton import FLIP_KEYPOINTS, KEYPOINT_INDEX, NUM_KEYPOINTS
 from tests.benchmarks.decoding import crowd_maps, measure_decoding
-from tests.support.figures import REST, SIZE, Floats, crowds, empty_maps, figure, flipped, same_people, table
+from tests.support.people import (
+    NO_JITTER,
+    SIZE,
+    Floats,
+    assert_same_people,
+    empty_maps,
+    flip_maps,
+    people_in_columns,
+    stack_people,
+    standing_person,
+)
 
 KEEP_ALL = DecodeConfig(min_keypoints=1, min_score=0)
 
 
 @settings(max_examples=30, deadline=None)
-@given(crowds())
+@given(people_in_columns())
 def test_decoding_encoded_people_restores_them(people: Floats) -> None:
     found = decode(encode_maps(people, SIZE))
-    same_people(found, people, within=0.05)
+    assert_same_people(found, people, within=0.05)
     # the interpolated height is that of the Gaussian, 1
-    np.testing.assert_allclose(table(found)[..., 2], 1, atol=0.01)
+    np.testing.assert_allclose(stack_people(found)[..., 2], 1, atol=0.01)
     assert [person.score for person in found] == pytest.approx([1.0] * len(people), abs=0.02)
     assert all(person.keypoints.dtype == np.float32 for person in found)
 
 
 @settings(max_examples=15, deadline=None)
-@given(crowds(), st.randoms(use_true_random=False))
+@given(people_in_columns(), st.randoms(use_true_random=False))
 def test_order_of_the_people_does_not_matter(people: Floats, random: Any) -> None:
     order = list(range(len(people)))
     random.shuffle(order)
-    original, shuffled = (table(decode(encode_maps(each, SIZE))) for each in (people, people[order]))
+    original, shuffled = (stack_people(decode(encode_maps(each, SIZE))) for each in (people, people[order]))
     np.testing.assert_allclose(original, shuffled, atol=1e-3)
 
 
 @settings(max_examples=15, deadline=None)
-@given(crowds())
+@given(people_in_columns())
 def test_flipping_the_maps_flips_the_people(people: Floats) -> None:
     maps = encode_maps(people, SIZE)
-    mirrored = table(decode(flipped(maps)))[:, FLIP_KEYPOINTS]
+    mirrored = stack_people(decode(flip_maps(maps)))[:, FLIP_KEYPOINTS]
     mirrored[..., 0] = SIZE[1] - 1 - mirrored[..., 0]
-    original = table(decode(maps))
+    original = stack_people(decode(maps))
     np.testing.assert_allclose(mirrored[::-1], original, atol=1e-3)
 
 
 @settings(max_examples=15, deadline=None)
-@given(crowds(most=2), st.integers(-2, 2), st.integers(-1, 2))
+@given(people_in_columns(most=2), st.integers(-2, 2), st.integers(-1, 2))
 def test_shifting_the_maps_by_cells_shifts_the_people_by_strides(people: Floats, right: int, down: int) -> None:
     maps = encode_maps(people, SIZE)
     moved = Maps(
         np.roll(maps.heatmaps, (down, right), axis=(1, 2)), np.roll(maps.pafs, (down, right), axis=(1, 2)), STRIDE
     )
-    expected = table(decode(maps))
+    expected = stack_people(decode(maps))
     expected[..., :2] += np.float32([right * STRIDE, down * STRIDE])
-    np.testing.assert_allclose(table(decode(moved)), expected, atol=1e-3)
+    np.testing.assert_allclose(stack_people(decode(moved)), expected, atol=1e-3)
 
 
 @settings(max_examples=15, deadline=None)
-@given(crowds(), st.integers(0, 1000), st.floats(0.0, 0.02))
+@given(people_in_columns(), st.integers(0, 1000), st.floats(0.0, 0.02))
 def test_noise_below_the_threshold_adds_no_people(people: Floats, seed: int, noise: float) -> None:
     rng = np.random.default_rng(seed)
     maps = encode_maps(people, SIZE)
@@ -71,7 +81,7 @@ def test_noise_below_the_threshold_adds_no_people(people: Floats, seed: int, noi
         maps.heatmaps + rng.uniform(-noise, noise, maps.heatmaps.shape).astype(np.float32),
         maps.pafs + rng.uniform(-noise, noise, maps.pafs.shape).astype(np.float32),
     )
-    same_people(decode(noisy), people, within=2.0)
+    assert_same_people(decode(noisy), people, within=2.0)
 
 
 @settings(max_examples=25, deadline=None)
@@ -143,7 +153,7 @@ def test_peaks_at_edges_are_exact_and_in_corners_approximate(x: float, y: float,
 
 def test_people_below_the_minimum_score_are_left_out() -> None:
     people = np.zeros((2, NUM_KEYPOINTS, 3), dtype=np.float32)
-    people[0] = figure(100, 30, 180, REST)
+    people[0] = standing_person(100, 30, 180, NO_JITTER)
     people[1, [KEYPOINT_INDEX[name] for name in ("left_hip", "left_knee", "left_ankle")]] = [
         (300, 60, 2),
         (303, 120, 2),
@@ -156,8 +166,8 @@ def test_people_below_the_minimum_score_are_left_out() -> None:
 
 
 def test_identical_people_are_decoded_as_one() -> None:
-    person = figure(200, 30, 180, REST)[None]
-    same_people(decode(encode_maps(np.concatenate([person, person]), SIZE)), person, within=0.05)
+    person = standing_person(200, 30, 180, NO_JITTER)[None]
+    assert_same_people(decode(encode_maps(np.concatenate([person, person]), SIZE)), person, within=0.05)
 
 
 def test_only_the_highest_peaks_of_each_kind_are_candidates() -> None:
@@ -177,7 +187,7 @@ def test_only_the_highest_peaks_of_each_kind_are_candidates() -> None:
 
 def test_smoothing_reduces_errors_and_false_people_in_strong_noise() -> None:
     rng = np.random.default_rng(3)
-    people = figure(200, 30, 180, REST)[None]
+    people = standing_person(200, 30, 180, NO_JITTER)[None]
     maps = encode_maps(people, SIZE)
     errors: dict[float, list[float]] = {0.0: [], 0.7: []}
     counts = dict.fromkeys(errors, 0)
@@ -207,12 +217,12 @@ def test_error_for_settings_out_of_range_has_the_range(field: str, value: float)
 
 def test_noise_is_seen_through_where_it_is_a_tenth_of_the_peaks() -> None:
     rng = np.random.default_rng(5)
-    people = np.stack([figure(100, 30, 180, REST), figure(300, 30, 180, REST)])
+    people = np.stack([standing_person(100, 30, 180, NO_JITTER), standing_person(300, 30, 180, NO_JITTER)])
     maps = encode_maps(people, SIZE)
     for _ in range(10):
         noisy = Maps(*(a + rng.normal(0, 0.06, a.shape).astype(np.float32) for a in (maps.heatmaps, maps.pafs)))
         found = [person for person in decode(noisy) if np.count_nonzero(person.found) > 15]
-        same_people(found, people, within=5.0)
+        assert_same_people(found, people, within=5.0)
 
 
 def test_decoding_again_and_again_takes_no_more_memory() -> None:

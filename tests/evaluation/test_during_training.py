@@ -22,7 +22,7 @@ from pipeline.build.build_set import build
 from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
 from tests.support import coco_folder, tiny
-from tests.support.oracle import Oracle, figure, picture, truth_of, two_people
+from tests.support.oracle import OracleNetwork, coco_annotations, plain_image, standing_person, two_people
 from training.distributed.file_barrier import FileBarrier
 from training.distributed.world import World
 from training.recipes import override_config
@@ -48,12 +48,12 @@ def val(known, tmp_path_factory):
     """The images as shards."""
     folder = tmp_path_factory.mktemp("val")
     images = [coco_folder.image(image_id, *size) for image_id, (_, size, _) in known.items()]
-    annotations = [one for image_id, (_, _, people) in known.items() for one in truth_of(people, image_id)]
+    annotations = [one for image_id, (_, _, people) in known.items() for one in coco_annotations(people, image_id)]
     content = {"images": images, "annotations": annotations, "categories": [coco_folder.CATEGORY]}
     coco_folder.write(folder / "coco", content, "val", pictures=False)
     for entry in images:
         colour, size, _ = known[entry["id"]]
-        data = simplejpeg.encode_jpeg(picture(colour, size), quality=95, colorspace="BGR")
+        data = simplejpeg.encode_jpeg(plain_image(colour, size), quality=95, colorspace="BGR")
         (folder / "coco" / "val" / entry["file_name"]).write_bytes(data)
     build([(folder / "coco", "val")], folder / "shards", BuildOptions(keep_empty=True), workers=1)
     return folder / "shards"
@@ -64,8 +64,8 @@ def oracle(known):
     """A network that outputs the exact targets, except for one image, where the person is in the wrong place."""
     outputs = {colour: (size, people) for colour, size, people in known.values()}
     colour, size, _ = known[107]
-    outputs[colour] = (size, figure(0.5 * size[1], 0.5 * size[0], 0.5 * size[0])[None])
-    return Oracle(outputs, 256)
+    outputs[colour] = (size, standing_person(0.5 * size[1], 0.5 * size[0], 0.5 * size[0])[None])
+    return OracleNetwork(outputs, 256)
 
 
 def recipe(*overrides):

@@ -33,15 +33,15 @@ from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError
 from tests.support import coco_folder
 from tests.support.coco_folder import ROOT
-from tests.support.oracle import Oracle, figure, picture, truth_of, two_people
+from tests.support.oracle import OracleNetwork, coco_annotations, plain_image, standing_person, two_people
 from training.config import Config, EvaluationConfig, ModelConfig
 
 SIZES = [(200, 300), (500, 375), (90, 120), (240, 240)]
 
 
 def record(image_id, colour, size, keypoints):
-    data = simplejpeg.encode_jpeg(picture(colour, size), quality=95, colorspace="BGR")
-    truth = truth_of(keypoints, image_id)
+    data = simplejpeg.encode_jpeg(plain_image(colour, size), quality=95, colorspace="BGR")
+    truth = coco_annotations(keypoints, image_id)
     return Record(image_id, *size, truth, np.frombuffer(data, np.uint8), f"image {image_id}", "replace it")
 
 
@@ -57,7 +57,7 @@ def known():
 
 
 def oracle_predictor(known):
-    oracle = Oracle({colour: (size, people) for colour, size, people in known.values()}, 256)
+    oracle = OracleNetwork({colour: (size, people) for colour, size, people in known.values()}, 256)
     return Predictor(oracle, EvaluationConfig(size=256, batch_size=2))
 
 
@@ -84,7 +84,7 @@ def test_background_false_positive_lowers_ap(known):
     unsure[0, 8:14, 2] = 0
     original = known | {1: (colour, size, unsure)}
     colour, size, _ = known[99]
-    modified = original | {99: (colour, size, figure(80, 60, 100)[None])}
+    modified = original | {99: (colour, size, standing_person(80, 60, 100)[None])}
     before, after = (
         evaluate(oracle_predictor(one), (record(image_id, *known[image_id]) for image_id in known))
         for one in (original, modified)
@@ -126,9 +126,9 @@ def test_chosen_images_are_varied_and_deterministic():
 
 def test_pictures_are_written_and_earlier_ones_removed(tmp_path):
     folder = tmp_path / "new" / "pictures"
-    keypoints = figure(60, 50, 80)[None]
-    truth = {3: (*truth_of(keypoints, 3), {"num_keypoints": 0, "keypoints": [0] * 51}), 12: ()}
-    images = {3: picture(90, (100, 120)), 12: picture(200, (80, 60))}
+    keypoints = standing_person(60, 50, 80)[None]
+    truth = {3: (*coco_annotations(keypoints, 3), {"num_keypoints": 0, "keypoints": [0] * 51}), 12: ()}
+    images = {3: plain_image(90, (100, 120)), 12: plain_image(200, (80, 60))}
     folder.mkdir(parents=True)
     (folder / "found-000000000777.jpg").write_bytes(b"old")
     (folder / "000000000777.jpg").write_bytes(b"mine")
@@ -147,7 +147,7 @@ def test_pictures_are_written_and_earlier_ones_removed(tmp_path):
 
 def test_annotated_keypoints_leave_out_people_without_keypoints():
     keypoints = two_people((100, 200))
-    truth = truth_of(keypoints, 1)
+    truth = coco_annotations(keypoints, 1)
     assert np.allclose(annotated_keypoints(truth)[:, 0], keypoints[:, 0])
     assert annotated_keypoints([truth[0] | {"num_keypoints": 0}]).shape == (0, 18, 3)
     assert annotated_keypoints([]).shape == (0, 18, 3)

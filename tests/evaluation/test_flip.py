@@ -7,7 +7,7 @@ import numpy as np
 from evaluation.inference.flip import flip_averaged, flip_heatmaps, flip_pafs
 from pipeline.loading.targets import encode_maps
 from pipeline.skeleton import FLIP_KEYPOINTS
-from tests.support.people import people as draw_people
+from tests.support.people import random_people
 
 HEIGHT, WIDTH = 96, 128
 
@@ -19,14 +19,14 @@ def mirrored(keypoints):
 
 
 def test_flipped_maps_are_the_maps_of_flipped_people():
-    people = draw_people(3, (HEIGHT, WIDTH), seed=3)
+    people = random_people(3, (HEIGHT, WIDTH), seed=3)
     maps, expected = (encode_maps(each, (HEIGHT, WIDTH)) for each in (people, mirrored(people)))
     np.testing.assert_allclose(flip_heatmaps(maps.heatmaps[None])[0], expected.heatmaps, atol=1e-4)
     np.testing.assert_allclose(flip_pafs(maps.pafs[None])[0], expected.pafs, atol=1e-4)
 
 
 def test_averaging_changes_nothing_for_a_network_that_is_flip_equivariant():
-    people = draw_people(2, (HEIGHT, WIDTH), seed=4)
+    people = random_people(2, (HEIGHT, WIDTH), seed=4)
     image = np.zeros((1, HEIGHT, WIDTH, 3), dtype=np.uint8)
     image[:, :, 0] = 255
 

@@ -21,7 +21,7 @@ from evaluation.inference.letterbox import (
 from evaluation.inference.predictor import decode_people
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
-from tests.support.oracle import figure
+from tests.support.oracle import standing_person
 
 SIDES = st.integers(1, 5000)
 
@@ -146,13 +146,13 @@ def test_crop_keeps_all_cells_that_overlap_the_image():
 def test_people_in_the_padding_are_not_detected():
     letterbox = choose_letterbox((70, 128), 70)
     assert letterbox.canvas == (128, 128)
-    canvas = encode_maps(figure(64, 112, 30)[None], letterbox.canvas)
+    canvas = encode_maps(standing_person(64, 112, 30)[None], letterbox.canvas)
     assert crop_maps(canvas, letterbox).grid == (9, 16)
     assert decode_people(crop_maps(canvas, letterbox), letterbox, DecodeConfig()) == []
 
 
 def test_keypoints_that_were_not_found_stay_zero():
-    keypoints = figure(100, 90, 80)
+    keypoints = standing_person(100, 90, 80)
     keypoints[[3, 7]] = 0
     letterbox = choose_letterbox((600, 900), 192)
     (moved,) = people_to_image([Person(keypoints, 0.5)], letterbox)
@@ -165,7 +165,7 @@ def test_keypoints_that_were_not_found_stay_zero():
 @pytest.mark.parametrize("picture", [(480, 640), (700, 500), (120, 90), (60, 200), (1500, 1000)])
 def test_people_are_returned_in_pixels_of_the_image(picture):
     height, width = picture
-    true = figure(0.45 * width, 0.5 * height, 0.85 * height)[None]
+    true = standing_person(0.45 * width, 0.5 * height, 0.85 * height)[None]
     letterbox = choose_letterbox(picture, 368)
     moved = true.copy()
     moved[..., :2] = letterbox.to_canvas(true[..., :2])

@@ -10,7 +10,7 @@ from evaluation.inference.multiscale import average_scales, cubic_weights
 from evaluation.inference.predictor import Predictor
 from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
-from tests.support.oracle import Oracle, figure, picture
+from tests.support.oracle import OracleNetwork, plain_image, standing_person
 from training.config import Config, EvaluationConfig
 from training.recipes import override_config
 
@@ -22,11 +22,12 @@ SHAPES = [(200, 300), (300, 200), (90, 120), (601, 907), (199, 200)]
 @pytest.mark.parametrize("scales", SCALES, ids=str)
 def test_people_are_found_with_subpixel_accuracy(scales):
     known = {
-        10 + 12 * i: (size, figure(0.45 * size[1], 0.5 * size[0], 0.8 * size[0])[None]) for i, size in enumerate(SHAPES)
+        10 + 12 * i: (size, standing_person(0.45 * size[1], 0.5 * size[0], 0.8 * size[0])[None])
+        for i, size in enumerate(SHAPES)
     }
-    oracle = Oracle(known, SIZE, scales)
+    oracle = OracleNetwork(known, SIZE, scales)
     predictor = Predictor(oracle, EvaluationConfig(size=SIZE, batch_size=2, scales=scales))
-    found = predictor.predict_people([picture(colour, size) for colour, (size, _) in known.items()])
+    found = predictor.predict_people([plain_image(colour, size) for colour, (size, _) in known.items()])
     shifts = []
     for (person,), (size, true) in zip(found, known.values(), strict=True):
         assert person.found.all()
@@ -37,12 +38,12 @@ def test_people_are_found_with_subpixel_accuracy(scales):
 
 
 def test_each_scale_has_its_canvases_and_all_batches_are_full():
-    known = {10 + 12 * i: (size, figure(50, 50, 60)[None][:0]) for i, size in enumerate(SHAPES)}
-    oracle = Oracle(known, SIZE, (0.5, 1.0))
+    known = {10 + 12 * i: (size, standing_person(50, 50, 60)[None][:0]) for i, size in enumerate(SHAPES)}
+    oracle = OracleNetwork(known, SIZE, (0.5, 1.0))
     predictor = Predictor(oracle, EvaluationConfig(size=SIZE, batch_size=3, scales=(0.5, 1.0)))
-    assert len(predictor.predict_people([picture(colour, size) for colour, (size, _) in known.items()] * 2)) == 2 * len(
-        SHAPES
-    )
+    assert len(
+        predictor.predict_people([plain_image(colour, size) for colour, (size, _) in known.items()] * 2)
+    ) == 2 * len(SHAPES)
     assert predictor.canvases == {
         choose_letterbox(size, SIZE * scale).canvas for size in SHAPES for scale in (0.5, 1.0)
     }

@@ -16,7 +16,7 @@ from evaluation.scoring.datasets import CocoDataset
 from evaluation.scoring.oracle_ablation import GROUND_TRUTH, STEPS, Perturbation, load_oracle_images, split_by_limbs
 from pipeline.skeleton import KEYPOINT_INDEX, NUM_KEYPOINTS
 from tests.support import coco_folder
-from tests.support.figures import REST, figure
+from tests.support.people import NO_JITTER, standing_person
 
 SPLIT = "train2017"
 
@@ -87,7 +87,7 @@ def test_blur_lowers_peaks(coco_mini: Path) -> None:
 
 
 def test_person_without_neck_is_split() -> None:
-    person = figure(200, 30, 180, REST)
+    person = standing_person(200, 30, 180, NO_JITTER)
     assert len(split_by_limbs(person)) == 1
     person[KEYPOINT_INDEX["neck"]] = 0
     parts = split_by_limbs(person)

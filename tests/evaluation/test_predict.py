@@ -19,7 +19,7 @@ from evaluation.media.writers import CocoWriter
 from evaluation.predict import OUTPUTS, main
 from tests.evaluation.test_sources import write_video
 from tests.support import tiny
-from tests.support.oracle import Oracle, figure, picture
+from tests.support.oracle import OracleNetwork, plain_image, standing_person
 from training.config import EvaluationConfig
 from training.recipes import parse_config
 
@@ -34,12 +34,12 @@ def frame_colour(i):
 
 def walker(i):
     """Return one person who walks to the right, and no people in every fifth frame."""
-    people = figure(40 + 3 * i, 48, 70)[None]
+    people = standing_person(40 + 3 * i, 48, 70)[None]
     return people if i % 5 != 4 else people[:0]
 
 
 def prediction_run(out, known, outputs=OUTPUTS, coco=None, should_stop=lambda: False):
-    predictor = Predictor(Oracle(known, SIZE), EvaluationConfig(size=SIZE, batch_size=4))
+    predictor = Predictor(OracleNetwork(known, SIZE), EvaluationConfig(size=SIZE, batch_size=4))
     return PredictionRun(predictor, out, frozenset(outputs), coco, should_stop)
 
 
@@ -77,7 +77,7 @@ def film():
 
 
 def test_outputs_of_a_video_are_complete_and_in_order(tmp_path, film):
-    write_video(tmp_path / "walk.avi", [picture(frame_colour(i), FRAME) for i in range(FRAMES)], codec="MJPG")
+    write_video(tmp_path / "walk.avi", [plain_image(frame_colour(i), FRAME) for i in range(FRAMES)], codec="MJPG")
     prediction = run(tmp_path, film, "walk.avi")
     out = tmp_path / "out"
     assert (prediction.written, prediction.skipped.messages) == (FRAMES, [])
@@ -108,7 +108,7 @@ def test_outputs_of_a_video_are_complete_and_in_order(tmp_path, film):
 
 
 def test_camera_is_processed_like_a_video(tmp_path, film, monkeypatch):
-    write_video(tmp_path / "film.avi", [picture(frame_colour(i), FRAME) for i in range(6)], codec="MJPG")
+    write_video(tmp_path / "film.avi", [plain_image(frame_colour(i), FRAME) for i in range(6)], codec="MJPG")
     open_file = cv2.VideoCapture
     monkeypatch.setattr(
         cv2, "VideoCapture", lambda number: open_file(str(tmp_path / "film.avi")) if number == 3 else None
@@ -132,9 +132,9 @@ def test_outputs_of_images_of_many_sizes_have_the_right_names(tmp_path):
     for i, (name, size) in enumerate(
         [("a/x.png", (90, 120)), ("b/x.png", (120, 90)), ("b/000000000099.jpg", (200, 300)), ("c.jpg", (64, 64))]
     ):
-        known[20 + 20 * i] = (size, figure(0.5 * size[1], 0.5 * size[0], 0.8 * size[0])[None])
+        known[20 + 20 * i] = (size, standing_person(0.5 * size[1], 0.5 * size[0], 0.8 * size[0])[None])
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / name), picture(20 + 20 * i, size))
+        cv2.imwrite(str(tmp_path / name), plain_image(20 + 20 * i, size))
     prediction = run(tmp_path, known, "a", "b", "c.jpg")
     out = tmp_path / "out"
     assert prediction.skipped.messages == []
@@ -162,15 +162,15 @@ def test_outputs_of_images_of_many_sizes_have_the_right_names(tmp_path):
 
 def test_unreadable_sources_are_skipped_with_one_message_each(tmp_path, capfd):
     (tmp_path / "text\n.jpg").write_text("not a picture")
-    cv2.imwrite(str(tmp_path / "good.jpg"), picture(50, (64, 64)))
+    cv2.imwrite(str(tmp_path / "good.jpg"), plain_image(50, (64, 64)))
     whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "notes.txt").write_text("not for us")
-    write_video(tmp_path / "cut.avi", [picture(90, FRAME) for _ in range(30)], codec="MJPG")
+    write_video(tmp_path / "cut.avi", [plain_image(90, FRAME) for _ in range(30)], codec="MJPG")
     data = (tmp_path / "cut.avi").read_bytes()
     (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
-    known = {50: ((64, 64), figure(32, 32, 50)[None]), 90: (FRAME, walker(0))}
+    known = {50: ((64, 64), standing_person(32, 32, 50)[None]), 90: (FRAME, walker(0))}
     names = ["good.jpg", "text\n.jpg", "cut.jpg", "text.mp4", "cut.avi", "notes.txt"]
     prediction = run(tmp_path, known, *names)
     lines = capfd.readouterr().err.splitlines()
@@ -191,14 +191,14 @@ def test_unreadable_sources_are_skipped_with_one_message_each(tmp_path, capfd):
 
 
 def test_image_that_is_deleted_during_the_run_is_skipped(tmp_path):
-    class DeletingOracle(Oracle):
+    class DeletingOracle(OracleNetwork):
         def __call__(self, images):
             (tmp_path / "x.jpg").unlink()
             return super().__call__(images)
 
-    cv2.imwrite(str(tmp_path / "x.jpg"), picture(50, (64, 64)))
+    cv2.imwrite(str(tmp_path / "x.jpg"), plain_image(50, (64, 64)))
     prediction = prediction_run(tmp_path / "out", {}, ["overlay"])
-    prediction.predictor.network = DeletingOracle({50: ((64, 64), figure(32, 32, 50)[None])}, SIZE)
+    prediction.predictor.network = DeletingOracle({50: ((64, 64), standing_person(32, 32, 50)[None])}, SIZE)
     predict_sources(prediction, find_sources([str(tmp_path / "x.jpg")], tmp_path / "out"))
     assert prediction.skipped.messages == [
         f"Skipped {tmp_path / 'x.jpg'}: has changed: cannot be read: No such file or directory"
@@ -206,8 +206,8 @@ def test_image_that_is_deleted_during_the_run_is_skipped(tmp_path):
 
 
 def test_only_the_selected_outputs_are_written(tmp_path, film):
-    write_video(tmp_path / "walk.avi", [picture(frame_colour(i), FRAME) for i in range(6)], codec="MJPG")
-    cv2.imwrite(str(tmp_path / "x.png"), picture(frame_colour(0), FRAME))
+    write_video(tmp_path / "walk.avi", [plain_image(frame_colour(i), FRAME) for i in range(6)], codec="MJPG")
+    cv2.imwrite(str(tmp_path / "x.png"), plain_image(frame_colour(0), FRAME))
     for output in ("overlay", "openpose"):
         out = tmp_path / output
         predict_sources(prediction_run(out, film, [output]), find_sources([str(tmp_path)], tmp_path))
@@ -216,8 +216,8 @@ def test_only_the_selected_outputs_are_written(tmp_path, film):
 
 
 def test_frames_already_read_are_processed_after_a_stop(tmp_path, film):
-    write_video(tmp_path / "walk.avi", [picture(frame_colour(i % FRAMES), FRAME) for i in range(400)], codec="MJPG")
-    write_video(tmp_path / "next.avi", [picture(frame_colour(0), FRAME)], codec="MJPG")
+    write_video(tmp_path / "walk.avi", [plain_image(frame_colour(i % FRAMES), FRAME) for i in range(400)], codec="MJPG")
+    write_video(tmp_path / "next.avi", [plain_image(frame_colour(0), FRAME)], codec="MJPG")
     openpose_files = tmp_path / "out" / "openpose"
     prediction = run(
         tmp_path,
@@ -234,8 +234,8 @@ def test_frames_already_read_are_processed_after_a_stop(tmp_path, film):
 
 def test_few_frames_of_a_long_video_are_prefetched(tmp_path):
     """Frames are read at most a few batches ahead of the writer, so memory is bounded."""
-    write_video(tmp_path / "long.avi", [picture(50, (64, 64)) for _ in range(300)], codec="MJPG")
-    prediction = prediction_run(tmp_path / "out", {50: ((64, 64), figure(32, 32, 50)[None][:0])}, ["openpose"])
+    write_video(tmp_path / "long.avi", [plain_image(50, (64, 64)) for _ in range(300)], codec="MJPG")
+    prediction = prediction_run(tmp_path / "out", {50: ((64, 64), standing_person(32, 32, 50)[None][:0])}, ["openpose"])
     read, max_ahead = 0, 0
 
     def should_stop():
@@ -269,12 +269,12 @@ def graph(tmp_path_factory):
 
 
 def call(*arguments):
-    with tiny.kept_signals():
+    with tiny.restore_signal_mask():
         return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def test_command_prints_the_outputs(tmp_path, graph):
-    cv2.imwrite(str(tmp_path / "x.png"), picture(PADDING_GREY, (64, 64)))
+    cv2.imwrite(str(tmp_path / "x.png"), plain_image(PADDING_GREY, (64, 64)))
     out = tmp_path / "out"
     result = call(tmp_path, "--ckpt", graph, "--out", out)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -308,7 +308,7 @@ def test_command_counts_skipped_sources(tmp_path, graph):
 
 
 def test_scales_and_flip_override_the_recipe(tmp_path, graph):
-    cv2.imwrite(str(tmp_path / "x.png"), picture(PADDING_GREY, (64, 64)))
+    cv2.imwrite(str(tmp_path / "x.png"), plain_image(PADDING_GREY, (64, 64)))
     result = call(tmp_path, "--ckpt", graph, "--out", tmp_path / "out", "--scales", "0.5,1", "--flip")
     assert result.exit_code == 2
     assert "evaluation.scales=[0.5, 1.0]" in result.stderr
@@ -348,7 +348,7 @@ def test_people_with_few_keypoints_are_left_out_by_default(tmp_path, graph):
 def test_invalid_arguments_give_one_line_and_write_nothing(arguments, message, tmp_path, graph, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    cv2.imwrite(str(tmp_path / "x.png"), picture(PADDING_GREY, (64, 64)))
+    cv2.imwrite(str(tmp_path / "x.png"), plain_image(PADDING_GREY, (64, 64)))
     result = call(*arguments, "--ckpt", graph)
     assert result.exit_code == 2, result.output
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
@@ -358,7 +358,7 @@ def test_invalid_arguments_give_one_line_and_write_nothing(arguments, message, t
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_finishes_the_files(number, tmp_path, graph):
-    write_video(tmp_path / "long.avi", [picture(i % 200, (64, 64)) for i in range(6000)], codec="MJPG")
+    write_video(tmp_path / "long.avi", [plain_image(i % 200, (64, 64)) for i in range(6000)], codec="MJPG")
     out = tmp_path / "out"
     command = [str(tmp_path / "long.avi"), "--ckpt", str(graph), "--out", str(out)]
     process = tiny.start([tiny.sys.executable, "-m", "evaluation.predict", *command])

@@ -10,7 +10,7 @@ from evaluation.inference.letterbox import apply_letterbox, choose_letterbox
 from evaluation.inference.predictor import Predictor, decode_people
 from pipeline.errors import InputError
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
-from tests.support.oracle import Oracle, figure, picture
+from tests.support.oracle import OracleNetwork, plain_image, standing_person
 from training.config import Config, DecoderConfig, EvaluationConfig, ModelConfig
 from training.recipes import override_config
 
@@ -26,7 +26,7 @@ def known_images(sizes):
     """Return colour -> (size, people): one person at a different position in each image, none in every fifth."""
     known = {}
     for i, (height, width) in enumerate(sizes):
-        people = figure((0.35 + 0.04 * i) * width, 0.5 * height, 0.8 * height)[None]
+        people = standing_person((0.35 + 0.04 * i) * width, 0.5 * height, 0.8 * height)[None]
         known[10 + 12 * i] = ((height, width), people if i % 5 != 4 else people[:0])
     return known
 
@@ -34,8 +34,8 @@ def known_images(sizes):
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_people_are_found_in_the_right_image_at_the_right_position(batch_size):
     known = known_images(SIZES)
-    predictor = Predictor(Oracle(known, 192), EvaluationConfig(size=192, batch_size=batch_size))
-    found = predictor.predict_people([picture(colour, size) for colour, (size, _) in known.items()])
+    predictor = Predictor(OracleNetwork(known, 192), EvaluationConfig(size=192, batch_size=batch_size))
+    found = predictor.predict_people([plain_image(colour, size) for colour, (size, _) in known.items()])
     assert len(found) == len(known)
     for people, (size, true) in zip(found, known.values(), strict=True):
         assert len(people) == len(true)
@@ -46,9 +46,9 @@ def test_people_are_found_in_the_right_image_at_the_right_position(batch_size):
 
 def test_batches_have_one_canvas_size_and_are_filled_up():
     known = known_images(SIZES)
-    oracle = Oracle(known, 192)
+    oracle = OracleNetwork(known, 192)
     predictor = Predictor(oracle, EvaluationConfig(size=192, batch_size=4))
-    predictor.predict_people([picture(colour, size) for colour, (size, _) in known.items()] * 3)
+    predictor.predict_people([plain_image(colour, size) for colour, (size, _) in known.items()] * 3)
     assert {shape[0] for shape in oracle.batches} == {4}
     assert {shape[1:3] for shape in oracle.batches} == predictor.canvases
     per_canvas = {}
@@ -60,22 +60,22 @@ def test_batches_have_one_canvas_size_and_are_filled_up():
 
 def test_maps_cover_the_image_and_keep_the_order():
     known = known_images(SIZES)
-    predictor = Predictor(Oracle(known, 192), EvaluationConfig(size=192, batch_size=2))
-    maps = predictor.predict_maps([picture(colour, size) for colour, (size, _) in known.items()])
+    predictor = Predictor(OracleNetwork(known, 192), EvaluationConfig(size=192, batch_size=2))
+    maps = predictor.predict_maps([plain_image(colour, size) for colour, (size, _) in known.items()])
     for one, (size, true) in zip(maps, known.values(), strict=True):
         assert one.grid == tuple(-(-side // 8) for side in choose_letterbox(size, 192).scaled_size)
         assert (one.heatmaps[:-1].max() > 0.8) == (len(true) > 0)
 
 
 def test_no_images_give_no_people():
-    predictor = Predictor(Oracle({}, 192), EvaluationConfig())
+    predictor = Predictor(OracleNetwork({}, 192), EvaluationConfig())
     assert predictor.predict_people([]) == []
     assert predictor.predict_maps([]) == []
 
 
 def test_stream_prefetches_few_images():
     known = {50: ((64, 64), np.zeros((0, 18, 3), np.float32))}
-    predictor = Predictor(Oracle(known, 64), EvaluationConfig(size=64, batch_size=2))
+    predictor = Predictor(OracleNetwork(known, 64), EvaluationConfig(size=64, batch_size=2))
     read = 0
 
     def items():
@@ -84,7 +84,7 @@ def test_stream_prefetches_few_images():
             read += 1
             yield i
 
-    stream = predictor.predict_stream(items(), lambda _: picture(50, (64, 64)))
+    stream = predictor.predict_stream(items(), lambda _: plain_image(50, (64, 64)))
     done = 0
     for _ in stream:
         done += 1
@@ -93,13 +93,15 @@ def test_stream_prefetches_few_images():
 
 
 def test_items_without_an_image_are_skipped():
-    predictor = Predictor(Oracle({50: ((64, 64), figure(32, 32, 50)[None])}, 64), EvaluationConfig(size=64))
-    found = list(predictor.predict_stream(range(9), lambda item: None if item % 3 else picture(50, (64, 64))))
+    predictor = Predictor(
+        OracleNetwork({50: ((64, 64), standing_person(32, 32, 50)[None])}, 64), EvaluationConfig(size=64)
+    )
+    found = list(predictor.predict_stream(range(9), lambda item: None if item % 3 else plain_image(50, (64, 64))))
     assert [(item, len(people)) for item, people in found] == [(0, 1), (3, 1), (6, 1)]
 
 
 def test_errors_of_loading_are_passed_on():
-    predictor = Predictor(Oracle({}, 64), EvaluationConfig(size=64))
+    predictor = Predictor(OracleNetwork({}, 64), EvaluationConfig(size=64))
 
     def load(item):
         raise InputError(f"image {item}: damaged")
@@ -118,10 +120,10 @@ def test_nonfinite_output_is_an_input_error():
 
 def test_decoder_settings_come_from_the_recipe():
     config = EvaluationConfig(size=192, decoder=DecoderConfig(min_keypoints=18))
-    people = figure(100, 100, 160)[None]
+    people = standing_person(100, 100, 160)[None]
     people[0, 4, 2] = 0
     known = {50: ((200, 200), people)}
-    assert Predictor(Oracle(known, 192), config).predict_people([picture(50, (200, 200))]) == [[]]
+    assert Predictor(OracleNetwork(known, 192), config).predict_people([plain_image(50, (200, 200))]) == [[]]
 
 
 @pytest.fixture(scope="module")

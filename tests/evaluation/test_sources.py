@@ -10,7 +10,7 @@ import pytest
 
 from evaluation.media.sources import DEFAULT_FPS, MAX_NAME_BYTES, VideoReader, find_sources, printable, read_image
 from pipeline.errors import InputError
-from tests.support.oracle import picture
+from tests.support.oracle import plain_image
 
 
 def touch(folder, *names):
@@ -119,7 +119,7 @@ def test_missing_sources_are_an_error_and_unsupported_files_are_listed(tmp_path)
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
 def test_all_image_formats_are_read(suffix, tmp_path):
-    image = picture(90, (40, 60))
+    image = plain_image(90, (40, 60))
     image[:, 30:, 2] = 200
     path = tmp_path / f"x{suffix}"
     assert cv2.imwrite(str(path), image)
@@ -129,11 +129,11 @@ def test_all_image_formats_are_read(suffix, tmp_path):
 def test_greyscale_and_transparent_images_are_read_as_bgr(tmp_path):
     for channels in (1, 4):
         cv2.imwrite(str(tmp_path / "x.png"), np.full((10, 12, channels), 77, np.uint8))
-        assert (read_image(tmp_path / "x.png") == picture(77, (10, 12))).all()
+        assert (read_image(tmp_path / "x.png") == plain_image(77, (10, 12))).all()
 
 
 def test_exif_orientation_is_applied(tmp_path):
-    image = picture(50, (40, 60))
+    image = plain_image(50, (40, 60))
     image[:20] = 200
     data = cv2.imencode(".jpg", image)[1].tobytes()
     # an EXIF segment with orientation 6: the top of the scene is at the right
@@ -148,7 +148,7 @@ def test_exif_orientation_is_applied(tmp_path):
 
 def test_damaged_images_are_errors(tmp_path):
     whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
-    bitmap = cv2.imencode(".bmp", picture(5, (64, 64)))[1].tobytes()
+    bitmap = cv2.imencode(".bmp", plain_image(5, (64, 64)))[1].tobytes()
     for name, data, message in (
         ("text.jpg", b"not a picture", "neither a JPEG nor a PNG"),
         ("cut.jpg", whole[: len(whole) // 2], "damaged JPEG"),
@@ -169,7 +169,7 @@ def test_damaged_images_are_errors(tmp_path):
 
 @pytest.mark.parametrize(("name", "codec"), [("x.mp4", "mp4v"), ("x.avi", "MJPG"), ("odd %03d.webm", "VP80")])
 def test_all_frames_of_a_video_are_read(name, codec, tmp_path, capfd):
-    write_video(tmp_path / name, [picture(8 * i, (48, 64)) for i in range(20)], codec=codec)
+    write_video(tmp_path / name, [plain_image(8 * i, (48, 64)) for i in range(20)], codec=codec)
     reader = VideoReader(tmp_path / name)
     assert (reader.fps, reader.num_frames) == (12.5, 20)
     frames = list(reader)
@@ -180,7 +180,7 @@ def test_all_frames_of_a_video_are_read(name, codec, tmp_path, capfd):
 
 
 def test_damaged_videos_are_errors(tmp_path):
-    write_video(tmp_path / "x.mp4", [picture(8 * i, (48, 64)) for i in range(20)])
+    write_video(tmp_path / "x.mp4", [plain_image(8 * i, (48, 64)) for i in range(20)])
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "x.mp4").read_bytes()[:600])
     (tmp_path / "text.avi").write_text("no video")
     for name in ("cut.mp4", "text.avi", "none.mkv"):
@@ -191,6 +191,6 @@ def test_damaged_videos_are_errors(tmp_path):
 
 
 def test_default_frame_rate_is_used_if_a_source_reports_none(tmp_path, monkeypatch):
-    write_video(tmp_path / "x.avi", [picture(8, (48, 64))], codec="MJPG")
+    write_video(tmp_path / "x.avi", [plain_image(8, (48, 64))], codec="MJPG")
     monkeypatch.setattr(cv2, "CAP_PROP_FPS", -1)
     assert VideoReader(tmp_path / "x.avi").fps == DEFAULT_FPS

@@ -22,9 +22,9 @@ from evaluation.media.writers import (
 )
 from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS, KEYPOINT_INDEX
-from tests.support.oracle import figure, picture
+from tests.support.oracle import plain_image, standing_person
 
-PERSON = Person(figure(50.123456, 60, 80), 0.5)
+PERSON = Person(standing_person(50.123456, 60, 80), 0.5)
 
 
 def test_openpose_json_has_all_keys_of_the_openpose_library():
@@ -91,7 +91,7 @@ def test_an_error_keeps_existing_files(tmp_path):
     def fail():
         with CocoWriter(tmp_path) as coco, VideoWriter(tmp_path / "x.mp4", 25) as video:
             coco.add(7, (100, 120), [PERSON])
-            video.write(picture(0, (32, 32)))
+            video.write(plain_image(0, (32, 32)))
             raise InputError("no more")
 
     with pytest.raises(InputError):
@@ -111,7 +111,7 @@ def test_category_skeleton_never_joins_left_and_right():
 def test_videos_keep_frame_rate_size_and_frames(size, fps, tmp_path):
     with VideoWriter(tmp_path / "new" / "x.mp4", fps) as video:
         for i in range(20):
-            video.write(picture(8 * i, size))
+            video.write(plain_image(8 * i, size))
         assert [path.name for path in (tmp_path / "new").iterdir()] != ["x.mp4"]
     reader = VideoReader(tmp_path / "new" / "x.mp4")
     assert reader.fps == pytest.approx(fps, abs=0.01)
@@ -124,7 +124,7 @@ def test_videos_keep_frame_rate_size_and_frames(size, fps, tmp_path):
 def test_frame_of_another_size_is_resized(tmp_path):
     with VideoWriter(tmp_path / "x.mp4", 25) as video:
         for size in ((48, 64), (24, 32), (480, 64)):
-            video.write(picture(100, size))
+            video.write(plain_image(100, size))
     assert [frame.shape for frame in VideoReader(tmp_path / "x.mp4")] == [(48, 64, 3)] * 3
 
 
@@ -148,11 +148,11 @@ def test_write_errors_are_one_line(tmp_path):
 
     def write_video():
         with VideoWriter(tmp_path / "file" / "x.mp4", 25) as video:
-            video.write(picture(0, (32, 32)))
+            video.write(plain_image(0, (32, 32)))
 
     for write in (
         lambda: write_openpose_json(tmp_path / "file", "x", []),
-        lambda: write_image(tmp_path / "file", "x", picture(0, (8, 8)), lossless=True),
+        lambda: write_image(tmp_path / "file", "x", plain_image(0, (8, 8)), lossless=True),
         lambda: CocoWriter(tmp_path / "file"),
         write_video,
     ):

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.loading.targets import TargetConfig, cell_centres, encode_maps
 from pipeline.skeleton import KEYPOINT_INDEX, LIMB_INDICES, LIMBS, NUM_KEYPOINTS
-from tests.support.people import people
+from tests.support.people import random_people
 
 SIZE = (40, 64)
 
@@ -37,7 +37,7 @@ def direct_paf(keypoints, limb, x, y, width):
 @pytest.mark.parametrize("count", [0, 1, 4])
 @pytest.mark.parametrize("config", [TargetConfig(), TargetConfig(sigma=3, limb_width=5)])
 def test_every_cell_agrees_with_the_formula(count, config):
-    keypoints = people(count, SIZE, seed=count)
+    keypoints = random_people(count, SIZE, seed=count)
     maps = encode_maps(keypoints, SIZE, config)
     assert maps.heatmaps.dtype == maps.pafs.dtype == np.float32
     assert maps.grid == (5, 8)
@@ -52,7 +52,7 @@ def test_every_cell_agrees_with_the_formula(count, config):
 
 
 def test_zero_people_give_background_only():
-    maps = encode_maps(people(0, SIZE), SIZE)
+    maps = encode_maps(random_people(0, SIZE), SIZE)
     assert (maps.heatmaps[-1] == 1).all()
     assert not maps.heatmaps[:-1].any()
     assert not maps.pafs.any()
@@ -96,7 +96,7 @@ def test_a_keypoint_at_a_cell_centre_gives_one():
 @pytest.mark.parametrize("size", [(41, 64), (40, 60)])
 def test_sizes_that_are_no_multiples_of_the_stride_are_rejected(size):
     with pytest.raises(ValueError, match="expected multiples of the stride, 8 px"):
-        encode_maps(people(1, SIZE), size)
+        encode_maps(random_people(1, SIZE), size)
 
 
 @pytest.mark.parametrize("shape", [(18, 3), (2, 17, 3), (2, 18, 2)])

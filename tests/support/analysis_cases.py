@@ -9,7 +9,7 @@ import numpy as np
 from evaluation.scoring.analysis.arrays import SIGMAS
 from evaluation.scoring.analysis.errors import MIRROR_INDICES
 from pipeline.skeleton import TO_COCO
-from tests.support.oracle import figure
+from tests.support.oracle import standing_person
 
 HEIGHT = 200.0
 AREA = 8000.0
@@ -17,7 +17,7 @@ AREA = 8000.0
 
 def person(x: float, *, image_id: int = 1, unlabelled: tuple[int, ...] = (), crowd: int = 0) -> dict[str, Any]:
     """Return the annotation of a standing person with its centre at (x, 250)."""
-    keypoints = figure(x, 250, HEIGHT)[TO_COCO].astype(float)
+    keypoints = standing_person(x, 250, HEIGHT)[TO_COCO].astype(float)
     low, high = keypoints[:, :2].min(axis=0), keypoints[:, :2].max(axis=0)
     keypoints[list(unlabelled)] = 0
     return {
@@ -57,7 +57,7 @@ def random_set(
     for number in range(people):
         image_id = int(rng.choice(ids[: images // 2]))
         height = float(np.exp(rng.uniform(np.log(15), np.log(400))))
-        keypoints = figure(*rng.uniform(100, 500, 2), height)[TO_COCO].astype(float)
+        keypoints = standing_person(*rng.uniform(100, 500, 2), height)[TO_COCO].astype(float)
         keypoints[:, :2] += rng.normal(size=(17, 2)) * 0.03 * height
         low, high = keypoints[:, :2].min(axis=0), keypoints[:, :2].max(axis=0)
         crowd = int(rng.random() < 0.05)
@@ -77,7 +77,7 @@ def random_set(
         for _ in range(rng.integers(0, 3)):
             results.append(_detect(rng, truth[image_id], keypoints, height, undetected))
     for _ in range(background):
-        keypoints = figure(*rng.uniform(100, 500, 2), rng.uniform(20, 400))[TO_COCO]
+        keypoints = standing_person(*rng.uniform(100, 500, 2), rng.uniform(20, 400))[TO_COCO]
         results.append(result(keypoints, image_id=int(rng.choice(ids)), score=float(rng.random())))
     return truth, results
 

@@ -1,4 +1,4 @@
-"""A small COCO folder, made to measure: what several test modules start from."""
+"""Small COCO folders with known content, for several test modules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def real_coco() -> Path | None:
-    """A COCO folder of real pictures: that of the environment variable COCO_MINI, or the one beside the project."""
+    """Return a COCO folder with real images: from the environment variable COCO_MINI, or beside the project."""
     folder = Path(os.environ.get("COCO_MINI", ROOT.parent / "shared" / "coco-mini"))
     return folder if folder.is_dir() else None
 
@@ -26,7 +26,7 @@ CATEGORY = {"id": 1, "name": "person", "supercategory": "person", "keypoints": l
 
 
 def jpeg(height: int, width: int, seed: int = 0) -> bytes:
-    """Bytes of a noisy JPEG."""
+    """Return the bytes of a JPEG with noise."""
     pixels = np.random.default_rng(seed).integers(0, 255, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
     image = np.ascontiguousarray(pixels.repeat(8, axis=0).repeat(8, axis=1)[:height, :width])
     return bytes(simplejpeg.encode_jpeg(image, quality=90, colorspace="BGR"))
@@ -37,7 +37,7 @@ def image(image_id: int, height: int = 48, width: int = 64) -> dict[str, Any]:
 
 
 def person(annotation_id: int, image_id: int, labelled: int = 17, area: float = 1500.0, crowd: int = 0) -> Any:
-    """One person whose first `labelled` keypoints are labelled, in a box at (10, 12) of 20 x 15 px."""
+    """Return a person annotation with its first `labelled` keypoints labelled, in a box of 20x15 px at (10, 12)."""
     keypoints = []
     for index in range(17):
         keypoints += [10 + index, 12.5 + index % 3, 1 + index % 2] if index < labelled else [0, 0, 0]
@@ -55,7 +55,7 @@ def person(annotation_id: int, image_id: int, labelled: int = 17, area: float = 
 
 
 def mixed(count: int) -> dict[str, Any]:
-    """`count` pictures: in turn one trainable person, two of whom one is too small, a crowd, and nobody."""
+    """Return annotations of `count` images: in turn one trainable person, a second small one, a crowd, nobody."""
     images, people = [], []
     for index in range(count):
         image_id = 100 + index
@@ -71,7 +71,7 @@ def mixed(count: int) -> dict[str, Any]:
 
 
 def write(folder: Path, content: Any, split: str = "train", *, pictures: bool = True) -> Path:
-    """Write a COCO folder and return it."""
+    """Write a COCO folder and return its path."""
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / split).mkdir(exist_ok=True)
     (folder / "annotations" / f"person_keypoints_{split}.json").write_text(json.dumps(content))

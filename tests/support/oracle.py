@@ -1,4 +1,4 @@
-"""A network that knows the answer: it tells pictures apart by their colour and draws their people's targets."""
+"""Network for tests that outputs the training targets: it identifies each image by its colour."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ POSE = {
 }
 
 
-def figure(x, y, height):
-    """(18, 3) a standing person around x, y, `height` px tall, all visible."""
+def standing_person(x, y, height):
+    """Return the keypoints (18, 3) of a standing person with centre (x, y), `height` px tall, all visible."""
     keypoints = np.zeros((18, 3), dtype=np.float32)
     for i, name in enumerate(KEYPOINTS):
         side, _, part = name.rpartition("_")
@@ -35,22 +35,27 @@ def figure(x, y, height):
 
 def two_people(size):
     height, width = size
-    return np.stack([figure(0.3 * width, 0.5 * height, 0.8 * height), figure(0.7 * width, 0.55 * height, 0.6 * height)])
+    return np.stack(
+        [
+            standing_person(0.3 * width, 0.5 * height, 0.8 * height),
+            standing_person(0.7 * width, 0.55 * height, 0.6 * height),
+        ]
+    )
 
 
-def picture(colour, size):
-    """(H, W, 3) u8 of one colour."""
+def plain_image(colour, size):
+    """Return a (H, W, 3) uint8 image of one colour."""
     return np.full((*size, 3), colour, dtype=np.uint8)
 
 
-def scaled(image):
-    """(height, width) px of what is not grey."""
+def unpadded_size(image):
+    """Return (height, width) in px of the image without its grey padding."""
     seen = (image != PADDING_GREY).any(axis=2)
     return seen.any(axis=1).sum(), seen.any(axis=0).sum()
 
 
-def truth_of(keypoints, image_id):
-    """One COCO annotation for each of (P, 18, 3)."""
+def coco_annotations(keypoints, image_id):
+    """Return a COCO annotation for each person in keypoints (P, 18, 3)."""
     annotations = []
     for i, person in enumerate(keypoints):
         low, high = person[:, :2].min(axis=0), person[:, :2].max(axis=0)
@@ -69,8 +74,12 @@ def truth_of(keypoints, image_id):
     return tuple(annotations)
 
 
-class Oracle:
-    """Pictures by colour: (height, width) px and (P, 18, 3) keypoints; grey ones are empty places of a batch."""
+class OracleNetwork:
+    """Network that outputs the targets of known images.
+
+    `known` maps the colour of an image to its (height, width) in px and its keypoints (P, 18, 3). Grey images are
+    padding of a batch.
+    """
 
     def __init__(self, known, size, scales=(1.0,)):
         self.known, self.sizes, self.batches = known, [size * scale for scale in scales], []
@@ -87,7 +96,7 @@ class Oracle:
             colour = round(float(image[:8, :8].mean()))
             size, keypoints = self.known[min(self.known, key=lambda known: abs(known - colour))]
             letterboxes = [choose_letterbox(size, each, (height, width)) for each in self.sizes]
-            (letterbox,) = {letterbox for letterbox in letterboxes if letterbox.scaled_size == scaled(image)}
+            (letterbox,) = {letterbox for letterbox in letterboxes if letterbox.scaled_size == unpadded_size(image)}
             moved = keypoints.copy()
             moved[..., :2] = letterbox.to_canvas(keypoints[..., :2])
             maps = encode_maps(moved, (height, width))

@@ -1,6 +1,6 @@
-"""One of two processes under msrun: an update in which rank 1 alone overflows, then one in which none does.
+"""One of two processes of msrun: a step in which only rank 1 overflows, then a step without overflow.
 
-Prints, for each of them, whether it counted, the loss scale after it, and weights and their averages.
+For each step it prints whether the update was applied, the loss scale, the weights and their moving averages.
 """
 
 from __future__ import annotations

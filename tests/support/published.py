@@ -1,4 +1,4 @@
-"""Published networks as their authors name them, with random weights; and CMU's run in NumPy."""
+"""Published networks with their authors' tensor names and random weights, and CMU's forward pass in NumPy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ WIDTHS = (64, 128, 256, 512)
 """Channels of VGG19's blocks."""
 
 
-def cmu_names(stages):
-    """Every convolution of CMU's network, as Hzzone/pytorch-openpose writes them, with its module and shape."""
+def cmu_layers(stages):
+    """Yield (module, name, shape) of each convolution of CMU's network, named as in Hzzone/pytorch-openpose."""
     width = 3
     for block, (outputs, convs) in enumerate(zip(WIDTHS, VGG_BLOCKS, strict=True), start=1):
         for i in range(1, convs + 1):
@@ -40,8 +40,8 @@ def random_weights(named, seed=0):
     return found
 
 
-def vgg(prefix, norms=False, more=0):
-    """Names and shapes of VGG19's convolutions in torchvision, and `more` of those that are not needed."""
+def vgg_layers(prefix, norms=False, more=0):
+    """Yield (name, shape) of torchvision's VGG19 convolutions, plus `more` later ones that OpenPose does not use."""
     place, width = 0, 3
     for outputs, convs in zip((*WIDTHS, 512), (*VGG_BLOCKS[:3], VGG_BLOCKS[3] + more, 0), strict=True):
         for _ in range(convs):
@@ -51,8 +51,8 @@ def vgg(prefix, norms=False, more=0):
         place += 1
 
 
-def convolved(x, weight, bias):
-    """A convolution with stride 1 that keeps the size. (C, H, W) -> (outputs, H, W)."""
+def convolve(x, weight, bias):
+    """Convolution with stride 1 and padding "same": (C, H, W) -> (outputs, H, W)."""
     pad = weight.shape[-1] // 2
     windows = sliding_window_view(np.pad(x, ((0, 0), (pad, pad), (pad, pad))), weight.shape[2:], axis=(1, 2))
     return np.einsum("chwij,ocij->ohw", windows, weight, optimize=True) + bias[:, None, None]
@@ -62,16 +62,16 @@ def relu(x):
     return np.maximum(x, 0)
 
 
-def pooled(x):
+def max_pool(x):
     channels, height, width = x.shape
     return x.reshape(channels, height // 2, 2, width // 2, 2).max((2, 4))
 
 
-def run_cmu(weights, image, stages):
-    """CMU's network in NumPy: its last part affinity fields and heatmaps for an image (H, W, 3) BGR."""
+def cmu_forward(weights, image, stages):
+    """Return the last part affinity fields and heatmaps of CMU's network for an image (H, W, 3) BGR."""
 
     def layer(x, name):
-        return convolved(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+        return convolve(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     def branch(x, names):
         for name in names[:-1]:
@@ -82,7 +82,7 @@ def run_cmu(weights, image, stages):
     for block, convs in enumerate(VGG_BLOCKS, start=1):
         for i in range(1, convs + 1):
             x = relu(layer(x, f"conv{block}_{i}"))
-        x = pooled(x) if block < len(VGG_BLOCKS) else x
+        x = max_pool(x) if block < len(VGG_BLOCKS) else x
     features = x = relu(layer(relu(layer(x, "conv4_3_CPM")), "conv4_4_CPM"))
     for stage in range(1, stages + 1):
         forms = ["conv5_{}_CPM_L{}"] * 5 if stage == 1 else [f"Mconv{{}}_stage{stage}_L{{}}"] * 7

@@ -1,4 +1,4 @@
-"""The smallest recipe that is still the real thing, and running it: what the tests of training share."""
+"""Tiny recipe with the real code, and functions to train with it; shared by the tests of training."""
 
 from __future__ import annotations
 
@@ -48,32 +48,32 @@ RECIPE: dict[str, Any] = {
         "keep": 2,
     },
 }
-"""No batch normalisation, so that one process and two learn the same."""
+"""Without batch normalisation, so that training with one and with two processes gives the same result."""
 
 
 def recipe(**training: Any) -> Config:
-    """The recipe with other fields in its training section."""
+    """Return the recipe with changed fields in its training section."""
     return parse_config({**RECIPE, "training": RECIPE["training"] | training}, source="tiny")
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """What a run logged."""
+    """Return the lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses(run: Path) -> dict[int, float]:
-    """Loss of each step that a run logged."""
+    """Return the logged loss by step."""
     return {line["step"]: line["loss"] for line in metrics(run) if "loss" in line}
 
 
 def evaluations(run: Path) -> dict[int, float]:
-    """AP of each step that a run evaluated."""
+    """Return the logged AP by step."""
     return {line["step"]: line["AP"] for line in metrics(run) if "AP" in line}
 
 
 @contextlib.contextmanager
-def kept_signals() -> Iterator[None]:
-    """Let this process hear SIGINT and SIGTERM again, which a run in it blocks."""
+def restore_signal_mask() -> Iterator[None]:
+    """Restore the signal mask afterwards: training in this process blocks SIGINT and SIGTERM."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         yield
@@ -81,7 +81,7 @@ def kept_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def train_here(
+def train_in_process(
     config: Config,
     shards: Path,
     out: Path,
@@ -94,13 +94,13 @@ def train_here(
     """Train in this process.
 
     Args:
-        config: the recipe.
-        shards: the training set.
-        out: folder of the run.
-        resume: go on with it.
-        stop: a signal that came before the first step.
-        evaluator: makes what evaluates during training; may send a signal.
-        init: weights to begin with.
+        config: configuration.
+        shards: folder of the training set.
+        out: run folder.
+        resume: resume the run in `out`.
+        stop: number of a signal received before the first step, or 0.
+        evaluator: function that creates the evaluator for evaluation during training.
+        init: initial weights.
 
     Returns:
         The exit code.
@@ -108,7 +108,7 @@ def train_here(
     from pipeline.system.signals import StopSignal
     from training.loop.trainer import train
 
-    with kept_signals():
+    with restore_signal_mask():
         signals = StopSignal()
         signals.number = stop
         return train(
@@ -125,11 +125,11 @@ def train_here(
 
 
 def command(recipe_file: Path, shards: Path, out: Path, *more: str) -> list[str]:
-    """The command line of a run."""
+    """Return the command line of a training."""
     options = ["--config", str(recipe_file), "--shards", str(shards), "--out", str(out), "--device", "cpu"]
     return [sys.executable, "-m", "training.train", *options, *more]
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """Start a command from the project's root."""
+    """Start a command in the root folder of the project."""
     return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

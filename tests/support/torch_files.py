@@ -1,8 +1,8 @@
-"""Writes PyTorch's two file formats, and what hostile files would hold, without PyTorch.
+"""Writer of PyTorch's two file formats, including malicious files, without PyTorch.
 
-The pickles are put together instruction by instruction, as torch.save does it. Outside this project, torch.load of
-PyTorch 2.13.0 read files that `write` makes, of both formats and every dtype here but u1, with and without
-weights_only, to the same numbers; and `training.weights.reader` read what its torch.save wrote in both formats.
+The pickles are assembled from single instructions, as in torch.save. This was checked manually with PyTorch 2.13.0:
+torch.load, with and without weights_only, reads files of `write` in both formats to the same numbers, for all dtypes
+here except u1; and `training.weights.reader` reads files of torch.save in both formats.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ def name(module: str, attribute: str) -> bytes:
 
 
 def value(one: Any) -> bytes:
-    """A plain value as a pickle says it; bytes are a pickle already."""
+    """Encode a plain value as pickle instructions; bytes are returned unchanged, as already encoded instructions."""
     if isinstance(one, bytes):
         return one
-    return next(say(one) for kind, say in _SAID.items() if isinstance(one, kind))
+    return next(encode(one) for kind, encode in _ENCODERS.items() if isinstance(one, kind))
 
 
-def _whole(one: int) -> bytes:
+def _encode_int(one: int) -> bytes:
     size = (one.bit_length() + 8) // 8
     return b"\x8a" + bytes([size]) + one.to_bytes(size, "little", signed=True)
 
 
-def _all(values: Iterable[Any]) -> bytes:
+def _encode_all(values: Iterable[Any]) -> bytes:
     return b"".join(map(value, values))
 
 
-_SAID: dict[type, Callable[[Any], bytes]] = {
+_ENCODERS: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda _: b"N",
     bool: lambda one: b"\x88" if one else b"\x89",
-    int: _whole,
+    int: _encode_int,
     float: lambda one: b"G" + struct.pack(">d", one),
     str: lambda one: b"X" + struct.pack("<I", len(one.encode())) + one.encode(),
-    tuple: lambda one: b"(" + _all(one) + b"t",
-    list: lambda one: b"](" + _all(one) + b"e",
-    dict: lambda one: b"}(" + _all(part for pair in one.items() for part in pair) + b"u",
+    tuple: lambda one: b"(" + _encode_all(one) + b"t",
+    list: lambda one: b"](" + _encode_all(one) + b"e",
+    dict: lambda one: b"}(" + _encode_all(part for pair in one.items() for part in pair) + b"u",
 }
 
 
@@ -67,9 +67,9 @@ def pickle(one: Any) -> bytes:
 
 
 def tensor(key: str, array: Array, numbers: Array | None = None, offset: int = 0, view: bool = False) -> bytes:
-    """A tensor whose numbers lie in storage `key`, of which it is all unless `numbers` says what that holds.
+    """Encode a tensor in storage `key`; `numbers` is the content of the storage if it is not exactly the array.
 
-    `view` adds what only the old format has: whether the storage is a part of another.
+    `view` adds the view metadata of the storage, which only the legacy format has.
     """
     storage = array if numbers is None else numbers
     kind = name("torch", f"{KINDS[array.dtype.str[1:]]}Storage")
@@ -80,13 +80,13 @@ def tensor(key: str, array: Array, numbers: Array | None = None, offset: int = 0
 
 
 def dictionary(items: Mapping[str, Any]) -> bytes:
-    """An ordered dictionary with the attribute that a model's state has."""
-    filled = b"(" + _all(part for pair in items.items() for part in pair) + b"u"
+    """Encode an ordered dictionary with the attribute `_metadata`, like a state dict."""
+    filled = b"(" + _encode_all(part for pair in items.items() for part in pair) + b"u"
     return call(name("collections", "OrderedDict")) + filled + value({"_metadata": {"version": 1}}) + b"b"
 
 
 def legacy(tree: Any, blocks: Mapping[str, Array]) -> bytes:
-    """A file in the format of PyTorch before 1.6: what is pickled, and the storages by key."""
+    """Return a file in the format of PyTorch before 1.6, from a pickled object and storages by key."""
     system = {"protocol_version": PROTOCOL, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     pickles = [pickle(each) for each in (MAGIC, PROTOCOL, system, tree, list(blocks))]
     numbers = [struct.pack("<q", block.size) + block.tobytes() for block in blocks.values()]
@@ -94,7 +94,7 @@ def legacy(tree: Any, blocks: Mapping[str, Array]) -> bytes:
 
 
 def zipped(tree: Any, blocks: Mapping[str, Array], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A file in the format of PyTorch since 1.6."""
+    """Return a file in the format of PyTorch since 1.6."""
     entries = {"data.pkl": pickle(tree), "byteorder": b"little", "version": b"3\n"}
     entries |= {f"data/{key}": block.tobytes() for key, block in blocks.items()}
     file = io.BytesIO()
@@ -109,7 +109,7 @@ FORMATS: dict[str, Format] = {"legacy": legacy, "zip": zipped}
 
 
 def write(path: Path, arrays: Mapping[str, Array], kind: str) -> Path:
-    """Write named arrays as torch.save does: `kind` is a key of FORMATS."""
+    """Write named arrays in the format of torch.save; `kind` is a key of FORMATS."""
     keys = {each: str(i) for i, each in enumerate(arrays)}
     tree = dictionary({each: tensor(keys[each], array, view=kind == "legacy") for each, array in arrays.items()})
     path.write_bytes(FORMATS[kind](tree, {keys[each]: array for each, array in arrays.items()}))

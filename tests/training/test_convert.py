@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from pipeline.errors import InputError
 from pipeline.skeleton import KEYPOINTS, LIMBS
-from tests.support.published import cmu_names, convolved, random_weights, run_cmu, vgg
+from tests.support.published import cmu_forward, cmu_layers, convolve, random_weights, vgg_layers
 from tests.support.torch_files import write
 from training import convert as command
 from training.checkpoint.checkpoint import load_checkpoint
@@ -48,12 +48,12 @@ def held(array):
 def cmu(tmp_path_factory):
     """CMU's network of two stages with random weights: file as it is distributed, checkpoint, image and its maps."""
     folder = tmp_path_factory.mktemp("cmu")
-    weights = random_weights((name, shape) for _, name, shape in cmu_names(stages=2))
+    weights = random_weights((name, shape) for _, name, shape in cmu_layers(stages=2))
     image = np.random.default_rng(1).integers(0, 256, (32, 48, 3), np.uint8)
     source = write(folder / "body_pose_model.pth", weights, "legacy")
     result = run(source, "--out", folder / "cmu.ckpt")
     assert result.exit_code == 0, result.output
-    return source, folder / "cmu.ckpt", result.output, image, run_cmu(weights, image, stages=2)
+    return source, folder / "cmu.ckpt", result.output, image, cmu_forward(weights, image, stages=2)
 
 
 def run(*arguments):
@@ -107,7 +107,7 @@ def test_every_name_of_cmus_is_known_with_and_without_its_module():
     shapes = network_shapes(ModelConfig())
     for prefixed in (False, True):
         file = {}
-        for module, name, shape in cmu_names(stages=6):
+        for module, name, shape in cmu_layers(stages=6):
             prefix = f"{module}." if prefixed else ""
             file |= {
                 f"{prefix}{name}.weight": held(np.ones(shape, "f4")),
@@ -121,9 +121,9 @@ def test_every_name_of_cmus_is_known_with_and_without_its_module():
 
 def modelzoo_names(norms):
     """Every parameter of the reference's network and its shape."""
-    for name, shape in vgg("base.vgg_base.layers", norms):
+    for name, shape in vgg_layers("base.vgg_base.layers", norms):
         yield name, shape
-    others = [each for each in cmu_names(stages=6) if "_CPM" in each[1] or "Mconv" in each[1]]
+    others = [each for each in cmu_layers(stages=6) if "_CPM" in each[1] or "Mconv" in each[1]]
     for module, name, shape in others:
         stage, _, branch = module.removeprefix("model").partition("_")
         if stage == "0":
@@ -165,7 +165,7 @@ def tiny_vgg(prefix="features", norms=False, seed=0):
     """A VGG19 of these shapes: its tensors by the names of torchvision."""
     rng = np.random.default_rng(seed)
     file = {}
-    for name, (_, inputs, *_) in vgg(prefix, norms):
+    for name, (_, inputs, *_) in vgg_layers(prefix, norms):
         file[f"{name}.weight"] = rng.normal(size=(4, 3 if inputs == 3 else 4, 1, 1)).astype("f4")
         file[f"{name}.bias"] = rng.normal(size=4).astype("f4")
         if norms:
@@ -195,9 +195,9 @@ def test_a_vgg_for_rgb_answers_pictures_in_bgr(prefix, kind):
     }
     bgr = np.random.default_rng(3).integers(0, 256, (6, 5, 3)).astype("f4")
     rgb = (bgr[..., ::-1] / 255 - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
-    expected = convolved(rgb.transpose(2, 0, 1), file[f"{prefix}.0.weight"], file[f"{prefix}.0.bias"])
+    expected = convolve(rgb.transpose(2, 0, 1), file[f"{prefix}.0.weight"], file[f"{prefix}.0.bias"])
     ours = ((bgr - np.float32(model.mean)) / np.float32(model.std)).transpose(2, 0, 1)
-    found = convolved(ours, *(converted.tensors[f"backbone.0.conv.{each}"] for each in ("weight", "bias")))
+    found = convolve(ours, *(converted.tensors[f"backbone.0.conv.{each}"] for each in ("weight", "bias")))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -205,12 +205,12 @@ def test_batch_normalisation_is_folded():
     file = tiny_vgg(norms=True)
     converted = converted_vgg(file)
     x = np.random.default_rng(3).normal(size=(4, 6, 5)).astype("f4")
-    raw = convolved(x, file["features.3.weight"], file["features.3.bias"])
+    raw = convolve(x, file["features.3.weight"], file["features.3.bias"])
     gamma, beta, mean, variance = (
         file[f"features.4.{name}"][:, None, None] for name in ("weight", "bias", "running_mean", "running_var")
     )
     expected = (raw - mean) / np.sqrt(variance + EPSILON) * gamma + beta
-    found = convolved(x, *(converted.tensors[f"backbone.1.conv.{each}"] for each in ("weight", "bias")))
+    found = convolve(x, *(converted.tensors[f"backbone.1.conv.{each}"] for each in ("weight", "bias")))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert converted.changes[1] == "batch normalisation: 10 layers folded into the preceding convolutions"
     assert not converted.unused
@@ -285,7 +285,7 @@ def test_the_command_knows_every_kind():
 def torchvision(tmp_path_factory):
     """VGG19 as torchvision has it, with one convolution and a classifier that are not needed."""
     classifier = {"classifier.0.weight": np.ones((8, 4), "f4"), "classifier.0.bias": np.ones(8, "f4")}
-    weights = random_weights(vgg("features", more=1)) | classifier
+    weights = random_weights(vgg_layers("features", more=1)) | classifier
     return write(tmp_path_factory.mktemp("vgg") / "vgg19-dcbb9e9d.pth", weights, "zip"), weights
 
 

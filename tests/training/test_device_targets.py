@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.loading.targets import TargetConfig, encode_maps
-from tests.support.people import people
+from tests.support.people import random_people
 
 PLACES = 5
 
@@ -19,12 +19,12 @@ def test_device_draws_what_the_host_draws(size, config):
 
     from training.loss.targets import RenderTargets
 
-    crowd = people(PLACES, size, seed=5)
+    crowd = random_people(PLACES, size, seed=5)
     crowd[1, :, :2] = crowd[0, :, :2] + 2.5  # side by side: limbs overlap
     crowd[2, 3] = crowd[2, 4]  # a limb without length
-    hidden = people(3, size, seed=6)
+    hidden = random_people(3, size, seed=6)
     hidden[1, :, 2] = 0
-    batch = [people(0, size), people(1, size, seed=4), crowd, hidden, people(2, size, seed=7)]
+    batch = [random_people(0, size), random_people(1, size, seed=4), crowd, hidden, random_people(2, size, seed=7)]
     padded = np.zeros((len(batch), PLACES, 18, 3), np.float32)
     for place, keypoints in enumerate(batch):
         padded[place, : len(keypoints)] = keypoints

@@ -40,7 +40,7 @@ def resumed(config: Config, shards: Path, run: Path, out: Path) -> Path:
     shutil.copytree(run, out)
     newest = checkpoint_path(out, tiny.STEPS)
     newest.write_bytes(newest.read_bytes()[:-1000])
-    assert tiny.train_here(config, shards, out, resume=True) == 0
+    assert tiny.train_in_process(config, shards, out, resume=True) == 0
     return out
 
 
@@ -65,7 +65,7 @@ def assert_close(run: Path, other: Path) -> None:
 
 def test_two_batches_make_the_update_of_one_twice_as_large(tiny_run, tiny_shards, tmp_path):
     config = tiny.recipe(batch_size=2, accumulate=2)
-    assert tiny.train_here(config, tiny_shards, tmp_path / "run") == 0
+    assert tiny.train_in_process(config, tiny_shards, tmp_path / "run") == 0
     assert_close(tmp_path / "run", tiny_run)
     assert (
         load_checkpoint(checkpoint_path(tmp_path / "run", tiny.STEPS)).tensors.keys()
@@ -76,7 +76,7 @@ def test_two_batches_make_the_update_of_one_twice_as_large(tiny_run, tiny_shards
 def test_a_run_with_every_kind_of_state_goes_on_bit_for_bit(tiny_shards, tmp_path, capfd):
     config = tiny.recipe(**EVERYTHING, batch_size=2, accumulate=2)
     run = tmp_path / "whole"
-    assert tiny.train_here(config, tiny_shards, run) == 0
+    assert tiny.train_in_process(config, tiny_shards, run) == 0
     lines = tiny.metrics(run)
     overflows = sum(line["overflows"] for line in lines)
     assert 0 < overflows < 20
@@ -115,7 +115,7 @@ def test_two_processes_of_half_batches_twice_over_learn_what_one_learns(tiny_rec
 
 def test_a_static_scale_that_is_too_large_ends_the_run_with_advice(tiny_shards, tmp_path, capfd):
     config = tiny.recipe(amp="O2", loss_scale=2.0**24, loss_scale_mode="static")
-    assert tiny.train_here(config, tiny_shards, tmp_path / "run") == 3
+    assert tiny.train_in_process(config, tiny_shards, tmp_path / "run") == 3
     said = capfd.readouterr().err
     assert "Error: step 20: training has diverged: the gradient is not finite; image ids " in said
     assert "lower training.loss_scale or set training.loss_scale_mode=dynamic" in said

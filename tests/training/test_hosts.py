@@ -79,7 +79,7 @@ def test_the_command_counts_all_processes_and_reports_errors_in_one_line(tiny_re
     from training.train import main
 
     def run(*more):
-        with tiny.kept_signals():
+        with tiny.restore_signal_mask():
             return CliRunner().invoke(main, tiny.command(tiny_recipe, tiny_shards, tmp_path / "run", *more)[3:])
 
     for result, message in (
@@ -99,7 +99,7 @@ def test_the_command_counts_all_processes_and_reports_errors_in_one_line(tiny_re
 def test_a_port_in_use_is_named(tiny_recipe, tiny_shards, tmp_path):
     from training.train import main
 
-    with socket.socket() as taken, tiny.kept_signals():
+    with socket.socket() as taken, tiny.restore_signal_mask():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from pipeline.errors import InputError
 from tests.support import tiny
-from tests.support.published import random_weights, vgg
+from tests.support.published import random_weights, vgg_layers
 from tests.support.torch_files import write
 from training.checkpoint.checkpoint import TrainingPosition, load_checkpoint, write_checkpoint
 from training.checkpoint.run_folder import check_init_options, find_checkpoint, list_checkpoints
@@ -156,7 +156,7 @@ def test_files_that_are_no_start(tmp_path):
 
 def start_from(path, shards, out, *, resume=False, allow_missing=(), overrides=(), **training):
     config = override_config(tiny.recipe(**training), overrides)
-    return tiny.train_here(config, shards, out, resume=resume, init=InitialWeights(path, allow_missing))
+    return tiny.train_in_process(config, shards, out, resume=resume, init=InitialWeights(path, allow_missing))
 
 
 def test_a_run_begins_with_the_weights_of_another_and_goes_on(tiny_shards, tmp_path, capfd):
@@ -177,7 +177,7 @@ def test_a_run_begins_with_the_weights_of_another_and_goes_on(tiny_shards, tmp_p
     checkpoint.path.unlink()
     assert start_from(checkpoint.path, tiny_shards, run, resume=True, **training | {"max_steps": 2}) == 0
     config = tiny.recipe(**training | {"max_steps": 3})
-    assert tiny.train_here(config, tiny_shards, run, resume=True) == 0
+    assert tiny.train_in_process(config, tiny_shards, run, resume=True) == 0
     said = capfd.readouterr().err
     assert "Resuming after step 2" in said
     assert "Initial weights" not in said
@@ -195,7 +195,7 @@ def test_what_a_run_may_not_begin_with_leaves_no_run(tiny_shards, tmp_path):
 
 def test_from_torchvisions_file_to_a_training_with_its_backbone(tiny_shards, tmp_path):
     """The backbone is frozen, so it has to come out of the training as it went in."""
-    weights = random_weights(vgg("features"))
+    weights = random_weights(vgg_layers("features"))
     source, converted = write(tmp_path / "vgg19.pth", weights, "legacy"), tmp_path / "vgg19.ckpt"
     assert CliRunner().invoke(convert, [str(source), "--out", str(converted)]).exit_code == 0
     how = {"overrides": ["model.backbone=vgg19"], "max_steps": 1, "batch_size": 2, "freeze_backbone_steps": 1}

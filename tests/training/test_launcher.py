@@ -252,7 +252,7 @@ SCHEDULER = "import time; time.sleep(600)"
 def watch(logs: Path, worker: str, number: int, count: int = 1, scheduler: str = SCHEDULER) -> int:
     """Monitor one worker that runs `worker` first; a signal comes once it is ready, `count` times. The exit code."""
     logs.mkdir()
-    with tiny.kept_signals():
+    with tiny.restore_signal_mask():
         signals = StopSignal()
     (logs / "msrun.log").touch()
     parent = subprocess.Popen(

@@ -58,7 +58,7 @@ def test_a_run_that_goes_on_keeps_its_first_session(tiny_run, tiny_shards, tmp_p
     shutil.copytree(tiny_run, run)
     checkpoint_path(run, 48).unlink()
     config = tiny.recipe(keep=1)
-    assert tiny.train_here(config, tiny_shards, run, resume=True) == 0
+    assert tiny.train_in_process(config, tiny_shards, run, resume=True) == 0
     told = json.loads((run / FILE_NAME).read_text())
     assert (told["step"], told["config"]["training"]["keep"]) == (40, 1)
     first = json.loads((tiny_run / FILE_NAME).read_text())
@@ -78,7 +78,7 @@ def test_what_cannot_be_read_is_kept_aside(tiny_run, tiny_shards, tmp_path):
     shutil.copytree(tiny_run, run)
     checkpoint_path(run, 48).unlink()
     (run / FILE_NAME).write_text("half a fi")
-    assert tiny.train_here(tiny.recipe(), tiny_shards, run, resume=True) == 0
+    assert tiny.train_in_process(tiny.recipe(), tiny_shards, run, resume=True) == 0
     assert json.loads((run / FILE_NAME).read_text())["earlier"] == []
     assert (run / "run.json.damaged").read_text() == "half a fi"
 

@@ -12,7 +12,7 @@ import pytest
 import simplejpeg
 
 from tests.support.coco_folder import ROOT
-from tests.support.events import curves
+from tests.support.events import read_curves
 from training.loop.tensorboard import EventWriter
 
 
@@ -23,7 +23,7 @@ def test_numbers_and_pictures_come_back(tmp_path):
     events.add_scalars(10, {"loss/total": 0.25, "rate/stages": 1e-3})
     events.add_image(10, "maps", image)
     events.close()
-    found = curves(tmp_path)
+    found = read_curves(tmp_path)
     assert found["loss/total"] == [(10, 0.25)]
     assert found["rate/stages"] == [(10, pytest.approx(1e-3))]
     ((step, picture),) = found["maps"]
@@ -40,7 +40,7 @@ def test_a_start_takes_back_the_steps_that_it_repeats(tmp_path):
             events.add_scalars(step, {"loss/total": step + after})
         events.close()
     assert len(list((tmp_path / "tensorboard").iterdir())) == 3
-    assert curves(tmp_path)["loss/total"] == [(10, 10), (20, 35), (30, 45), (40, 55), (50, 90)]
+    assert read_curves(tmp_path)["loss/total"] == [(10, 10), (20, 35), (30, 45), (40, 55), (50, 90)]
 
 
 def test_what_was_flushed_outlives_a_kill(tmp_path):
@@ -57,4 +57,4 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     command = [sys.executable, "-c", code, str(tmp_path / "tensorboard")]
     assert subprocess.run(command, cwd=ROOT, env=os.environ, check=False).returncode == -signal.SIGKILL
-    assert curves(tmp_path)["loss/total"] == [(step, step) for step in range(1, 101)]
+    assert read_curves(tmp_path)["loss/total"] == [(step, step) for step in range(1, 101)]

@@ -32,7 +32,7 @@ def test_the_loss_falls(tiny_run):
 def test_the_demo_recipes_loss_falls(tiny_shards, tmp_path):
     settings = ["training.epochs=8", "training.log_every=1", "training.warmup_steps=1"]
     config = load_config(tiny.ROOT / "configs" / "demo.yaml", settings)
-    assert tiny.train_here(config, tiny_shards, tmp_path / "run") == 0
+    assert tiny.train_in_process(config, tiny_shards, tmp_path / "run") == 0
     losses = list(tiny.losses(tmp_path / "run").values())
     epoch = tiny.RECORDS // config.training.batch_size
     assert np.mean(losses[-epoch:]) < 0.9 * np.mean(losses[epoch : 2 * epoch])
@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_run, tiny_shards, tmp_path, capfd
     run = copy(tiny_run, tmp_path / "run")
     newest = checkpoint_path(run, 48)
     newest.write_bytes(newest.read_bytes()[:-1000])
-    assert tiny.train_here(tiny.recipe(), tiny_shards, run, resume=True) == 0
+    assert tiny.train_in_process(tiny.recipe(), tiny_shards, run, resume=True) == 0
     said = capfd.readouterr().err
     assert f"Warning: {newest}: damaged" in said
     assert "Resuming after step 40" in said
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_run, tiny_shards, tmp_path, capfd
 def test_a_finished_run_says_so_and_changes_nothing(tiny_run, tiny_shards, tmp_path, capfd):
     run = copy(tiny_run, tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert tiny.train_here(tiny.recipe(), tiny_shards, run, resume=True) == 0
+    assert tiny.train_in_process(tiny.recipe(), tiny_shards, run, resume=True) == 0
     assert "finished, all 48 steps are done" in capfd.readouterr().err
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -103,17 +103,17 @@ def test_a_finished_run_says_so_and_changes_nothing(tiny_run, tiny_shards, tmp_p
 )
 def test_another_recipe_does_not_go_on(tiny_run, tiny_shards, change, message):
     with pytest.raises(InputError, match=message):
-        tiny.train_here(override_config(tiny.recipe(), [change]), tiny_shards, tiny_run, resume=True)
+        tiny.train_in_process(override_config(tiny.recipe(), [change]), tiny_shards, tiny_run, resume=True)
 
 
 def test_other_shards_do_not_go_on(tiny_run, coco_shards):
     with pytest.raises(InputError, match=r"trained on other shards \(48 records, now \d+\)"):
-        tiny.train_here(tiny.recipe(), coco_shards, tiny_run, resume=True)
+        tiny.train_in_process(tiny.recipe(), coco_shards, tiny_run, resume=True)
 
 
 def test_a_run_is_not_overwritten(tiny_run, tiny_shards):
     with pytest.raises(InputError, match="already contains a run"):
-        tiny.train_here(tiny.recipe(), tiny_shards, tiny_run)
+        tiny.train_in_process(tiny.recipe(), tiny_shards, tiny_run)
 
 
 def test_a_device_that_is_not_there(tmp_path):
@@ -126,7 +126,7 @@ def test_a_device_that_is_not_there(tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_run(tiny_shards, tmp_path, capfd):
     run = tmp_path / "run"
     config = tiny.recipe(lr=10.0, schedule="steps", checkpoint_every=1)
-    assert tiny.train_here(config, tiny_shards, run) == EXIT_DIVERGED == 3
+    assert tiny.train_in_process(config, tiny_shards, run) == EXIT_DIVERGED == 3
     said = capfd.readouterr().err
     failed = len(tiny.losses(run)) + 1
     assert f"Error: step {failed}: training has diverged: the " in said
@@ -158,7 +158,7 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(tiny_shards, tiny_ru
     run = tmp_path / "run"
     poison(monkeypatch, {13, 20, 21})
     config = tiny.recipe(on_nonfinite="skip")
-    assert tiny.train_here(config, tiny_shards, run) == 0
+    assert tiny.train_in_process(config, tiny_shards, run) == 0
     said = capfd.readouterr().err
     ids = re.findall(
         r"Warning: step (\d+): the loss is not finite; image ids ([\d, ]+); update skipped, (\d) so far", said
@@ -175,7 +175,7 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(tiny_shards, tiny_ru
 def test_a_network_that_answers_nothing_finite_any_more_ends_the_run(tiny_shards, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("training.loop.trainer.MAX_CONSECUTIVE_SKIPS", 3)
     poison(monkeypatch, {3, 5, 6, 7})
-    assert tiny.train_here(tiny.recipe(on_nonfinite="skip"), tiny_shards, tmp_path / "run") == EXIT_DIVERGED
+    assert tiny.train_in_process(tiny.recipe(on_nonfinite="skip"), tiny_shards, tmp_path / "run") == EXIT_DIVERGED
     said = capfd.readouterr().err
     assert said.count("Warning: step ") == 3
     assert "Error: step 7: training has diverged: the loss is not finite; image ids " in said
@@ -187,7 +187,7 @@ def test_a_network_whose_statistics_are_spoilt_ends_the_run(tiny_shards, tmp_pat
     config = override_config(
         tiny.recipe(on_nonfinite="skip", amp="O2"), ["model.batch_norm=true", "model.std=[0.001, 0.001, 0.001]"]
     )
-    assert tiny.train_here(config, tiny_shards, tmp_path / "run") == EXIT_DIVERGED
+    assert tiny.train_in_process(config, tiny_shards, tmp_path / "run") == EXIT_DIVERGED
     said = capfd.readouterr().err
     assert "Error: step 1: training has diverged: the gradient is not finite; image ids " in said
     assert "the running statistics of batch normalisation are not finite; lower training.lr" in said
@@ -207,7 +207,7 @@ def test_real_pictures_targets_on_the_device_and_a_stop_before_the_first_step(co
     """SIGTERM: one step, a checkpoint, exit code 0; and again, from there."""
     run = tmp_path / "run"
     config = override_config(tiny.recipe(), ["data.targets=device", "data.max_people=32"])
-    assert tiny.train_here(config, coco_shards, run, resume=True, stop=signal.SIGTERM) == 0
+    assert tiny.train_in_process(config, coco_shards, run, resume=True, stop=signal.SIGTERM) == 0
     said = capfd.readouterr().err
     assert f"{run}: no checkpoint yet, starting a new run" in said
     assert "Stopped after step 1 of " in said
@@ -246,7 +246,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(tiny_recipe, tiny_shards, tmp_p
     from training.train import main
 
     def run(*more, recipe=tiny_recipe, shards=tiny_shards, out=tmp_path / "run"):
-        with tiny.kept_signals():
+        with tiny.restore_signal_mask():
             return CliRunner().invoke(main, tiny.command(recipe, shards, out, *more)[3:])
 
     other = tmp_path / "other.yaml"

@@ -16,7 +16,7 @@ from evaluation.inference.backends import checkpoint_network
 from evaluation.scoring.metrics import AP_KEYS
 from pipeline.errors import InputError
 from tests.support import tiny
-from tests.support.events import curves
+from tests.support.events import read_curves
 from training.checkpoint.checkpoint import BestScore, TrainingPosition, load_checkpoint
 from training.checkpoint.run_folder import (
     best_checkpoint_path,
@@ -42,7 +42,9 @@ def recipe(**training):
 def evaluated_run(tiny_shards, tmp_path_factory):
     """The run of `tiny_run` with evaluations on the way; not to be changed."""
     run = tmp_path_factory.mktemp("runs") / "evaluated"
-    assert tiny.train_here(recipe(), tiny_shards, run, evaluator=lambda _: CocoEvaluator(recipe(), tiny_shards)) == 0
+    assert (
+        tiny.train_in_process(recipe(), tiny_shards, run, evaluator=lambda _: CocoEvaluator(recipe(), tiny_shards)) == 0
+    )
     return run
 
 
@@ -62,7 +64,7 @@ def test_what_is_logged(evaluated_run):
             assert list(line) == ["step", *AP_KEYS, "pictures", "seconds"]
             assert line["pictures"] == 8
             assert line["seconds"] > 0
-    drawn = curves(evaluated_run)
+    drawn = read_curves(evaluated_run)
     assert [step for step, _ in drawn["maps"]] == EVALUATED
     assert [(step, pytest.approx(ap)) for step, ap in drawn["validation/AP"]] == list(
         tiny.evaluations(evaluated_run).items()
@@ -98,7 +100,7 @@ def train(run, shards, told, *, resume=False, **training):
         told.signals = signals
         return told
 
-    return tiny.train_here(recipe(**training), shards, run, resume=resume, evaluator=evaluator)
+    return tiny.train_in_process(recipe(**training), shards, run, resume=resume, evaluator=evaluator)
 
 
 @pytest.mark.parametrize("training", [{}, {"ema_decay": 0.9}])
@@ -146,8 +148,8 @@ def test_a_stop_during_an_evaluation_saves_and_the_evaluation_is_made_up_for(
     assert tiny.evaluations(run) == dict(zip(EVALUATED, scores, strict=True))
     assert tiny.losses(run) == tiny.losses(tiny_run)
     assert load_checkpoint(best_checkpoint_path(run)).best_score == BestScore(0.5, "told")
-    assert [step for step, _ in curves(run)["validation/AP"]] == EVALUATED
-    assert [step for step, _ in curves(run)["loss/total"]] == list(range(1, 49))
+    assert [step for step, _ in read_curves(run)["validation/AP"]] == EVALUATED
+    assert [step for step, _ in read_curves(run)["loss/total"]] == list(range(1, 49))
 
     capfd.readouterr()
     assert train(run, tiny_shards, Told(), resume=True) == 0
@@ -239,7 +241,7 @@ def test_the_command_checks_the_validation_set_before_it_starts(tiny_recipe, tin
 
     def run(*more, every="10"):
         options = ("--set", f"training.eval_every={every}", "--set", "training.epochs=1", *more)
-        with tiny.kept_signals():
+        with tiny.restore_signal_mask():
             return CliRunner().invoke(main, tiny.command(tiny_recipe, tiny_shards, tmp_path / "run", *options)[3:])
 
     result = run("--val", str(tmp_path / "nowhere"))
@@ -287,4 +289,4 @@ def test_two_processes_share_the_pictures_of_an_evaluation(tiny_recipe, tiny_sha
     assert err.count(" on 12 images in ") == 2
     best = load_checkpoint(best_checkpoint_path(run))
     assert f"Best: AP {best.best_score.ap:.3f} after step {best.step}, {best_checkpoint_path(run)}\n" in err
-    assert [step for step, _ in curves(run)["validation/AP"]] == [24, 48]
+    assert [step for step, _ in read_curves(run)["validation/AP"]] == [24, 48]

@@ -49,7 +49,7 @@ def run(request, tiny_shards, tmp_path_factory):
     recipe["training"] = tiny.RECIPE["training"] | {"max_steps": STEPS, "checkpoint_every": STEPS}
     recipe["evaluation"] = {"size": 64, "batch_size": 2}
     folder = tmp_path_factory.mktemp(request.param) / "run"
-    assert tiny.train_here(parse_config(recipe, source="test"), tiny_shards, folder) == 0
+    assert tiny.train_in_process(parse_config(recipe, source="test"), tiny_shards, folder) == 0
     return request.param, folder
 
 

@@ -123,7 +123,7 @@ OVERRIDES = ("training.lr=2e-4", "training.lr=[", "model=3", "a.b.c=1", "=", "tr
 
 def recipes(seed: int, cases: int, folder: Path) -> FaultReport:
     """Load fuzzed recipes, some of them with overrides."""
-    from tests.support.tiny import kept_signals
+    from tests.support.tiny import restore_signal_mask
     from training.recipes import load_config
     from training.train import main
 
@@ -133,7 +133,7 @@ def recipes(seed: int, cases: int, folder: Path) -> FaultReport:
     options = ["--config", str(path), "--shards", str(folder / "none"), "--out", str(folder / "run")]
 
     def command() -> str | None:
-        with kept_signals():
+        with restore_signal_mask():
             return command_problem(CliRunner().invoke(main, options), (2,))
 
     for case in range(cases):
