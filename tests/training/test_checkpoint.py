@@ -1,4 +1,4 @@
-"""Checkpoints and the folder they lie in: whole or not there, the newest ones kept, damage noticed."""
+"""Checkpoints and the run folder: atomic writes, keeping the newest, detection of damage."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def save(run, step, cell=None, keep=3):
     return save_checkpoint(run, cell.get_parameters(), tiny.recipe(), position, keep=keep)
 
 
-def test_what_is_saved_comes_back(tmp_path):
+def test_checkpoint_round_trips(tmp_path):
     path = save(tmp_path, 7)
     assert path == tmp_path / "checkpoints" / "step-0000007.ckpt"
     checkpoint = load_checkpoint(path)
@@ -57,7 +57,7 @@ def test_what_is_saved_comes_back(tmp_path):
     assert (cell.layer.weight.asnumpy() == 7).all()
 
 
-def test_nothing_else_is_left_and_the_umask_rules(tmp_path):
+def test_no_temporary_files_and_permissions_follow_umask(tmp_path):
     before = os.umask(0o027)
     try:
         path = save(tmp_path, 7)
@@ -67,7 +67,7 @@ def test_nothing_else_is_left_and_the_umask_rules(tmp_path):
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
-def test_the_newest_are_kept_by_number(tmp_path):
+def test_newest_checkpoints_are_kept_by_step(tmp_path):
     for step in (999_999, 5, 10_000_000, 9_999_999):
         save(tmp_path, step, keep=9)
     steps = [5, 999_999, 9_999_999, 10_000_000]
@@ -77,13 +77,13 @@ def test_the_newest_are_kept_by_number(tmp_path):
     assert find_checkpoint(tmp_path) == checkpoint_path(tmp_path, 10_000_001)
 
 
-def test_saving_again_replaces(tmp_path):
+def test_saving_a_step_again_replaces_it(tmp_path):
     save(tmp_path, 3, Cell(1))
     path = save(tmp_path, 3, Cell(2))
     assert (load_checkpoint(path).tensors["layer.weight"].asnumpy() == 2).all()
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+def test_write_error_is_one_line(tmp_path):
     (tmp_path / "checkpoints").write_text("in the way")
     with pytest.raises(InputError, match=r"step-0000001\.ckpt: cannot be written: ") as caught:
         save(tmp_path, 1)
@@ -91,24 +91,24 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9, 0.999])
-def test_truncation_is_noticed(tmp_path, keep):
+def test_truncation_is_detected(tmp_path, keep):
     path = save(tmp_path, 1)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole))])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
     with pytest.raises(DamagedCheckpointError, match="damaged"):
         load_checkpoint(path)
 
 
-def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path):
+def test_flipped_bit_is_detected_anywhere(tmp_path):
     path = save(tmp_path, 1)
-    whole = path.read_bytes()
-    for place in range(0, len(whole), max(1, len(whole) // 40)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    content = path.read_bytes()
+    for place in range(0, len(content), max(1, len(content) // 40)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         with pytest.raises(InputError):
             load_checkpoint(path)
 
 
-def test_the_newest_whole_one_is_found(tmp_path):
+def test_newest_undamaged_checkpoint_is_found(tmp_path):
     for step in (1, 2, 3):
         path = save(tmp_path, step)
     path.write_bytes(path.read_bytes()[:100])
@@ -123,7 +123,7 @@ def test_the_newest_whole_one_is_found(tmp_path):
     assert newest_checkpoint(tmp_path / "nowhere") == (None, [])
 
 
-def test_what_is_no_checkpoint_of_ours(tmp_path):
+def test_other_files_are_rejected(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load_checkpoint(tmp_path / "absent.ckpt")
     with pytest.raises(InputError, match=r"no checkpoint in this folder; train one with: make train RUN="):
@@ -142,8 +142,8 @@ def test_what_is_no_checkpoint_of_ours(tmp_path):
         load_checkpoint(tmp_path / "later.ckpt")
 
 
-def forge(path, change, tag="layer.weight"):
-    """Change one entry of a checkpoint's message and give the file the checksum that it then should have."""
+def tamper(path, change, tag="layer.weight"):
+    """Change one entry of a checkpoint message, and write the file with a matching checksum."""
     message = Checkpoint()
     message.ParseFromString(path.read_bytes()[:-17])
     (entry,) = (entry for entry in message.value if entry.tag == tag)
@@ -163,16 +163,16 @@ def forge(path, change, tag="layer.weight"):
         lambda tensor: setattr(tensor, "tensor_type", "Float128"),
     ],
 )
-def test_a_tensor_that_does_not_fit_its_shape_is_damage_though_its_checksum_is_right(tmp_path, change):
+def test_inconsistent_tensor_is_rejected_despite_a_valid_checksum(tmp_path, change):
     path = save(tmp_path, 1)
-    forge(path, lambda tensor: None)
+    tamper(path, lambda tensor: None)
     load_checkpoint(path)
-    forge(path, change)
+    tamper(path, change)
     with pytest.raises(DamagedCheckpointError):
         load_checkpoint(path)
 
 
-def test_a_large_tensor_may_come_in_pieces(tmp_path):
+def test_tensor_split_into_entries_is_read(tmp_path):
     path = save(tmp_path, 1, Cell(3))
     message = Checkpoint()
     message.ParseFromString(path.read_bytes()[:-17])
@@ -188,14 +188,14 @@ def test_a_large_tensor_may_come_in_pieces(tmp_path):
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "7", None, True, 2**64])
-def test_a_position_that_is_none_is_one_line(tmp_path, value):
+def test_invalid_position_is_a_one_line_error(tmp_path, value):
     state = {"format": 1, "config": {}, "step": value, "records": 1, "processes": 1}
     ms.save_checkpoint(Cell(), str(tmp_path / "a.ckpt"), append_dict={"openpose": json.dumps(state)}, crc_check=True)
-    with pytest.raises(InputError, match=r"a\.ckpt: step is .*, expected a whole number"):
+    with pytest.raises(InputError, match=r"a\.ckpt: step is .*, expected a content number"):
         load_checkpoint(tmp_path / "a.ckpt")
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path):
+def test_mismatched_weights_are_named(tmp_path):
     path = save(tmp_path, 1)
     tensors = load_checkpoint(path).tensors
     with pytest.raises(InputError, match=r"layer\.weight: shape \(4, 3\), expected \(4, 5\)"):
@@ -205,7 +205,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         restore_cell(Cell(), tensors, path)
 
 
-def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+def test_folder_with_a_run_is_not_overwritten(tmp_path):
     check_run_folder(tmp_path / "new", resume=False)
     save(tmp_path, 1)
     check_run_folder(tmp_path, resume=True)
@@ -215,7 +215,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
         check_run_folder(checkpoint_path(tmp_path, 1), resume=True)
 
 
-def test_preparing_forgets_what_came_later(tmp_path):
+def test_preparing_removes_later_steps(tmp_path):
     for step in (2, 4, 6):
         save(tmp_path, step)
     folder = tmp_path / "checkpoints"

@@ -1,4 +1,4 @@
-"""The same samples make the same updates, in however many batches and processes, and after a resume."""
+"""The same samples give the same updates for any split into batches and processes, and after resuming."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.checkpoint.run_folder import checkpoint_path
 from training.config import Config
 from training.optim.ema import AVERAGE_PREFIX
 
-EVERYTHING = {
+ALL_STATEFUL_OPTIONS = {
     "ema_decay": 0.99,
     "amp": "O2",
     "loss_scale": 2.0**24,  # too large at first
@@ -32,11 +32,11 @@ EVERYTHING = {
     "warmup_steps": 5,
     "freeze_backbone_steps": 3,
 }
-"""Whatever has state or changes an update."""
+"""Every option that has state in a checkpoint or changes an update."""
 
 
 def resumed(config: Config, shards: Path, run: Path, out: Path) -> Path:
-    """A copy of a finished run that lost its newest checkpoint, trained to its end again."""
+    """Copy a finished run, truncate its newest checkpoint, and train it to the end again."""
     shutil.copytree(run, out)
     newest = checkpoint_path(out, tiny.STEPS)
     newest.write_bytes(newest.read_bytes()[:-1000])
@@ -45,25 +45,25 @@ def resumed(config: Config, shards: Path, run: Path, out: Path) -> Path:
 
 
 def assert_same(run: Path, other: Path) -> None:
-    """Bit for bit: every logged loss, loss scale and overflow, and everything that the last checkpoints keep."""
-    for line, theirs in zip(tiny.metrics(run), tiny.metrics(other), strict=True):
+    """Compare bit for bit: logged losses, loss scales and overflows, and the last checkpoints."""
+    for line, expected in zip(tiny.metrics(run), tiny.metrics(other), strict=True):
         for name in ("step", "loss", "terms", "rates", "loss_scale", "overflows"):
-            assert line.get(name) == theirs.get(name), (name, line["step"])
-    ours, theirs = (load_checkpoint(checkpoint_path(each, tiny.STEPS)).tensors for each in (run, other))
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        np.testing.assert_array_equal(tensor.asnumpy(), theirs[name].asnumpy(), err_msg=name)
+            assert line.get(name) == expected.get(name), (name, line["step"])
+    actual, expected = (load_checkpoint(checkpoint_path(each, tiny.STEPS)).tensors for each in (run, other))
+    assert actual.keys() == expected.keys()
+    for name, tensor in actual.items():
+        np.testing.assert_array_equal(tensor.asnumpy(), expected[name].asnumpy(), err_msg=name)
 
 
 def assert_close(run: Path, other: Path) -> None:
-    """The losses of 20 steps, to 1 part in 10,000."""
-    ours, theirs = tiny.losses(run), tiny.losses(other)
-    assert ours.keys() == theirs.keys()
+    """Compare the losses of the first 20 steps, relative tolerance 1e-4."""
+    actual, expected = tiny.losses(run), tiny.losses(other)
+    assert actual.keys() == expected.keys()
     for step in range(1, 21):
-        assert ours[step] == pytest.approx(theirs[step], rel=1e-4), step
+        assert actual[step] == pytest.approx(expected[step], rel=1e-4), step
 
 
-def test_two_batches_make_the_update_of_one_twice_as_large(tiny_run, tiny_shards, tmp_path):
+def test_two_accumulated_batches_equal_one_of_twice_the_size(tiny_run, tiny_shards, tmp_path):
     config = tiny.recipe(batch_size=2, accumulate=2)
     assert tiny.train_in_process(config, tiny_shards, tmp_path / "run") == 0
     assert_close(tmp_path / "run", tiny_run)
@@ -73,8 +73,8 @@ def test_two_batches_make_the_update_of_one_twice_as_large(tiny_run, tiny_shards
     )
 
 
-def test_a_run_with_every_kind_of_state_goes_on_bit_for_bit(tiny_shards, tmp_path, capfd):
-    config = tiny.recipe(**EVERYTHING, batch_size=2, accumulate=2)
+def test_run_with_all_kinds_of_state_resumes_bit_for_bit(tiny_shards, tmp_path, capfd):
+    config = tiny.recipe(**ALL_STATEFUL_OPTIONS, batch_size=2, accumulate=2)
     run = tmp_path / "whole"
     assert tiny.train_in_process(config, tiny_shards, run) == 0
     lines = tiny.metrics(run)
@@ -95,8 +95,8 @@ def test_a_run_with_every_kind_of_state_goes_on_bit_for_bit(tiny_shards, tmp_pat
     )
 
 
-def test_two_processes_of_half_batches_twice_over_learn_what_one_learns(tiny_recipe, tiny_shards, tiny_run, tmp_path):
-    """1 picture a batch, 2 batches, 2 processes; then on from step 40, bit for bit."""
+def test_two_processes_with_accumulation_compute_the_losses_of_one(tiny_recipe, tiny_shards, tiny_run, tmp_path):
+    """Batches of 1 image, 2 batches per update, 2 processes; then resumed from step 40, bit for bit."""
     run, again = tmp_path / "run", tmp_path / "again"
     options = ["--nproc", "2", "--set", "training.batch_size=1", "--set", "training.accumulate=2"]
     options += ["--set", "training.ema_decay=0.99", "--set", "training.loss_scale_mode=dynamic"]
@@ -113,19 +113,19 @@ def test_two_processes_of_half_batches_twice_over_learn_what_one_learns(tiny_rec
     assert_same(again, run)
 
 
-def test_a_static_scale_that_is_too_large_ends_the_run_with_advice(tiny_shards, tmp_path, capfd):
+def test_too_large_static_loss_scale_ends_the_run_with_advice(tiny_shards, tmp_path, capfd):
     config = tiny.recipe(amp="O2", loss_scale=2.0**24, loss_scale_mode="static")
     assert tiny.train_in_process(config, tiny_shards, tmp_path / "run") == 3
-    said = capfd.readouterr().err
-    assert "Error: step 20: training has diverged: the gradient is not finite; image ids " in said
-    assert "lower training.loss_scale or set training.loss_scale_mode=dynamic" in said
+    results = capfd.readouterr().err
+    assert "Error: step 20: training has diverged: the gradient is not finite; image ids " in results
+    assert "lower training.loss_scale or set training.loss_scale_mode=dynamic" in results
     losses = tiny.losses(tmp_path / "run")
     assert sorted(losses) == list(range(1, 20))
     assert all(math.isfinite(loss) for loss in losses.values())
 
 
-def test_an_overflow_on_one_process_is_one_on_all(tmp_path):
-    """The next update, of gradients g and 2 g, then moves all weights by 1.5 g, here and there."""
+def test_overflow_on_one_process_skips_the_update_on_all(tmp_path):
+    """The next update, from gradients g and 2 g, moves the weights of both processes by 1.5 g."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -136,13 +136,13 @@ def test_an_overflow_on_one_process_is_one_on_all(tmp_path):
     subprocess.run(
         command, cwd=tiny.ROOT, env=os.environ | {"PATH": path}, capture_output=True, timeout=180, check=True
     )
-    said = [
+    results = [
         [line.split()[1:] for line in log.read_text().splitlines() if line.startswith("RESULT")]
         for log in sorted(logs.glob("worker_*.log"))
     ]
-    assert len(said) == 2
-    assert said[0] == said[1]
-    left_out, counted = ([float(number) for number in line] for line in said[0])
+    assert len(results) == 2
+    assert results[0] == results[1]
+    left_out, counted = ([float(number) for number in line] for line in results[0])
     assert left_out == [0, 1, 4, *[1] * 12]
     moved = LR * 1.5 * GRADIENT
     assert counted == pytest.approx([1, 1, 4, *(1 - moved), *(1 - moved / 2)])

@@ -1,4 +1,4 @@
-"""Two processes through msrun: they learn what one learns, and nothing survives a signal or a failure."""
+"""Two processes under msrun: same losses as one process, and no process left after a signal or a failure."""
 
 from __future__ import annotations
 
@@ -23,17 +23,22 @@ from training.checkpoint.checkpoint import load_checkpoint
 from training.checkpoint.run_folder import checkpoint_path, list_checkpoints
 from training.distributed.process_monitor import MAX_ERROR_LINES, ProcessMonitor, extract_error_lines
 
-pytestmark = pytest.mark.usefixtures("nothing_survives")
+pytestmark = pytest.mark.usefixtures("no_processes_left")
 
 BATCH = ("--set", "training.batch_size=2")
-KEPT = ("ema_decay=0.9", "loss_scale_mode=dynamic", "loss_scale=1024", "loss_scale_window=7")
-"""More that a checkpoint has to keep; it does not change what is learnt."""
-HALF = ("--nproc", "2", *BATCH, *(word for field in KEPT for word in ("--set", f"training.{field}")))
-ENDLESS = (*HALF, "--set", "training.epochs=5000")
+STATEFUL_OPTIONS = ("ema_decay=0.9", "loss_scale_mode=dynamic", "loss_scale=1024", "loss_scale_window=7")
+"""Options with state of their own in a checkpoint, which do not change the losses of the tiny recipe."""
+TWO_PROCESSES = (
+    "--nproc",
+    "2",
+    *BATCH,
+    *(word for field in STATEFUL_OPTIONS for word in ("--set", f"training.{field}")),
+)
+ENDLESS = (*TWO_PROCESSES, "--set", "training.epochs=5000")
 
 
 def processes_of(run: Path) -> list[psutil.Process]:
-    """Every process with the run's folder in its command line, or its environment's."""
+    """Processes with the run folder in their command line."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -53,7 +58,7 @@ def worker(run: Path, rank: int) -> psutil.Process:
 
 
 @pytest.fixture
-def nothing_survives(tmp_path):
+def no_processes_left(tmp_path):
     yield
     left = processes_of(tmp_path)
     for process in left:
@@ -71,7 +76,7 @@ def wait_for_step(run: Path, step: int, process) -> None:
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str]:
-    """Exit code and what the command said."""
+    """Wait for a command; return its exit code and stderr."""
     _, err = process.communicate(timeout=timeout)
     return process.returncode, err
 
@@ -87,48 +92,48 @@ def wait_for_worker(run: Path, rank: int) -> psutil.Process:
 
 @pytest.fixture(scope="module")
 def two(tiny_recipe, tiny_shards, tmp_path_factory):
-    """A finished run of two processes, and what the command said; not to be changed."""
+    """A finished run of two processes and its stderr; shared by tests, do not modify."""
     run = tmp_path_factory.mktemp("two") / "run"
-    code, err = finish(tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *HALF)))
+    code, err = finish(tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *TWO_PROCESSES)))
     assert code == 0, err
     return run, err
 
 
-def test_two_processes_learn_what_one_learns(tiny_run, two):
+def test_two_processes_compute_the_losses_of_one(tiny_run, two):
     run, err = two
     assert "2 x CPU, 48 records: 48 steps of 4 images, 4 epochs" in err
     assert "step 48/48 epoch 4/4" in err
     assert "[INFO]" not in err
-    ours, theirs = tiny.losses(run), tiny.losses(tiny_run)
-    assert ours.keys() == theirs.keys()
+    actual, expected = tiny.losses(run), tiny.losses(tiny_run)
+    assert actual.keys() == expected.keys()
     for step in range(1, 21):
-        assert ours[step] == pytest.approx(theirs[step], rel=1e-4)
+        assert actual[step] == pytest.approx(expected[step], rel=1e-4)
     position = load_checkpoint(list_checkpoints(run)[-1]).position
     assert (position.step, position.processes) == (48, 2)
     logs = sorted(path.name for path in (run / "logs").iterdir())
     assert logs == ["msrun.log", "scheduler.log", "worker_0.log", "worker_1.log"]
 
 
-def test_two_processes_go_on_bit_for_bit(two, tiny_recipe, tiny_shards, tmp_path):
-    """From step 40, as after a crash of the machine; `make faults` kills them at any moment."""
+def test_two_processes_resume_bit_for_bit(two, tiny_recipe, tiny_shards, tmp_path):
+    """Resumes from step 40, as after a crash of the machine; `make faults` kills runs at random times."""
     run = Path(shutil.copytree(two[0], tmp_path / "run"))
     newest = checkpoint_path(run, 48)
     newest.write_bytes(newest.read_bytes()[:-1000])
-    code, err = finish(tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *HALF, "--resume")))
+    code, err = finish(tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *TWO_PROCESSES, "--resume")))
     assert code == 0, err
     assert "Resuming after step 40" in err
     assert tiny.losses(run) == tiny.losses(two[0])
-    ours, theirs = load_checkpoint(newest).tensors, load_checkpoint(checkpoint_path(two[0], 48)).tensors
-    assert any(name.startswith("ema.") for name in ours)
-    for name, tensor in ours.items():
-        np.testing.assert_array_equal(tensor.asnumpy(), theirs[name].asnumpy(), err_msg=name)
+    actual, expected = load_checkpoint(newest).tensors, load_checkpoint(checkpoint_path(two[0], 48)).tensors
+    assert any(name.startswith("ema.") for name in actual)
+    for name, tensor in actual.items():
+        np.testing.assert_array_equal(tensor.asnumpy(), expected[name].asnumpy(), err_msg=name)
 
 
-def test_two_machines_learn_what_one_learns(two, tiny_recipe, tiny_shards, tmp_path):
-    """Both of them this one: two commands, each with a worker."""
+def test_two_machines_compute_the_losses_of_one(two, tiny_recipe, tiny_shards, tmp_path):
+    """Both machines are this one: two commands with one worker each."""
     run, port = tmp_path / "run", free_port()
     cluster = ("--hosts", "2", "--master", "127.0.0.1", "--master-port", str(port))
-    command = tiny.command(tiny_recipe, tiny_shards, run, *HALF[2:], *cluster)
+    command = tiny.command(tiny_recipe, tiny_shards, run, *TWO_PROCESSES[2:], *cluster)
     machines = [tiny.start([*command, "--node-rank", rank]) for rank in ("0", "1")]
     (code, err), (other_code, other_err) = (finish(machine) for machine in machines)
     assert (code, other_code) == (0, 0), err + other_err
@@ -150,7 +155,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-BREAK = """
+FAILING_WORKER = """
 import os
 from pipeline.loading.collate import Collator
 write_image, remaining = Collator.write_image, {after}
@@ -163,15 +168,15 @@ def write_or_fail(*arguments):
 if (os.environ.get("MS_ROLE"), os.environ.get("RANK_ID")) == ("MS_WORKER", "{rank}"):
     Collator.write_image = write_or_fail
 """
-"""Python runs this at its start where it is called sitecustomize: one worker fails after so many pictures."""
+"""A sitecustomize module, which Python runs at startup: one worker fails after `after` images."""
 
 
 @pytest.mark.parametrize(("rank", "after"), [(1, 0), (0, 20)])
-def test_the_error_of_the_worker_that_failed_is_shown(rank, after, tiny_recipe, tiny_shards, tmp_path, monkeypatch):
-    """At the start, and on the way; the lines are those of its exception."""
+def test_error_of_the_failed_worker_is_printed(rank, after, tiny_recipe, tiny_shards, tmp_path, monkeypatch):
+    """Failure at the first step and later; the printed lines end with the exception."""
     run, hook = tmp_path / "run", tmp_path / "hook"
     hook.mkdir()
-    (hook / "sitecustomize.py").write_text(BREAK.format(rank=rank, after=after))
+    (hook / "sitecustomize.py").write_text(FAILING_WORKER.format(rank=rank, after=after))
     monkeypatch.setenv("PYTHONPATH", f"{hook}{os.pathsep}{tiny.ROOT}")
     code, err = finish(tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *ENDLESS)))
     assert code == 1, err
@@ -182,7 +187,7 @@ def test_the_error_of_the_worker_that_failed_is_shown(rank, after, tiny_recipe, 
         assert f"--- {run / 'logs' / 'worker_1.log'}" in err
 
 
-def test_sigterm_saves_and_whatever_is_killed_takes_all_along(tiny_recipe, tiny_shards, tmp_path):
+def test_sigterm_saves_and_no_process_outlives_a_killed_parent(tiny_recipe, tiny_shards, tmp_path):
     run = tmp_path / "run"
     process = tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *ENDLESS))
     wait_for_step(run, 2, process)
@@ -206,11 +211,11 @@ def test_sigterm_saves_and_whatever_is_killed_takes_all_along(tiny_recipe, tiny_
     deadline = time.monotonic() + 30
     while processes_of(run) and time.monotonic() < deadline:
         time.sleep(0.2)
-    # the fixture looks for survivors
+    # the fixture checks that no process is left
     process.communicate(timeout=30)
 
 
-def test_ctrl_c_saves_and_a_killed_worker_is_told_of(tiny_recipe, tiny_shards, tmp_path):
+def test_ctrl_c_saves_and_a_killed_worker_is_reported(tiny_recipe, tiny_shards, tmp_path):
     run = tmp_path / "run"
     process = tiny.start(tiny.command(tiny_recipe, tiny_shards, run, *ENDLESS))
     wait_for_step(run, 2, process)
@@ -228,13 +233,13 @@ def test_ctrl_c_saves_and_a_killed_worker_is_told_of(tiny_recipe, tiny_shards, t
     worker(run, 1).kill()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGKILL, err
-    # msrun alone would wait half a minute for its scheduler to notice
+    # without the process monitor, msrun would wait 30 s until its scheduler times out
     assert "timed out" not in (run / "logs" / "scheduler.log").read_text()
     assert f"Resuming after step {stopped}" in err
     assert f"Error: worker 1 ended with SIGKILL; all logs are in {run / 'logs'}" in err
 
 
-STAND_IN = """
+FAKE_MSRUN = """
 import os, subprocess, sys, time
 worker = "import signal, time, sys; {0}; print('ready', flush=True); time.sleep(600)"
 subprocess.Popen([sys.executable, "-c", "{1}"], env=os.environ | {{"MS_ROLE": "MS_SCHED"}})
@@ -245,18 +250,18 @@ with open(sys.argv[1] + "/worker_0.log", "wb") as log:
 code = child.wait()
 sys.exit(code != 0)
 """
-"""Starts a scheduler, and a worker in a session of its own, as msrun does, and waits for the worker."""
+"""Starts a scheduler and, in a session of its own, a worker, as msrun does; then waits for the worker."""
 SCHEDULER = "import time; time.sleep(600)"
 
 
-def watch(logs: Path, worker: str, number: int, count: int = 1, scheduler: str = SCHEDULER) -> int:
-    """Monitor one worker that runs `worker` first; a signal comes once it is ready, `count` times. The exit code."""
+def run_monitor(logs: Path, worker: str, number: int, count: int = 1, scheduler: str = SCHEDULER) -> int:
+    """Monitor a worker that runs `worker` first; send a signal `count` times when it is ready. Return the exit code."""
     logs.mkdir()
     with tiny.restore_signal_mask():
         signals = StopSignal()
     (logs / "msrun.log").touch()
     parent = subprocess.Popen(
-        [sys.executable, "-c", STAND_IN.format(worker, scheduler), str(logs)], start_new_session=True
+        [sys.executable, "-c", FAKE_MSRUN.format(worker, scheduler), str(logs)], start_new_session=True
     )
 
     def interrupt() -> None:
@@ -273,37 +278,37 @@ def watch(logs: Path, worker: str, number: int, count: int = 1, scheduler: str =
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_signals_reach_a_worker_in_another_session(tmp_path, number, code):
+def test_signals_are_forwarded_to_a_worker_in_another_session(tmp_path, number, code):
     came = tmp_path / "came"
     worker = f"[signal.signal(n, lambda n, f: (open('{came}', 'w').write(str(n)), sys.exit(0))) for n in (2, 15)]"
-    assert watch(tmp_path / "logs", worker, number) == code
+    assert run_monitor(tmp_path / "logs", worker, number) == code
     assert came.read_text() == str(int(number))
 
 
-def test_a_second_signal_kills(tmp_path, capfd):
+def test_second_signal_kills_the_workers(tmp_path, capfd):
     worker = "[signal.signal(n, signal.SIG_IGN) for n in (2, 15)]"
-    assert watch(tmp_path / "logs", worker, signal.SIGINT, count=2) == 130
+    assert run_monitor(tmp_path / "logs", worker, signal.SIGINT, count=2) == 130
     assert "Killed; continue from the last checkpoint with --resume" in capfd.readouterr().err
 
 
-def test_workers_do_not_outlive_their_scheduler(tmp_path, monkeypatch, capfd):
+def test_workers_are_killed_after_their_scheduler_ended(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("training.distributed.process_monitor.SCHEDULER_LOSS_TIMEOUT", 1.0)
     log = tmp_path / "logs" / "scheduler.log"
     scheduler = f"import time; time.sleep(2); open('{log}', 'w').write('timed out'); raise SystemExit(1)"
-    assert watch(tmp_path / "logs", "pass", number=0, count=0, scheduler=scheduler) == 1
-    said = capfd.readouterr().err
-    assert f"Error: the scheduler ended before the workers; all logs are in {tmp_path / 'logs'}" in said
-    assert said.endswith("scheduler.log\ntimed out\n")
+    assert run_monitor(tmp_path / "logs", "pass", number=0, count=0, scheduler=scheduler) == 1
+    stderr = capfd.readouterr().err
+    assert f"Error: the scheduler ended before the workers; all logs are in {tmp_path / 'logs'}" in stderr
+    assert stderr.endswith("scheduler.log\ntimed out\n")
 
 
-def test_a_worker_that_does_not_end_is_killed(tmp_path, monkeypatch, capfd):
+def test_worker_that_ignores_the_signal_is_killed(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("training.distributed.process_monitor.STOP_TIMEOUT", 1.0)
     worker = "[signal.signal(n, signal.SIG_IGN) for n in (2, 15)]"
-    assert watch(tmp_path / "logs", worker, signal.SIGTERM) == 1
+    assert run_monitor(tmp_path / "logs", worker, signal.SIGTERM) == 1
     assert "Error: the workers did not end within 1 s" in capfd.readouterr().err
 
 
-NOISE = """\
+LOG = """\
 [ERROR] DISTRIBUTED(7,7f,python):2026-11-24-14:40:00.000.000 [mindspore/x.cc:1] Close] it is over
 Traceback (most recent call last):
   File "/work/training/run.py", line 1, in train
@@ -319,8 +324,8 @@ mindspore/ccsrc/cluster/topology/compute_graph_node.cc:328 Heartbeat
 """
 
 
-def test_what_is_shown_of_a_log_is_the_error():
-    assert extract_error_lines(NOISE) == NOISE.splitlines()[1:5]
-    assert extract_error_lines(NOISE.splitlines()[0]) == NOISE.splitlines()[:1]
+def test_error_lines_are_extracted_from_a_log():
+    assert extract_error_lines(LOG) == LOG.splitlines()[1:5]
+    assert extract_error_lines(LOG.splitlines()[0]) == LOG.splitlines()[:1]
     assert extract_error_lines("\n".join(map(str, range(100)))) == [str(n) for n in range(100 - MAX_ERROR_LINES, 100)]
     assert extract_error_lines("") == []

@@ -1,4 +1,4 @@
-"""run.json: with what a run was made, and that nothing of it is lost when a run goes on."""
+"""run.json: description of a session, and preservation of earlier sessions when a run is resumed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mindspore import ops
 from pipeline.storage.manifest import Manifest
 from tests.support import tiny
 from training.checkpoint.run_folder import checkpoint_path
-from training.distributed import world as parallel
+from training.distributed import world as world_module
 from training.distributed.world import World
 from training.loop.run_info import (
     FILE_NAME,
@@ -29,23 +29,23 @@ from training.loop.run_info import (
 )
 
 
-def test_a_run_tells_with_what_it_was_made(tiny_run, tiny_shards):
-    told = json.loads((tiny_run / FILE_NAME).read_text())
-    assert (told["step"], told["processes"], told["device"]) == (0, 1, "CPU")
-    assert told["hosts"] == [platform.node()]
-    assert told["config"] == tiny.recipe().model_dump(mode="json")
-    assert told["shards"] == {
+def test_run_json_describes_the_session(tiny_run, tiny_shards):
+    info = json.loads((tiny_run / FILE_NAME).read_text())
+    assert (info["step"], info["processes"], info["device"]) == (0, 1, "CPU")
+    assert info["hosts"] == [platform.node()]
+    assert info["config"] == tiny.recipe().model_dump(mode="json")
+    assert info["shards"] == {
         "folder": str(tiny_shards),
         "records": tiny.RECORDS,
         "fingerprint": Manifest.read(tiny_shards).fingerprint,
     }
-    assert told["versions"] == versions()
-    assert told["earlier"] == []
-    assert told["started"].endswith("+00:00")
-    assert told["command"]
+    assert info["versions"] == versions()
+    assert info["earlier"] == []
+    assert info["started"].endswith("+00:00")
+    assert info["command"]
 
 
-def test_versions_are_those_that_run():
+def test_versions_are_those_of_the_running_libraries():
     found = versions()
     assert found["mindspore"] == mindspore.__version__
     assert found["numpy"] == numpy.__version__
@@ -53,27 +53,27 @@ def test_versions_are_those_that_run():
     assert f'version = "{found["project"]}"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_a_run_that_goes_on_keeps_its_first_session(tiny_run, tiny_shards, tmp_path):
+def test_resumed_run_keeps_its_first_session(tiny_run, tiny_shards, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     checkpoint_path(run, 48).unlink()
     config = tiny.recipe(keep=1)
     assert tiny.train_in_process(config, tiny_shards, run, resume=True) == 0
-    told = json.loads((run / FILE_NAME).read_text())
-    assert (told["step"], told["config"]["training"]["keep"]) == (40, 1)
+    info = json.loads((run / FILE_NAME).read_text())
+    assert (info["step"], info["config"]["training"]["keep"]) == (40, 1)
     first = json.loads((tiny_run / FILE_NAME).read_text())
     del first["earlier"]
-    assert told["earlier"] == [first]
+    assert info["earlier"] == [first]
 
 
-def test_sessions_stand_in_their_order():
-    told = None
+def test_earlier_sessions_are_in_order():
+    info = None
     for step in (0, 10, 20):
-        told = add_session(told, {"step": step})
-    assert told == {"step": 20, "earlier": [{"step": 0}, {"step": 10}]}
+        info = add_session(info, {"step": step})
+    assert info == {"step": 20, "earlier": [{"step": 0}, {"step": 10}]}
 
 
-def test_what_cannot_be_read_is_kept_aside(tiny_run, tiny_shards, tmp_path):
+def test_unreadable_run_json_is_renamed(tiny_run, tiny_shards, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     checkpoint_path(run, 48).unlink()
@@ -83,14 +83,14 @@ def test_what_cannot_be_read_is_kept_aside(tiny_run, tiny_shards, tmp_path):
     assert (run / "run.json.damaged").read_text() == "half a fi"
 
 
-def test_hosts_are_gathered_by_rank(monkeypatch):
-    """Of two processes, the other one on a machine with a name of more than 64 bytes."""
+def test_host_names_are_gathered_by_rank(monkeypatch):
+    """Two processes, the second on a machine with a name longer than 64 bytes."""
     world = World("CPU", rank=0, size=2)
     other = platform.node().encode().ljust(64, b"\0") + b"n" * 64
 
     class AllGather:
         def __call__(self, halves):
-            return parallel.ms.Tensor(numpy.frombuffer(other, dtype=numpy.int32))
+            return world_module.ms.Tensor(numpy.frombuffer(other, dtype=numpy.int32))
 
     monkeypatch.setattr(ops, "AllGather", AllGather)
     assert gather_host_names(world) == [platform.node(), "n" * 64]
@@ -120,7 +120,7 @@ def test_the_commit_and_whether_files_differ_from_it(repository):
     assert git_state(repository) == {**clean, "dirty": True}
 
 
-def test_a_tree_within_anothers_repository_has_no_commit(repository, tmp_path_factory):
+def test_folder_inside_another_repository_has_no_commit(repository, tmp_path_factory):
     (repository / "inner").mkdir()
     assert git_state(repository / "inner") is None
     assert git_state(tmp_path_factory.mktemp("outside")) is None
@@ -131,11 +131,11 @@ def test_without_git_there_is_no_commit(repository, monkeypatch):
     assert git_state(repository) is None
 
 
-def test_the_command_is_the_one_that_was_typed(tiny_recipe, tiny_shards, tmp_path):
+def test_run_json_holds_the_command_line(tiny_recipe, tiny_shards, tmp_path):
     command = tiny.command(tiny_recipe, tiny_shards, tmp_path / "run", "--set", "training.max_steps=1")
     process = tiny.start(command)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    told = json.loads((tmp_path / "run" / FILE_NAME).read_text())
-    assert told["command"].endswith("-m training.train " + " ".join(command[3:]))
-    assert told["command"].startswith(sys.executable)
+    info = json.loads((tmp_path / "run" / FILE_NAME).read_text())
+    assert info["command"].endswith("-m training.train " + " ".join(command[3:]))
+    assert info["command"].startswith(sys.executable)

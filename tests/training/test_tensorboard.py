@@ -1,4 +1,4 @@
-"""TensorBoard's event files: what is written comes back, at once, and no step twice."""
+"""TensorBoard event files: written events can be read at once, and no step appears twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.events import read_curves
 from training.loop.tensorboard import EventWriter
 
 
-def test_numbers_and_pictures_come_back(tmp_path):
+def test_scalars_and_images_round_trip(tmp_path):
     image = np.zeros((40, 64, 3), np.uint8)
     image[:, :32] = (200, 30, 60)
     events = EventWriter(tmp_path / "tensorboard", after=0)
@@ -28,12 +28,12 @@ def test_numbers_and_pictures_come_back(tmp_path):
     assert found["rate/stages"] == [(10, pytest.approx(1e-3))]
     ((step, picture),) = found["maps"]
     assert (step, picture.height, picture.width, picture.colorspace) == (10, 40, 64, 3)
-    drawn = simplejpeg.decode_jpeg(picture.encoded_image_string, colorspace="BGR")
-    assert np.abs(drawn.astype(int) - image)[:, 4:28].mean() < 4
+    decoded = simplejpeg.decode_jpeg(picture.encoded_image_string, colorspace="BGR")
+    assert np.abs(decoded.astype(int) - image)[:, 4:28].mean() < 4
 
 
-def test_a_start_takes_back_the_steps_that_it_repeats(tmp_path):
-    """Both within one second, which is all that tells the files of tensorboardX apart."""
+def test_a_new_file_replaces_the_steps_that_it_repeats(tmp_path):
+    """All within one second, the resolution of the file names of tensorboardX."""
     for after, steps in ((0, (10, 20, 30)), (15, (20, 30, 40)), (40, (50,))):
         events = EventWriter(tmp_path / "tensorboard", after)
         for step in steps:
@@ -43,7 +43,7 @@ def test_a_start_takes_back_the_steps_that_it_repeats(tmp_path):
     assert read_curves(tmp_path)["loss/total"] == [(10, 10), (20, 35), (30, 45), (40, 55), (50, 90)]
 
 
-def test_what_was_flushed_outlives_a_kill(tmp_path):
+def test_flushed_events_survive_a_kill(tmp_path):
     code = """
 import os, signal, sys
 from pathlib import Path

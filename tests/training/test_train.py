@@ -1,4 +1,4 @@
-"""Real runs of a tiny recipe: the loss falls, and a run goes on exactly where it stopped."""
+"""Training runs with a tiny recipe: the loss decreases, and a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from training.loop.trainer import EXIT_DIVERGED
 from training.recipes import load_config, override_config
 
 
-def test_the_loss_falls(tiny_run):
+def test_loss_decreases(tiny_run):
     losses = list(tiny.losses(tiny_run).values())
     assert len(losses) == tiny.STEPS
-    first, last = np.mean(losses[:12]), np.mean(losses[-12:])  # of an epoch: the same pictures
+    first, last = np.mean(losses[:12]), np.mean(losses[-12:])  # one epoch each: the same images
     assert last < 0.9 * first
 
 
-def test_the_demo_recipes_loss_falls(tiny_shards, tmp_path):
+def test_loss_decreases_with_the_demo_recipe(tiny_shards, tmp_path):
     settings = ["training.epochs=8", "training.log_every=1", "training.warmup_steps=1"]
     config = load_config(tiny.ROOT / "configs" / "demo.yaml", settings)
     assert tiny.train_in_process(config, tiny_shards, tmp_path / "run") == 0
@@ -38,7 +38,7 @@ def test_the_demo_recipes_loss_falls(tiny_shards, tmp_path):
     assert np.mean(losses[-epoch:]) < 0.9 * np.mean(losses[epoch : 2 * epoch])
 
 
-def test_every_step_is_logged(tiny_run):
+def test_metrics_hold_every_step(tiny_run):
     lines = tiny.metrics(tiny_run)
     assert [line["step"] for line in lines] == list(range(1, tiny.STEPS + 1))
     assert [line["epoch"] for line in lines] == [step // 12 for step in range(tiny.STEPS)]
@@ -53,8 +53,8 @@ def test_every_step_is_logged(tiny_run):
     assert lines[-1]["lr"] < 1e-5
 
 
-def test_what_a_run_leaves(tiny_run):
-    left = {path.name for path in tiny_run.iterdir()} - {"debug"}  # which goes when the process does
+def test_files_of_a_finished_run(tiny_run):
+    left = {path.name for path in tiny_run.iterdir()} - {"debug"}  # removed when the process exits
     assert left == {"checkpoints", "config.yaml", "metrics.jsonl", "run.json", "tensorboard"}
     assert [path.name for path in list_checkpoints(tiny_run)] == ["step-0000040.ckpt", "step-0000048.ckpt"]
     assert load_config(tiny_run / "config.yaml") == tiny.recipe()
@@ -67,23 +67,23 @@ def copy(run: Path, out: Path) -> Path:
     return out
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tiny_run, tiny_shards, tmp_path, capfd):
-    """From step 40: the newest checkpoint is cut short, as a crash of the machine would leave it."""
+def test_killed_run_resumes_bit_for_bit(tiny_run, tiny_shards, tmp_path, capfd):
+    """Resumes from step 40, because the newest checkpoint is truncated as after a crash of the machine."""
     run = copy(tiny_run, tmp_path / "run")
     newest = checkpoint_path(run, 48)
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert tiny.train_in_process(tiny.recipe(), tiny_shards, run, resume=True) == 0
-    said = capfd.readouterr().err
-    assert f"Warning: {newest}: damaged" in said
-    assert "Resuming after step 40" in said
+    stderr = capfd.readouterr().err
+    assert f"Warning: {newest}: damaged" in stderr
+    assert "Resuming after step 40" in stderr
     assert tiny.losses(run) == tiny.losses(tiny_run)
-    ours, theirs = load_checkpoint(newest).tensors, load_checkpoint(checkpoint_path(tiny_run, 48)).tensors
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        np.testing.assert_array_equal(tensor.asnumpy(), theirs[name].asnumpy(), err_msg=name)
+    actual, expected = load_checkpoint(newest).tensors, load_checkpoint(checkpoint_path(tiny_run, 48)).tensors
+    assert actual.keys() == expected.keys()
+    for name, tensor in actual.items():
+        np.testing.assert_array_equal(tensor.asnumpy(), expected[name].asnumpy(), err_msg=name)
 
 
-def test_a_finished_run_says_so_and_changes_nothing(tiny_run, tiny_shards, tmp_path, capfd):
+def test_resuming_a_finished_run_changes_nothing(tiny_run, tiny_shards, tmp_path, capfd):
     run = copy(tiny_run, tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert tiny.train_in_process(tiny.recipe(), tiny_shards, run, resume=True) == 0
@@ -101,12 +101,12 @@ def test_a_finished_run_says_so_and_changes_nothing(tiny_run, tiny_shards, tmp_p
         ("training.seed=1", r"tiny: training\.seed: the checkpoints were made with 0, but the recipe has 1"),
     ],
 )
-def test_another_recipe_does_not_go_on(tiny_run, tiny_shards, change, message):
+def test_resuming_with_another_recipe_is_an_error(tiny_run, tiny_shards, change, message):
     with pytest.raises(InputError, match=message):
         tiny.train_in_process(override_config(tiny.recipe(), [change]), tiny_shards, tiny_run, resume=True)
 
 
-def test_other_shards_do_not_go_on(tiny_run, coco_shards):
+def test_resuming_with_other_shards_is_an_error(tiny_run, coco_shards):
     with pytest.raises(InputError, match=r"trained on other shards \(48 records, now \d+\)"):
         tiny.train_in_process(tiny.recipe(), coco_shards, tiny_run, resume=True)
 
@@ -116,22 +116,22 @@ def test_a_run_is_not_overwritten(tiny_run, tiny_shards):
         tiny.train_in_process(tiny.recipe(), tiny_shards, tiny_run)
 
 
-def test_a_device_that_is_not_there(tmp_path):
+def test_unavailable_device_is_an_error(tmp_path):
     from training.distributed.world import init_world
 
     with pytest.raises(InputError, match="--device ascend: MindSpore finds no Ascend device"):
         init_world("ascend", tmp_path / "debug")
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tiny_shards, tmp_path, capfd):
+def test_nonfinite_loss_ends_the_run(tiny_shards, tmp_path, capfd):
     run = tmp_path / "run"
     config = tiny.recipe(lr=10.0, schedule="steps", checkpoint_every=1)
     assert tiny.train_in_process(config, tiny_shards, run) == EXIT_DIVERGED == 3
-    said = capfd.readouterr().err
+    stderr = capfd.readouterr().err
     failed = len(tiny.losses(run)) + 1
-    assert f"Error: step {failed}: training has diverged: the " in said
-    assert "is not finite; image ids " in said
-    ids = [int(i) for i in said.partition("image ids ")[2].partition(";")[0].split(",")]
+    assert f"Error: step {failed}: training has diverged: the " in stderr
+    assert "is not finite; image ids " in stderr
+    ids = [int(i) for i in stderr.partition("image ids ")[2].partition(";")[0].split(",")]
     assert len(ids) == 4
     assert all(math.isfinite(loss) for loss in tiny.losses(run).values())
     weights = load_checkpoint(list_checkpoints(run)[-1]).tensors
@@ -139,8 +139,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_shards, tmp_path, capfd):
     assert all(np.isfinite(tensor.asnumpy()).all() for tensor in weights.values())
 
 
-def poison(monkeypatch, steps):
-    """Let the targets of some steps hold a NaN."""
+def insert_nans(monkeypatch, steps):
+    """Write a NaN into the targets of the given steps."""
     from training.loop import trainer as run
 
     whole, done = run.create_batches, itertools.count(1)
@@ -154,14 +154,14 @@ def poison(monkeypatch, steps):
     monkeypatch.setattr(run, "create_batches", create_batches)
 
 
-def test_steps_that_are_not_finite_are_left_out_and_counted(tiny_shards, tiny_run, tmp_path, capfd, monkeypatch):
+def test_nonfinite_steps_are_skipped_and_counted(tiny_shards, tiny_run, tmp_path, capfd, monkeypatch):
     run = tmp_path / "run"
-    poison(monkeypatch, {13, 20, 21})
+    insert_nans(monkeypatch, {13, 20, 21})
     config = tiny.recipe(on_nonfinite="skip")
     assert tiny.train_in_process(config, tiny_shards, run) == 0
-    said = capfd.readouterr().err
+    stderr = capfd.readouterr().err
     ids = re.findall(
-        r"Warning: step (\d+): the loss is not finite; image ids ([\d, ]+); update skipped, (\d) so far", said
+        r"Warning: step (\d+): the loss is not finite; image ids ([\d, ]+); update skipped, (\d) so far", stderr
     )
     assert [(step, count) for step, _, count in ids] == [("13", "1"), ("20", "2"), ("21", "3")]
     losses = tiny.losses(run)
@@ -172,25 +172,25 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(tiny_shards, tiny_ru
     assert all(np.isfinite(tensor.asnumpy()).all() for tensor in weights.values())
 
 
-def test_a_network_that_answers_nothing_finite_any_more_ends_the_run(tiny_shards, tmp_path, capfd, monkeypatch):
+def test_consecutive_nonfinite_steps_end_the_run(tiny_shards, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("training.loop.trainer.MAX_CONSECUTIVE_SKIPS", 3)
-    poison(monkeypatch, {3, 5, 6, 7})
+    insert_nans(monkeypatch, {3, 5, 6, 7})
     assert tiny.train_in_process(tiny.recipe(on_nonfinite="skip"), tiny_shards, tmp_path / "run") == EXIT_DIVERGED
-    said = capfd.readouterr().err
-    assert said.count("Warning: step ") == 3
-    assert "Error: step 7: training has diverged: the loss is not finite; image ids " in said
+    stderr = capfd.readouterr().err
+    assert stderr.count("Warning: step ") == 3
+    assert "Error: step 7: training has diverged: the loss is not finite; image ids " in stderr
     assert sorted(tiny.losses(tmp_path / "run")) == [1, 2, 4]
 
 
-def test_a_network_whose_statistics_are_spoilt_ends_the_run(tiny_shards, tmp_path, capfd):
-    """Pictures beyond float16's range: no later step would mend what batch normalisation counted of them."""
+def test_nonfinite_running_statistics_end_the_run(tiny_shards, tmp_path, capfd):
+    """Inputs exceed the range of float16, so that the statistics of batch normalisation stay infinite."""
     config = override_config(
         tiny.recipe(on_nonfinite="skip", amp="O2"), ["model.batch_norm=true", "model.std=[0.001, 0.001, 0.001]"]
     )
     assert tiny.train_in_process(config, tiny_shards, tmp_path / "run") == EXIT_DIVERGED
-    said = capfd.readouterr().err
-    assert "Error: step 1: training has diverged: the gradient is not finite; image ids " in said
-    assert "the running statistics of batch normalisation are not finite; lower training.lr" in said
+    stderr = capfd.readouterr().err
+    assert "Error: step 1: training has diverged: the gradient is not finite; image ids " in stderr
+    assert "the running statistics of batch normalisation are not finite; lower training.lr" in stderr
 
 
 @pytest.fixture(scope="module")
@@ -203,19 +203,19 @@ def coco_shards(coco_mini, tmp_path_factory):
     return out
 
 
-def test_real_pictures_targets_on_the_device_and_a_stop_before_the_first_step(coco_shards, tmp_path, capfd):
-    """SIGTERM: one step, a checkpoint, exit code 0; and again, from there."""
+def test_stop_before_the_first_step_with_targets_on_the_device(coco_shards, tmp_path, capfd):
+    """SIGTERM on real images: one step, a checkpoint, exit code 0."""
     run = tmp_path / "run"
     config = override_config(tiny.recipe(), ["data.targets=device", "data.max_people=32"])
     assert tiny.train_in_process(config, coco_shards, run, resume=True, stop=signal.SIGTERM) == 0
-    said = capfd.readouterr().err
-    assert f"{run}: no checkpoint yet, starting a new run" in said
-    assert "Stopped after step 1 of " in said
-    assert "resume with: COMMAND" in said
+    stderr = capfd.readouterr().err
+    assert f"{run}: no checkpoint yet, starting a new run" in stderr
+    assert "Stopped after step 1 of " in stderr
+    assert "resume with: COMMAND" in stderr
     assert [path.name for path in list_checkpoints(run)] == ["step-0000001.ckpt"]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tiny_recipe, tiny_shards, tmp_path):
+def test_ctrl_c_saves_and_prints_the_resume_command(tiny_recipe, tiny_shards, tmp_path):
     run = tmp_path / "run"
     process = tiny.start(tiny.command(tiny_recipe, tiny_shards, run, "--set", "training.epochs=5000"))
     deadline = time.monotonic() + 120
@@ -240,7 +240,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_recipe, tiny_shards, tmp_path):
     ]
 
 
-def test_wrong_input_is_one_line_and_exit_code_2(tiny_recipe, tiny_shards, tmp_path):
+def test_invalid_input_is_a_one_line_error_with_exit_code_2(tiny_recipe, tiny_shards, tmp_path):
     from click.testing import CliRunner
 
     from training.train import main

@@ -1,4 +1,4 @@
-"""Evaluation during training: it disturbs nothing, is never lost or done twice, and the best network is kept."""
+"""Evaluation during training: no effect on training, none lost or repeated, and the best checkpoint is kept."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def recipe(**training):
 
 @pytest.fixture(scope="module")
 def evaluated_run(tiny_shards, tmp_path_factory):
-    """The run of `tiny_run` with evaluations on the way; not to be changed."""
+    """The run of `tiny_run` with evaluations; shared by tests, do not modify."""
     run = tmp_path_factory.mktemp("runs") / "evaluated"
     assert (
         tiny.train_in_process(recipe(), tiny_shards, run, evaluator=lambda _: CocoEvaluator(recipe(), tiny_shards)) == 0
@@ -48,15 +48,15 @@ def evaluated_run(tiny_shards, tmp_path_factory):
     return run
 
 
-def test_training_learns_the_same_bit_for_bit(evaluated_run, tiny_run):
+def test_evaluation_does_not_change_training(evaluated_run, tiny_run):
     assert tiny.losses(evaluated_run) == tiny.losses(tiny_run)
-    ours, theirs = (load_checkpoint(checkpoint_path(run, 48)).tensors for run in (evaluated_run, tiny_run))
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        np.testing.assert_array_equal(tensor.asnumpy(), theirs[name].asnumpy(), err_msg=name)
+    actual, expected = (load_checkpoint(checkpoint_path(run, 48)).tensors for run in (evaluated_run, tiny_run))
+    assert actual.keys() == expected.keys()
+    for name, tensor in actual.items():
+        np.testing.assert_array_equal(tensor.asnumpy(), expected[name].asnumpy(), err_msg=name)
 
 
-def test_what_is_logged(evaluated_run):
+def test_log_and_events_hold_every_evaluation(evaluated_run):
     lines = tiny.metrics(evaluated_run)
     assert [line["step"] for line in lines] == sorted([*range(1, 49), *EVALUATED])
     for line in lines:
@@ -64,17 +64,17 @@ def test_what_is_logged(evaluated_run):
             assert list(line) == ["step", *AP_KEYS, "pictures", "seconds"]
             assert line["pictures"] == 8
             assert line["seconds"] > 0
-    drawn = read_curves(evaluated_run)
-    assert [step for step, _ in drawn["maps"]] == EVALUATED
-    assert [(step, pytest.approx(ap)) for step, ap in drawn["validation/AP"]] == list(
+    events = read_curves(evaluated_run)
+    assert [step for step, _ in events["maps"]] == EVALUATED
+    assert [(step, pytest.approx(ap)) for step, ap in events["validation/AP"]] == list(
         tiny.evaluations(evaluated_run).items()
     )
 
 
-class Told:
+class ScriptedEvaluator:
     """Returns the given AP values, one for each evaluation; raises the value if it is an exception."""
 
-    basis = "told"
+    basis = "scripted"
 
     def __init__(self, *scores, stop_at=0, signals=None):
         self.scores, self.calls, self.maps = list(scores), 0, []
@@ -95,64 +95,62 @@ class Told:
         return Score(dict.fromkeys(AP_KEYS, score), image_count=1, seconds=0.5)
 
 
-def train(run, shards, told, *, resume=False, **training):
+def train(run, shards, scripted, *, resume=False, **training):
     def evaluator(signals):
-        told.signals = signals
-        return told
+        scripted.signals = signals
+        return scripted
 
     return tiny.train_in_process(recipe(**training), shards, run, resume=resume, evaluator=evaluator)
 
 
 @pytest.mark.parametrize("training", [{}, {"ema_decay": 0.9}])
-def test_the_best_is_kept_and_the_earlier_of_equals(tiny_shards, tmp_path, capfd, training):
-    run, told = tmp_path / "run", Told(0.1, 0.3, 0.3, 0.2, 0.3)
-    assert train(run, tiny_shards, told, **training) == 0
+def test_best_checkpoint_is_kept_the_first_one_on_ties(tiny_shards, tmp_path, capfd, training):
+    run, scripted = tmp_path / "run", ScriptedEvaluator(0.1, 0.3, 0.3, 0.2, 0.3)
+    assert train(run, tiny_shards, scripted, **training) == 0
     best, newest = load_checkpoint(best_checkpoint_path(run)), load_checkpoint(find_checkpoint(run))
-    assert (best.step, best.best_score) == (20, BestScore(0.3, "told"))
+    assert (best.step, best.best_score) == (20, BestScore(0.3, "scripted"))
     assert (newest.step, newest.best_score) == (48, None)
     assert [path.name for path in list_checkpoints(run)] == ["step-0000040.ckpt", "step-0000048.ckpt"]
-    said = capfd.readouterr().err
-    assert "step 10/48 AP 0.100 AP50 0.100 AR 0.100 on 1 images in 0.5 s, best so far\n" in said
-    assert "step 30/48 AP 0.300 AP50 0.300 AR 0.300 on 1 images in 0.5 s\n" in said
-    assert said.endswith(f"Best: AP 0.300 after step 20, {best_checkpoint_path(run)}\n")
-    for checkpoint, maps in ((best, told.maps[1]), (newest, told.maps[4])):
-        for ours, theirs in zip(checkpoint_network(checkpoint)(told.images), maps, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+    stderr = capfd.readouterr().err
+    assert "step 10/48 AP 0.100 AP50 0.100 AR 0.100 on 1 images in 0.5 s, best so far\n" in stderr
+    assert "step 30/48 AP 0.300 AP50 0.300 AR 0.300 on 1 images in 0.5 s\n" in stderr
+    assert stderr.endswith(f"Best: AP 0.300 after step 20, {best_checkpoint_path(run)}\n")
+    for checkpoint, maps in ((best, scripted.maps[1]), (newest, scripted.maps[4])):
+        for actual, expected in zip(checkpoint_network(checkpoint)(scripted.images), maps, strict=True):
+            np.testing.assert_array_equal(actual, expected)
 
 
-def test_an_evaluation_that_fails_or_finds_nobody_to_find_does_not_end_the_run(tiny_shards, tmp_path, capfd):
+def test_failed_or_undefined_evaluation_does_not_end_the_run(tiny_shards, tmp_path, capfd):
     run = tmp_path / "run"
-    assert train(run, tiny_shards, Told(-1.0, InputError("image 7: damaged"), 0.2, -1.0, 0.0)) == 0
-    said = capfd.readouterr().err
-    assert "step 10/48 AP - AP50 - AR - on 1 images in 0.5 s\n" in said
-    assert "Warning: step 20: not evaluated: image 7: damaged\n" in said
+    assert train(run, tiny_shards, ScriptedEvaluator(-1.0, InputError("image 7: damaged"), 0.2, -1.0, 0.0)) == 0
+    stderr = capfd.readouterr().err
+    assert "step 10/48 AP - AP50 - AR - on 1 images in 0.5 s\n" in stderr
+    assert "Warning: step 20: not evaluated: image 7: damaged\n" in stderr
     assert tiny.evaluations(run) == {10: -1.0, 30: 0.2, 40: -1.0, 48: 0.0}
     assert load_checkpoint(best_checkpoint_path(run)).step == 30
     assert len(tiny.losses(run)) == 48
 
 
 @pytest.mark.parametrize("stop_at", [2, 5])
-def test_a_stop_during_an_evaluation_saves_and_the_evaluation_is_made_up_for(
-    tiny_shards, tiny_run, tmp_path, capfd, stop_at
-):
+def test_stop_during_evaluation_saves_and_resuming_evaluates_again(tiny_shards, tiny_run, tmp_path, capfd, stop_at):
     run = tmp_path / "run"
     scores = (0.1, 0.3, 0.2, 0.4, 0.5)
-    assert train(run, tiny_shards, Told(*scores, stop_at=stop_at), checkpoint_every=1000) == 0
+    assert train(run, tiny_shards, ScriptedEvaluator(*scores, stop_at=stop_at), checkpoint_every=1000) == 0
     stopped = EVALUATED[stop_at - 1]
-    said = capfd.readouterr().err
-    assert said.endswith(f"Stopped after step {stopped} of 48; resume with: COMMAND\n")
+    stderr = capfd.readouterr().err
+    assert stderr.endswith(f"Stopped after step {stopped} of 48; resume with: COMMAND\n")
     assert list_checkpoints(run)[-1] == checkpoint_path(run, stopped)
     assert list(tiny.evaluations(run)) == EVALUATED[: stop_at - 1]
 
-    assert train(run, tiny_shards, Told(*scores[stop_at - 1 :]), checkpoint_every=1000, resume=True) == 0
+    assert train(run, tiny_shards, ScriptedEvaluator(*scores[stop_at - 1 :]), checkpoint_every=1000, resume=True) == 0
     assert tiny.evaluations(run) == dict(zip(EVALUATED, scores, strict=True))
     assert tiny.losses(run) == tiny.losses(tiny_run)
-    assert load_checkpoint(best_checkpoint_path(run)).best_score == BestScore(0.5, "told")
+    assert load_checkpoint(best_checkpoint_path(run)).best_score == BestScore(0.5, "scripted")
     assert [step for step, _ in read_curves(run)["validation/AP"]] == EVALUATED
     assert [step for step, _ in read_curves(run)["loss/total"]] == list(range(1, 49))
 
     capfd.readouterr()
-    assert train(run, tiny_shards, Told(), resume=True) == 0
+    assert train(run, tiny_shards, ScriptedEvaluator(), resume=True) == 0
     assert "finished, all 48 steps are done" in capfd.readouterr().err
 
 
@@ -170,27 +168,27 @@ def keep(validation, step, ap):
     return validation.save_if_best(score, Weights(), TrainingPosition(step, records=48, shards="", processes=1))
 
 
-def resumed(run, basis="told", rank=0):
-    told = Told()
-    told.basis = basis
-    validation = Validation(run, recipe(), told, tiny.STEPS, World("CPU", rank, 2 if rank else 1))
+def resumed(run, basis="scripted", rank=0):
+    scripted = ScriptedEvaluator()
+    scripted.basis = basis
+    validation = Validation(run, recipe(), scripted, tiny.STEPS, World("CPU", rank, 2 if rank else 1))
     return validation, validation.resume()
 
 
-def test_the_best_of_an_earlier_start_is_remembered(tmp_path):
+def test_best_score_of_an_earlier_session_is_loaded(tmp_path):
     assert keep(resumed(tmp_path)[0], 20, 0.3)
     before = best_checkpoint_path(tmp_path).read_bytes()
     validation, messages = resumed(tmp_path)
     assert (validation.best, messages) == ((20, 0.3), [])
-    assert not keep(validation, 10, 0.3)  # gone back to an earlier checkpoint, it may come by again
+    assert not keep(validation, 10, 0.3)  # a run resumed from an earlier checkpoint evaluates this step again
     assert not keep(validation, 30, 0.3)
     assert best_checkpoint_path(tmp_path).read_bytes() == before
     assert keep(validation, 40, 0.4)
-    assert load_checkpoint(best_checkpoint_path(tmp_path)).best_score == BestScore(0.4, "told")
+    assert load_checkpoint(best_checkpoint_path(tmp_path)).best_score == BestScore(0.4, "scripted")
     assert [path.name for path in best_checkpoint_path(tmp_path).parent.iterdir()] == ["best.ckpt"]
 
 
-def test_the_best_of_other_pictures_does_not_count(tmp_path):
+def test_best_score_with_another_basis_is_replaced(tmp_path):
     keep(resumed(tmp_path)[0], 20, 0.3)
     validation, messages = resumed(tmp_path, basis="other pictures")
     assert validation.best is None
@@ -200,7 +198,7 @@ def test_the_best_of_other_pictures_does_not_count(tmp_path):
     assert load_checkpoint(best_checkpoint_path(tmp_path)).best_score == BestScore(0.05, "other pictures")
 
 
-def test_a_damaged_best_is_told_of_and_replaced(tmp_path):
+def test_damaged_best_checkpoint_is_reported_and_replaced(tmp_path):
     keep(resumed(tmp_path)[0], 20, 0.3)
     best_checkpoint_path(tmp_path).write_bytes(best_checkpoint_path(tmp_path).read_bytes()[:-1000])
     validation, messages = resumed(tmp_path)
@@ -211,7 +209,7 @@ def test_a_damaged_best_is_told_of_and_replaced(tmp_path):
     assert load_checkpoint(best_checkpoint_path(tmp_path)).step == 30
 
 
-def test_rank_0_keeps_the_best_and_the_others_believe_it(tmp_path, monkeypatch):
+def test_rank_0_decides_which_checkpoint_is_best(tmp_path, monkeypatch):
     monkeypatch.setattr(World, "all_gather", lambda self, values: values)
     monkeypatch.setattr(FileBarrier, "all_gather", lambda self, data: [b"better", data])
     validation, _ = resumed(tmp_path, rank=1)
@@ -220,14 +218,14 @@ def test_rank_0_keeps_the_best_and_the_others_believe_it(tmp_path, monkeypatch):
     assert not best_checkpoint_path(tmp_path).exists()
 
 
-def test_a_folder_with_nothing_but_a_best_holds_a_run(tmp_path):
+def test_folder_with_only_a_best_checkpoint_contains_a_run(tmp_path):
     keep(resumed(tmp_path)[0], 20, 0.3)
     with pytest.raises(InputError, match="already contains a run"):
         check_run_folder(tmp_path, resume=False)
 
 
 @pytest.mark.parametrize("mark", [None, {}, {"ap": 2.0}, {"ap": "0.5"}, {"ap": float("nan")}])
-def test_a_mark_that_is_none_is_one_line(tmp_path, mark):
+def test_invalid_best_score_is_a_one_line_error(tmp_path, mark):
     keep(resumed(tmp_path)[0], 20, 0.3)
     path = best_checkpoint_path(tmp_path)
     state = {"format": 1, "config": {}, "step": 1, "records": 1, "processes": 1, "mark": mark}
@@ -236,7 +234,7 @@ def test_a_mark_that_is_none_is_one_line(tmp_path, mark):
         load_checkpoint(path)
 
 
-def test_the_command_checks_the_validation_set_before_it_starts(tiny_recipe, tiny_shards, tmp_path):
+def test_command_checks_the_validation_set_first(tiny_recipe, tiny_shards, tmp_path):
     from training.train import main
 
     def run(*more, every="10"):
@@ -255,7 +253,7 @@ def test_the_command_checks_the_validation_set_before_it_starts(tiny_recipe, tin
     assert tiny.evaluations(tmp_path / "run") == {}
 
 
-def test_ranks_take_the_moments_of_the_first(monkeypatch):
+def test_ranks_copy_the_running_statistics_of_rank_0(monkeypatch):
     from training.config import ModelConfig
     from training.loop.evaluation_network import EvaluationNetwork
     from training.network.openpose import OpenPose
@@ -276,7 +274,7 @@ def test_ranks_take_the_moments_of_the_first(monkeypatch):
         np.testing.assert_array_equal(parameter.asnumpy(), expected, err_msg=name)
 
 
-def test_two_processes_share_the_pictures_of_an_evaluation(tiny_recipe, tiny_shards, tmp_path):
+def test_two_processes_share_the_images_of_an_evaluation(tiny_recipe, tiny_shards, tmp_path):
     run = tmp_path / "run"
     settings = ("training.batch_size=2", "training.eval_every=24", "training.eval_pictures=12", "model.batch_norm=true")
     more = [part for setting in settings for part in ("--set", setting)]

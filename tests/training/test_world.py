@@ -1,4 +1,4 @@
-"""What processes tell each other, through MindSpore's own communication."""
+"""Communication between two processes under msrun."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.coco_folder import ROOT
 
-TALK = """
+SCRIPT = """
 import hashlib
 import os
 import time
@@ -31,7 +31,7 @@ barrier = FileBarrier(Path(), world)
 for length in (0, 1, 8, 9, 100_000):
     parts = barrier.all_gather(bytes([world.rank]) * (length + 3 * world.rank))
     assert parts == [bytes([rank]) * (length + 3 * rank) for rank in range(world.size)], length
-time.sleep(float(os.environ.get("PATIENCE", 1)) * world.rank)
+time.sleep(float(os.environ.get("DELAY_SECONDS", 1)) * world.rank)
 assert barrier.all_gather(b"late") == [b"late"] * 2
 first = np.arange(1000, dtype=np.float32) / 7
 np.testing.assert_array_equal(world.broadcast(first + world.rank), first)
@@ -41,33 +41,33 @@ config = ModelConfig(backbone="compact", feature_widths=(8, 8), stages=1, first_
 network = OpenPose(config)
 image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
 evaluation_network = EvaluationNetwork(config)
-answers = []
-for moment in (-0.1, -0.2):  # below 0, for what is above them passes the activation
+digests = []
+for moment in (-0.1, -0.2):  # below 0, so that values above the mean pass the activation
     for parameter in network.get_parameters():
         if parameter.name.endswith("moving_mean"):
             ops.assign(parameter, ms.Tensor(np.full(parameter.shape, moment * (1 + world.rank), np.float32)))
     evaluation_network.copy_weights({parameter.name: parameter for parameter in network.get_parameters()}, world)
     own = hashlib.sha256(b"".join(maps.tobytes() for maps in evaluation_network.infer(image))).digest()
     assert len(set(barrier.all_gather(own))) == 1, moment
-    answers.append(own)
-assert answers[0] != answers[1]
+    digests.append(own)
+assert digests[0] != digests[1]
 print(f"rank {world.rank} of {world.size} agrees")
 """
 
 
-def test_two_processes_exchange_bytes_and_answer_alike(tmp_path):
-    """Though one is late, and their moments of batch normalisation differ.
+def test_two_processes_gather_bytes_and_compute_equal_maps(tmp_path):
+    """One process is late, and their running statistics of batch normalisation differ.
 
-    PATIENCE=60 in the environment makes it so late that MindSpore's own collectives would have given up.
+    With DELAY_SECONDS=60 in the environment, the delay exceeds the timeout of MindSpore's own collectives.
     """
-    (tmp_path / "talk.py").write_text(TALK)
+    (tmp_path / "communicate.py").write_text(SCRIPT)
     (tmp_path / ".barrier-of-a-run-that-was-killed").touch()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     msrun = shutil.which("msrun", path=path)
     assert msrun is not None
     command = [msrun, "--worker_num=2", "--local_worker_num=2", "--join=True", "--master_port=8219"]
     subprocess.run(
-        [*command, f"--log_dir={tmp_path}", "python", str(tmp_path / "talk.py")],
+        [*command, f"--log_dir={tmp_path}", "python", str(tmp_path / "communicate.py")],
         cwd=tmp_path,
         env=os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)},
         capture_output=True,
