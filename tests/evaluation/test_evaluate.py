@@ -80,9 +80,9 @@ def test_oracle_network_scores_high(known):
 
 def test_background_false_positive_lowers_ap(known):
     colour, size, people = known[1]
-    unsure = people.copy()
-    unsure[0, 8:14, 2] = 0
-    original = known | {1: (colour, size, unsure)}
+    incomplete = people.copy()
+    incomplete[0, 8:14, 2] = 0
+    original = known | {1: (colour, size, incomplete)}
     colour, size, _ = known[99]
     modified = original | {99: (colour, size, standing_person(80, 60, 100)[None])}
     before, after = (

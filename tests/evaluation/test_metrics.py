@@ -97,9 +97,9 @@ def test_score_orders_results(truth: GroundTruth) -> None:
 
 
 def test_crowds_and_people_without_keypoints_are_ignored(truth: GroundTruth) -> None:
-    found = exact_results(truth)
+    results = exact_results(truth)
     truth[3] += [annotation(500, 200, crowd=1), annotation(600, 100, labelled=0)]
-    assert coco_ap(truth, found)["AP"] == pytest.approx(1)
+    assert coco_ap(truth, results)["AP"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("sides", [(80.0, 300.0), (80.0,), (300.0,), (10.0,), (50.0,), (140.0,)])
