@@ -145,7 +145,7 @@ class DataConfig(StrictModel):
 
 
 class TrainingConfig(StrictModel):
-    """Optimization, precision, checkpoints and evaluation during training. A step is one update of the weights."""
+    """How the network is trained. A step is one update of the weights."""
 
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="random seed of initial weights, sample order and augmentation"
@@ -317,7 +317,7 @@ class Config(StrictModel):
 
     model: ModelConfig = Field(default=ModelConfig(), description="the network")
     data: DataConfig = Field(default=DataConfig(), description="the training batches")
-    training: TrainingConfig = Field(default=TrainingConfig(), description="optimization")
+    training: TrainingConfig = Field(default=TrainingConfig(), description="how the network is trained")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="inference on whole images")
 
     @model_validator(mode="after")

@@ -37,7 +37,7 @@ def test_the_device_and_the_recipe_decide(device, training, expected):
 
 
 def test_what_the_cpu_cannot_is_one_line():
-    with pytest.raises(InputError, match=r"training\.amp_dtype: bfloat16: MindSpore computes no .* take float16"):
+    with pytest.raises(InputError, match=r"training\.amp_dtype: bfloat16: MindSpore has no .* use float16"):
         choose_precision(TrainingConfig(amp="O2", amp_dtype="bfloat16"), CPU)
 
 

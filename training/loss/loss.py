@@ -1,7 +1,9 @@
-"""The loss: squared error of every stage's maps where the mask lets the loss look.
+"""The loss: masked mean squared error of the maps of every stage.
 
-Source: Cao et al., CVPR 2017, equations 5 and 6, as a mean over cells and channels instead of a sum, so that the
-learning rate does not depend on the picture's size or on the batch.
+Source: Cao et al., CVPR 2017, equations 5 and 6, with a mean over cells and channels instead of a sum, so that the
+learning rate does not depend on the image size or the batch size.
+
+Shape letters: B batch, M places for people, K keypoints, L limbs, h w grid, T loss terms.
 """
 
 from __future__ import annotations
@@ -14,15 +16,21 @@ from training.network.openpose import OpenPose
 
 
 def term_names(pafs: int, heatmaps: int) -> tuple[str, ...]:
-    """Names of the loss's terms, in the order in which StageLoss gives them, for so many stages of each branch."""
+    """Return the names of the loss terms in the order of StageLoss, given the number of stages of each kind."""
     return (*(f"pafs_{i + 1}" for i in range(pafs)), *(f"heatmaps_{i + 1}" for i in range(heatmaps)))
 
 
 class StageLoss(nn.Cell):
-    """Masked mean squared error of each stage and branch; their sum is the loss.
+    """Masked mean squared error of each stage and kind of map; the sum of these terms is the loss.
 
-    pafs, heatmaps: tuples of tensors (B, 2L, h, w), (B, K + 1, h, w), one a stage; a target of each, (B, …); mask
-    (B, h, w), 1 counts. Returns (T,) float32, named by `term_names`.
+    Inputs of `construct`:
+        pafs: tuple of (B, 2L, h, w), one per stage.
+        heatmaps: tuple of (B, K + 1, h, w), one per stage.
+        target_pafs: (B, 2L, h, w) float32.
+        target_heatmaps: (B, K + 1, h, w) float32.
+        mask: (B, h, w), 1 where a cell counts, 0 in the ignore region.
+
+    Returns (T,) float32, one term per stage and kind, named by `term_names`.
     """
 
     def construct(
@@ -47,7 +55,10 @@ class StageLoss(nn.Cell):
 
 
 class LossFromMaps(nn.Cell):
-    """A batch with targets from the host to its loss's terms, as StageLoss gives them."""
+    """Loss terms (T,) of a batch whose targets were rendered on the host.
+
+    Inputs: image (B, H, W, 3) uint8 BGR, mask (B, h, w), heatmaps (B, K + 1, h, w) and pafs (B, 2L, h, w).
+    """
 
     def __init__(self, network: OpenPose) -> None:
         super().__init__(auto_prefix=False)
@@ -60,7 +71,10 @@ class LossFromMaps(nn.Cell):
 
 
 class LossFromKeypoints(nn.Cell):
-    """A batch whose targets are drawn on the device to its loss's terms, as StageLoss gives them."""
+    """Loss terms (T,) of a batch whose targets are rendered on the device.
+
+    Inputs: image (B, H, W, 3) uint8 BGR, mask (B, h, w) and keypoints (B, M, K, 3) float32.
+    """
 
     def __init__(self, network: OpenPose, render: RenderTargets) -> None:
         super().__init__(auto_prefix=False)

@@ -1,7 +1,7 @@
-"""An exponential moving average of the weights, with which a trained network answers.
+"""Exponential moving average of the weights, which evaluation and export use instead of the weights.
 
 Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992, in the exponential form of
-TensorFlow's ExponentialMovingAverage, whose warm-up `schedule.ema_decay` follows.
+TensorFlow's ExponentialMovingAverage; `schedule.ema_decay` has its warm-up.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import mindspore as ms
 from mindspore import nn, ops
 
 AVERAGE_PREFIX = "ema."
-"""Before the name of a weight: the name of its average, in checkpoints too."""
+"""Prefix of the name of a weight that gives the name of its average, in checkpoints too."""
 
 
 class WeightAverage(nn.Cell):
-    """Moves the average of everything in a network towards its present values.
+    """Update the moving average of all parameters of a network: average = decay * average + (1 - decay) * value.
 
-    The running statistics of batch normalisation are averaged with the weights: they describe the activations of the
-    weights that made them, and those of the present weights are not those of the average ones.
+    The running statistics of batch normalisation are averaged too, because the statistics of the current weights do not
+    describe the activations of the averaged weights.
 
-    Takes `decay`, a float32 scalar: the part of the average that stays. Gives nothing of use.
+    Takes `decay`, a float32 scalar, and returns it, so that `ops.depend` can order the update in a graph.
     """
 
     def __init__(self, network: nn.Cell) -> None:
@@ -30,6 +30,6 @@ class WeightAverage(nn.Cell):
             average.requires_grad = False
 
     def construct(self, decay: ms.Tensor) -> ms.Tensor:
-        for average, value in zip(self.averages, self.values):  # noqa: B905  # a graph knows no strict
+        for average, value in zip(self.averages, self.values):  # noqa: B905  # graph mode has no strict
             ops.assign(average, value + (average - value) * decay)
         return decay

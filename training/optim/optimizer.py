@@ -1,4 +1,4 @@
-"""What updates the weights: Adam or momentum, each part of the network at its own rate."""
+"""The optimizer: Adam or momentum, with one learning rate for each part of the network."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mindspore import nn, ops
 from training.config import TrainingConfig
 
 PARAMETER_GROUPS = ("backbone", "features", "stages")
-"""Parts of the network that learn at their own rates, in the order of `schedule.group_learning_rates`."""
+"""Parts of the network with a learning rate of their own, in the order of `schedule.group_learning_rates`."""
 
 
 def build_optimizer(network: nn.Cell, config: TrainingConfig) -> nn.Optimizer:
-    """Adam (Kingma and Ba, ICLR 2015) or momentum, one group of parameters a part; weights alone decay, not biases.
+    """Build Adam (Kingma and Ba, ICLR 2015) or momentum, with weight decay on convolution weights but not on biases.
 
-    A part whose rate is 0 stays as it is, but its moments go on: Adam's correction for their start counts the steps of
-    the whole run, so that moments which began at 0 later would make its first updates three times too large.
+    A part with learning rate 0 keeps its weights, but its moments are updated. Adam's bias correction counts the steps
+    of the whole run, so moments that start at 0 later would make the first updates of the part three times too large.
     """
     groups: list[dict[str, Any]] = []
     for name in PARAMETER_GROUPS:
@@ -33,13 +33,14 @@ def build_optimizer(network: nn.Cell, config: TrainingConfig) -> nn.Optimizer:
 
 
 def set_learning_rates(optimizer: nn.Optimizer, rates: tuple[float, float, float]) -> None:
-    """Give each part of the network its learning rate for the next update.
+    """Set the learning rates of (backbone, features, stages) for the next update.
 
-    By ops.assign: once a graph has run, Parameter.set_data changes what Python sees and not what the graph reads.
+    This uses ops.assign, because after a graph has run, Parameter.set_data changes the value in Python but not the
+    value that the graph reads.
     """
-    by_part = dict(zip(PARAMETER_GROUPS, rates, strict=True))
+    rate_of_part = dict(zip(PARAMETER_GROUPS, rates, strict=True))
     seen: set[int] = set()
     for parameter, rate in zip(optimizer.parameters, optimizer.learning_rate, strict=True):
         if id(rate) not in seen:
             seen.add(id(rate))
-            ops.assign(rate, ms.Tensor(by_part[parameter.name.split(".", 1)[0]], ms.float32))
+            ops.assign(rate, ms.Tensor(rate_of_part[parameter.name.split(".", 1)[0]], ms.float32))

@@ -1,7 +1,7 @@
-"""Which numbers the network computes with in training, and by how much its loss is scaled to suit them.
+"""Mixed precision: the data types of training and the loss scale for them.
 
-Source: Micikevicius et al., "Mixed Precision Training", ICLR 2018: float16 where the time goes, float32 for weights,
-normalisation, loss and update. Evaluation and export are float32 throughout.
+Source: Micikevicius et al., "Mixed Precision Training", ICLR 2018: float16 for convolutions and activations, float32
+for weights, normalisation, loss and update. Evaluation and export use float32 only.
 """
 
 from __future__ import annotations
@@ -15,53 +15,56 @@ from mindspore import nn
 from pipeline.errors import InputError
 from training.config import TrainingConfig
 
-FLOAT16_SCALE = 16384.0
-"""Loss scale for float16 where the recipe has none, the reference's: gradients of our loss are small, as it is a mean
-over cells, and most would be 0 in float16."""
+FLOAT16_LOSS_SCALE = 16384.0
+"""Default loss scale for float16, as in the reference. The loss is a mean over cells, so its gradients are small, and
+without a loss scale most of them would underflow to 0 in float16."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How a device computes a training step.
+    """Data type and loss scale of a training step.
 
     Attributes:
-        dtype: of convolutions and activations in training, float16 or bfloat16; None: float32.
-        scale: of the loss; at first, if it is dynamic.
-        window: updates without overflow after which a dynamic scale doubles; None: it is static.
+        dtype: data type of convolutions and activations, ms.float16 or ms.bfloat16; None: float32.
+        loss_scale: loss scale, or its initial value if it is dynamic.
+        loss_scale_window: updates without overflow after which a dynamic loss scale doubles; None: static.
     """
 
     dtype: Any
-    scale: float
-    window: int | None
+    loss_scale: float
+    loss_scale_window: int | None
 
     def __str__(self) -> str:
         name = "float32" if self.dtype is None else f"{str(self.dtype).lower()} with float32 weights"
-        if self.window is None and self.scale == 1:
+        if self.loss_scale_window is None and self.loss_scale == 1:
             return name
-        return f"{name}, {'loss' if self.window is None else 'dynamic loss'} scale {self.scale:g}"
+        kind = "loss scale" if self.loss_scale_window is None else "dynamic loss scale"
+        return f"{name}, {kind} {self.loss_scale:g}"
 
 
 def choose_precision(config: TrainingConfig, device: str) -> Precision:
-    """What the recipe asks for on a device, Ascend or CPU.
+    """Return the precision of a recipe on a device.
+
+    Args:
+        config: the training section of the recipe.
+        device: "Ascend" or "CPU".
 
     Raises:
-        InputError: bfloat16 on CPU, where MindSpore has no convolution for it.
+        InputError: bfloat16 on CPU, for which MindSpore has no convolution.
     """
     level = ("O2" if device == "Ascend" else "O0") if config.amp == "auto" else config.amp
-    low = level == "O2"
-    if low and config.amp_dtype == "bfloat16" and device == "CPU":
-        raise InputError(
-            "training.amp_dtype: bfloat16: MindSpore computes no bfloat16 convolution on CPU; take float16"
-        )
-    half = low and config.amp_dtype == "float16"
-    dynamic = half if config.loss_scale_mode == "auto" else config.loss_scale_mode == "dynamic"
+    mixed = level == "O2"
+    if mixed and config.amp_dtype == "bfloat16" and device == "CPU":
+        raise InputError("training.amp_dtype: bfloat16: MindSpore has no bfloat16 convolution on CPU; use float16")
+    float16 = mixed and config.amp_dtype == "float16"
+    dynamic = float16 if config.loss_scale_mode == "auto" else config.loss_scale_mode == "dynamic"
     return Precision(
-        dtype=getattr(ms, config.amp_dtype) if low else None,
-        scale=config.loss_scale or (FLOAT16_SCALE if half else 1.0),
-        window=config.loss_scale_window if dynamic else None,
+        dtype=getattr(ms, config.amp_dtype) if mixed else None,
+        loss_scale=config.loss_scale or (FLOAT16_LOSS_SCALE if float16 else 1.0),
+        loss_scale_window=config.loss_scale_window if dynamic else None,
     )
 
 
 def apply_mixed_precision(network: nn.Cell, precision: Precision) -> nn.Cell:
-    """The network as training runs it: what it is given and gives, its weights and normalisation stay float32."""
+    """Return the network in this precision; its inputs, outputs, weights and normalisation stay float32."""
     return network if precision.dtype is None else ms.amp.auto_mixed_precision(network, "O2", precision.dtype)
