@@ -31,7 +31,7 @@ class DamagedCheckpointError(InputError):
 
 @dataclass(frozen=True)
 class TrainingPosition:
-    """Progress of a run, and the data distribution on which its meaning depends.
+    """Number of updates done, with the training set and world size that determine which samples they used.
 
     Attributes:
         step: Number of updates done.
