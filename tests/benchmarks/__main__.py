@@ -1,4 +1,4 @@
-"""The benchmark behind `make bench`: python -m tests.benchmarks."""
+"""Command line of the benchmarks (`make bench`): python -m tests.benchmarks."""
 
 from __future__ import annotations
 
@@ -21,27 +21,32 @@ from tests.benchmarks.table import ABOUT, format_table
 from tests.support.coco_folder import real_coco
 
 DEVICES = 8
-RATES = (35, 250)
-"""Images a second of one Ascend: what the reference trains at, and what a device could that is never kept waiting."""
+DEVICE_RATES = (35, 250)
+"""Images per second of one Ascend device: the training rate of the reference, and a rate without waiting for data."""
 
-DRAWN = 64
+NUM_SYNTHETIC = 64
 LONGER_SIDE = 640
-"""px; of drawn pictures, as of COCO's."""
+"""Longer side of the synthetic images in px, as in COCO."""
 
 
 @click.command(context_settings={"show_default": True})
 @click.option(
-    "--coco", type=click.Path(path_type=Path), show_default="real ones if there are, else drawn", help="COCO folder."
+    "--coco",
+    type=click.Path(path_type=Path),
+    show_default="COCO_MINI if it exists, else synthetic images",
+    help="COCO folder.",
 )
 @click.option("--split", default="train2017", help="Split of the COCO folder.")
-@click.option("--shards", type=click.Path(path_type=Path), help="Set to read from, instead of one made from --coco.")
-@click.option("--records", type=click.IntRange(200), default=2000, help="Pictures, repeated to this number.")
-@click.option("--rounds", type=click.IntRange(1), default=5, help="Turns of decoder and pipeline; the median counts.")
-@click.option("--steps", type=click.IntRange(20), default=80, help="Steps of the demo recipe.")
+@click.option(
+    "--shards", type=click.Path(path_type=Path), help="Shard set to read, instead of building one from --coco."
+)
+@click.option("--records", type=click.IntRange(200), default=2000, help="Images; those of --coco are repeated.")
+@click.option("--rounds", type=click.IntRange(1), default=5, help="Rounds of decoder and pipeline; the median is used.")
+@click.option("--steps", type=click.IntRange(20), default=80, help="Training steps of the demo recipe.")
 @click.option("--full-network", is_flag=True, help="Also train steps of configs/openpose.yaml: 11 GB of memory on CPU.")
-@click.option("--planning", is_flag=True, help="Also plan a set as large as COCO train2017: some minutes more.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("bench.json"), help="File for the numbers.")
-@click.option("--compare", type=click.Path(path_type=Path), help="An earlier bench.json to show beside the new one.")
+@click.option("--planning", is_flag=True, help="Also plan a set of the size of COCO train2017; takes minutes.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("bench.json"), help="Output file.")
+@click.option("--compare", type=click.Path(path_type=Path), help="Earlier bench.json to compare with.")
 @reports_input_errors
 def main(
     *,
@@ -56,32 +61,32 @@ def main(
     out: Path,
     compare: Path | None,
 ) -> None:
-    """Measure what the decoder allows and what each part of the system reaches; takes about three minutes."""
+    """Measure the throughput of JPEG decoding and of each part of the project; takes about three minutes."""
     silence_mindspore()
-    old = _read(compare) if compare else None
+    old = _read_json(compare) if compare else None
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="openpose-bench-") as folder:
-        bench = Bench(Path(folder), coco, split, shards, records)
-        numbers = bench.run(rounds=rounds, steps=steps, full_network=full_network, planning=planning)
+        benchmark = Benchmark(Path(folder), coco, split, shards, records)
+        numbers = benchmark.run(rounds=rounds, steps=steps, full_network=full_network, planning=planning)
     numbers["seconds"] = round(time.monotonic() - start)
     out.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     click.echo("\n".join(f"{name}: {value}" for name, value in numbers[ABOUT].items()))
     click.echo(format_table(numbers, old))
-    click.echo(f"{out}: the numbers")
+    click.echo(f"{out}: all numbers")
 
 
-class Bench:
-    """The pictures that everything is measured on, and the measurements in their order."""
+class Benchmark:
+    """Images and shards for the measurements, and the sequence of the measurements."""
 
     def __init__(self, folder: Path, coco: Path | None, split: str, shards: Path | None, records: int) -> None:
         self.folder = folder
         self.split = split
         self.records = records
-        self.coco = None if shards and not coco else self._pictures(coco)
+        self.coco = None if shards and not coco else self._find_images(coco)
         self.shards = shards or self._build()
 
     def run(self, *, rounds: int, steps: int, full_network: bool, planning: bool) -> dict[str, Any]:
-        """All numbers, as bench.json holds them."""
+        """Run all measurements; return the content of bench.json."""
         from tests.benchmarks.backends import measure_backends
         from tests.benchmarks.decoding import measure_decoding
         from tests.benchmarks.evaluation import measure_evaluation
@@ -90,46 +95,48 @@ class Bench:
         from tests.benchmarks.targets import measure_targets
         from tests.benchmarks.training import measure_full_step, measure_training
 
-        numbers: dict[str, Any] = {ABOUT: self._about()}
-        numbers |= _say("decoder and pipeline", lambda: measure_online(self.shards, rounds=rounds, records=self.online))
+        numbers: dict[str, Any] = {ABOUT: self._description()}
+        numbers |= _measure(
+            "decoder and pipeline", lambda: measure_online(self.shards, rounds=rounds, records=self.online)
+        )
         numbers |= ratios(numbers)
-        numbers["sample_ms"] = _say("stages of a sample", lambda: measure_stages(self.shards, records=300))
-        numbers |= _say("targets", measure_targets)
+        numbers["sample_ms"] = _measure("stages of a sample", lambda: measure_stages(self.shards, records=300))
+        numbers |= _measure("targets", measure_targets)
         if self.coco:
             coco = self.coco
-            numbers |= shard_numbers(_say("shards", lambda: measure_shards(coco, self.split, self.records, (1, 2))))
-        numbers |= _say("training", lambda: measure_training(self.shards, self.folder, steps=steps))
-        numbers["decode_people_ms"] = _say("decoding", measure_decoding)["decode_ms"]
-        numbers["evaluation"] = _say("evaluation", lambda: measure_evaluation(self.shards, limit=100))
-        numbers["backends"] = _say("back ends", lambda: measure_backends(None))
+            numbers |= shard_numbers(_measure("shards", lambda: measure_shards(coco, self.split, self.records, (1, 2))))
+        numbers |= _measure("training", lambda: measure_training(self.shards, self.folder, steps=steps))
+        numbers["decode_people_ms"] = _measure("decoding", measure_decoding)["decode_ms"]
+        numbers["evaluation"] = _measure("evaluation", lambda: measure_evaluation(self.shards, limit=100))
+        numbers["backends"] = _measure("back ends", lambda: measure_backends(None))
         if full_network:
             device_ms = numbers["targets_device_ms"]
-            numbers |= _say("full network", lambda: measure_full_step(self.shards, self.folder, device_ms))
+            numbers |= _measure("full network", lambda: measure_full_step(self.shards, self.folder, device_ms))
         if planning:
-            numbers["planning"] = _say("planning", measure_planning)
+            numbers["planning"] = _measure("planning", measure_planning)
         return numbers
 
     @property
     def online(self) -> int:
-        """Records that are read in each turn: half of them all, so that turns are short enough to alternate."""
+        """Number of records read in each round: half of all, to keep the alternating rounds short."""
         from pipeline.storage.manifest import Manifest
 
         return min(self.records, Manifest.load(self.shards).records) // 2
 
-    def _pictures(self, coco: Path | None) -> Path:
-        """A COCO folder: the one given, real pictures if there are any, or else drawn ones of COCO's size."""
+    def _find_images(self, coco: Path | None) -> Path:
+        """Return `coco`, or else the folder with real images, or else generate images of COCO's size."""
         from pipeline.synthetic import generate
-        from tests.benchmarks.repeat import add_grain
+        from tests.benchmarks.repeat import add_noise
 
         coco = coco or real_coco()
         if coco is None:
-            coco, self.split = self.folder / "drawn", "train2017"
-            _say("drawing pictures", lambda: generate(coco, train=DRAWN, val=0, size=LONGER_SIDE))
-            add_grain(coco / self.split)
+            coco, self.split = self.folder / "generated", "train2017"
+            _measure("image generation", lambda: generate(coco, train=NUM_SYNTHETIC, val=0, size=LONGER_SIDE))
+            add_noise(coco / self.split)
         return coco
 
     def _build(self) -> Path:
-        """A set of `records` pictures that somebody can train on."""
+        """Build a shard set of `records` images with trainable people."""
         from pipeline.annotations.sources import splits_from_options
         from pipeline.build.build_set import build
         from pipeline.build.plan import BuildOptions
@@ -141,7 +148,7 @@ class Bench:
         build(splits_from_options([repeated], [self.split], [], []), shards, BuildOptions())
         return shards
 
-    def _about(self) -> dict[str, str]:
+    def _description(self) -> dict[str, str]:
         from pipeline.storage.manifest import Manifest
 
         manifest = Manifest.load(self.shards)
@@ -150,7 +157,7 @@ class Bench:
         kilobytes = statistics.picture_bytes / manifest.records / 1000
         return {
             "date": date.today().isoformat(),
-            "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.machine()}",
+            "processor": f"{_processor_name()}, {len(os.sched_getaffinity(0))} cores, {platform.machine()}",
             "software": ", ".join(
                 f"{name} {importlib.metadata.version(name)}"
                 for name in ("mindspore", "numpy", "opencv-python-headless", "simplejpeg")
@@ -161,7 +168,7 @@ class Bench:
 
 
 def shard_numbers(found: dict[str, Any]) -> dict[str, Any]:
-    """What `measure_shards` found, under the names that bench.json has for it."""
+    """Convert the result of `measure_shards` to the keys of bench.json."""
     numbers: dict[str, Any] = {}
     for workers, about in found["workers"].items():
         numbers[f"shards_{workers}_worker{'s' if workers > 1 else ''}"] = round(about["per_second"], 1)
@@ -174,16 +181,16 @@ def shard_numbers(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _say(what: str, measure: Callable[[], Any]) -> Any:
+def _measure(what: str, measure: Callable[[], Any]) -> Any:
     click.echo(f"measuring {what} …", err=True)
     return measure()
 
 
 def ratios(numbers: dict[str, Any]) -> dict[str, Any]:
-    """What the rates say about each other, and what eight devices ask of a host."""
+    """Compute ratios between the rates, and the host CPU cores needed for eight devices."""
     bound, reached = numbers["decode_only_2_threads"], numbers["pipeline_2_threads"]
     budget = {}
-    for rate in RATES:
+    for rate in DEVICE_RATES:
         budget[f"samples_per_s_for_{DEVICES}_devices_at_{rate}"] = DEVICES * rate
         budget[f"cores_for_{DEVICES}_devices_at_{rate}"] = round(DEVICES * rate / (reached / 2), 1)
     return {
@@ -193,7 +200,7 @@ def ratios(numbers: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -201,7 +208,7 @@ def _processor() -> str:
         return platform.processor() or "unknown processor"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Images a second of one network on every back end, taken in turns so that a busy machine slows all alike."""
+"""Benchmark of the back ends with the same network. They alternate, so that other load affects all of them equally."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tests.support.coco_folder import ROOT
 
 
 def measure_backends(ckpt: Path | None, *, rounds: int = 7, batches: int = 4, device: str = "cpu") -> dict[str, Any]:
-    """Time checkpoint, MindIR and ONNX on the same pictures, at the size that `training.export` chooses.
+    """Time checkpoint, MindIR and ONNX on the same images, at the input size that `training.export` chooses.
 
     Args:
-        ckpt: a checkpoint or run folder; None for an untrained network of the demo recipe.
-        rounds: turns; the median of them counts.
-        batches: in each turn, of each back end.
-        device: as `evaluation.evaluate` takes it.
+        ckpt: checkpoint or run folder; None for an untrained network of the demo recipe.
+        rounds: number of rounds; the median is used.
+        batches: batches per round and back end.
+        device: device option, as in `evaluation.evaluate`.
 
     Returns:
-        `batch`, `height`, `width` of what the network is given, and `images_per_s` by back end; ONNX is left out where
-        onnxruntime is not installed.
+        `batch`, `height` and `width` of the input, and `images_per_s` by back end; without ONNX if onnxruntime is not
+        installed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        networks, shape = _networks(ckpt or _untrained(Path(folder)), Path(folder), device)
+        networks, shape = _load_networks(ckpt or _save_untrained(Path(folder)), Path(folder), device)
         images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         for network in networks.values():
             network(images)  # compiles
@@ -42,8 +42,8 @@ def measure_backends(ckpt: Path | None, *, rounds: int = 7, batches: int = 4, de
     return {"batch": shape[0], "height": shape[1], "width": shape[2], "images_per_s": speeds}
 
 
-def _networks(ckpt: Path, folder: Path, device: str) -> tuple[dict[str, Any], tuple[int, int, int, int]]:
-    """Every back end of a checkpoint, and the shape of a batch."""
+def _load_networks(ckpt: Path, folder: Path, device: str) -> tuple[dict[str, Any], tuple[int, int, int, int]]:
+    """Return the network on every back end, and the shape of a batch."""
     from importlib.util import find_spec
 
     from evaluation.inference.backends import load_backend
@@ -61,8 +61,8 @@ def _networks(ckpt: Path, folder: Path, device: str) -> tuple[dict[str, Any], tu
     return networks, shape.example
 
 
-def _untrained(folder: Path) -> Path:
-    """A run folder with a checkpoint of the demo recipe before its first step."""
+def _save_untrained(folder: Path) -> Path:
+    """Save a checkpoint of the untrained demo network; return its run folder."""
     from pipeline.system.log_filters import silence_mindspore
 
     silence_mindspore()

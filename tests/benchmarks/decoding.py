@@ -1,4 +1,4 @@
-"""What decoding a picture takes, by the number of people in it."""
+"""Benchmark of decoding maps into people, by number of people."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from pipeline.maps import STRIDE, Maps
 from tests.support.oracle import standing_person
 
 GRID = (46, 62)
-"""Cells of the maps of a picture of 368x496 px."""
+"""(height, width) in cells of the maps of an image of 368x496 px."""
 
 PEOPLE = (1, 2, 4, 6, 30)
 LAYOUTS = 5
-"""Arrangements of the same number of people; how many cross each other decides what decoding takes."""
+"""Number of arrangements of the same number of people: decoding time depends on how many people overlap."""
 
 
 def measure_decoding(*, repeats: int = 20, people: Sequence[int] = PEOPLE, noise: float = 0.02) -> dict[str, Any]:
     """Decode maps of 57x46x62 in one thread.
 
     Args:
-        repeats: decodings of each arrangement of people; the median over all counts.
+        repeats: decodings of each arrangement of people; the median over all is used.
         people: numbers of people.
         noise: standard deviation added to the maps.
 
     Returns:
-        `decode_ms`: ms a picture by number of people; `people_found`: the mean number found, likewise.
+        `decode_ms`: ms per image, by number of people; `people_found`: mean number of detected people, likewise.
     """
     milliseconds, found = {}, {}
     for number in people:
@@ -45,7 +45,7 @@ def measure_decoding(*, repeats: int = 20, people: Sequence[int] = PEOPLE, noise
 
 
 def crowd_maps(number: int, seed: int, noise: float = 0.0, grid: tuple[int, int] = GRID) -> Maps:
-    """Maps of standing people all over a picture, smaller where there are more, each a tenth out of sight."""
+    """Return maps of `number` standing people at random positions; a tenth of the keypoints is missing."""
     rng = np.random.default_rng((seed, number))
     height, width = grid[0] * STRIDE, grid[1] * STRIDE
     tall = min(0.8 * height, 0.8 * (height * width / number) ** 0.5)

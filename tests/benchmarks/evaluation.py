@@ -1,4 +1,4 @@
-"""Images a second of a whole evaluation, from shards to COCO's numbers, with the compilation of graphs told apart."""
+"""Benchmark of a whole evaluation, from shards to COCO metrics; graph compilation is measured separately."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ RECIPE = Path(__file__).resolve().parent.parent.parent / "configs" / "demo.yaml"
 def measure_evaluation(
     shards: Path, ckpt: Path | None = None, *, limit: int | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Evaluate a set of shards, timed.
+    """Measure an evaluation on a shard set.
 
     Args:
-        shards: the set.
-        ckpt: a network, as `Predictor.load` takes it; by default that of configs/demo.yaml, untrained, which finds
-            nobody: its decoding takes less than that of a trained one.
-        limit: take only the first pictures.
-        device: where the network runs.
+        shards: shard set.
+        ckpt: network, as for `Predictor.load`. The default is the untrained network of configs/demo.yaml; it detects
+            nobody, so that decoding takes less time than for a trained network.
+        limit: maximum number of images.
+        device: device for inference.
 
     Returns:
-        `images` and `canvases` (numbers), `compile_s` (s, of all graphs), `find_s` (s from shards to people, with
-        nothing left to compile), `score_s` (s from people to numbers and the cost of errors), `images_per_s` (images
-        over the sum of the last two) and `network` (its file, or what stands for it).
+        `images` and `canvases` (numbers of images and input shapes), `compile_s` (s for compiling all graphs), `find_s`
+        (s from shards to detections, without compilation), `score_s` (s from detections to metrics and error
+        analysis), `images_per_s` (images / (find_s + score_s)) and `network` (file or description).
     """
     silence_mindspore()
     dataset = ShardDataset(shards)
     number = min(limit or len(dataset), len(dataset))
     with ExitStack() as stack:
-        path = ckpt or _untrained(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        path = ckpt or _save_untrained(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         predictor = Predictor.load(path, device)
     compile_s = _compile(predictor, dataset, number)
     start = time.perf_counter()
@@ -61,8 +61,8 @@ def measure_evaluation(
     }
 
 
-def _untrained(folder: Path) -> Path:
-    """A run folder with the recipe's network as it is before training."""
+def _save_untrained(folder: Path) -> Path:
+    """Save a checkpoint of the untrained demo network; return its run folder."""
     import mindspore as ms
 
     from training.checkpoint.checkpoint import TrainingPosition, save_checkpoint

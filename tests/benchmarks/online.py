@@ -1,4 +1,4 @@
-"""Samples a second from shards to batches, beside what decoding their JPEGs alone allows; and where the time goes."""
+"""Benchmark of the input pipeline: throughput from shards to batches, that of JPEG decoding alone, and each stage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pipeline.storage.records import TRAIN_COLUMNS, raw_bytes
 SIZE = 368
 BATCH = 10
 MAX_PEOPLE = 32
-"""The full recipe's, unless a picture has more people."""
+"""`max_people` of the full recipe; larger if an image has more people."""
 
 STAGES = (
     (collate, "decode_image", "decode"),
@@ -41,21 +41,21 @@ STAGES = (
     (warp, "loss_mask", "loss mask"),
     (collate, "encode_maps", "targets"),
 )
-"""The functions that `Collator` calls, where it looks them up, and what they are called in the table."""
+"""(module, function, name in the table) of each stage that `Collator` calls."""
 
 
 def measure_online(shards: Path, *, rounds: int, records: int) -> dict[str, Any]:
-    """Time decoding alone and whole pipelines in turns, so that a busy machine slows all alike.
+    """Time decoding alone and whole pipelines. They alternate, so that other load affects all of them equally.
 
     Args:
-        shards: a set of at least `records` records.
-        rounds: turns; the median of each counts.
-        records: in each turn, of each.
+        shards: shard set with at least `records` records.
+        rounds: number of rounds; the median is used.
+        records: records per round and pipeline.
 
     Returns:
-        Samples per second: `decode_only_N_threads` (cv2.imdecode), `decode_only_turbojpeg_2_threads` (simplejpeg, which
-        the pipeline uses), `pipeline_N_threads` (image, keypoints and mask), `pipeline_targets_2_threads` (targets,
-        too); `bytes_per_sample` that go to the device without and with targets; `online_peak_mb` of this process.
+        Samples per second: `decode_only_N_threads` (cv2.imdecode), `decode_only_turbojpeg_2_threads` (simplejpeg, as in
+        the pipeline), `pipeline_N_threads` (image, keypoints and mask), `pipeline_targets_2_threads` (with targets);
+        `bytes_per_sample` copied to the device, without and with targets; `online_peak_mb`, peak memory in MB.
     """
     jpegs = _jpegs(shards, records)
     epochs = iter(range(10**6))
@@ -68,7 +68,7 @@ def measure_online(shards: Path, *, rounds: int, records: int) -> dict[str, Any]
         "pipeline_4_threads": lambda: _batch_rate(shards, records, 4, next(epochs)),
         "pipeline_targets_2_threads": lambda: _batch_rate(shards, records, 2, next(epochs), TargetConfig()),
     }
-    _batch_rate(shards, 2 * BATCH, 2, next(epochs), TargetConfig())  # whatever happens once
+    _batch_rate(shards, 2 * BATCH, 2, next(epochs), TargetConfig())  # warm-up
     rates: dict[str, list[float]] = defaultdict(list)
     with tqdm(total=rounds * len(candidates), desc="decoder and pipeline", unit="", disable=None, leave=False) as bar:
         for _ in range(rounds):
@@ -84,9 +84,9 @@ def measure_online(shards: Path, *, rounds: int, records: int) -> dict[str, Any]
 
 
 def measure_stages(shards: Path, *, records: int) -> dict[str, float]:
-    """ms of CPU a sample in each stage of the path from shard to batch, one thread, targets included.
+    """Return the CPU time in ms per sample of each stage from shard to batch, with targets, in one thread.
 
-    `reading` is MindDataset's, in all its threads; `between` is what remains of the path between the stages.
+    `reading` is the time of MindDataset in all its threads; `between` is the remaining time outside the stages.
     """
     manifest = Manifest.load(shards)
     order = np.random.default_rng(0).permutation(manifest.records)[:records].tolist()
@@ -95,17 +95,17 @@ def measure_stages(shards: Path, *, records: int) -> dict[str, float]:
     reading = time.process_time() - start
     collator = collate.Collator((SIZE, SIZE), 0, 0, AugmentConfig(), TargetConfig())
     batch = next(iter(_batches(shards, 1, 0, TargetConfig())))
-    _fill(collator, rows[:BATCH], batch)
-    with _timed(STAGES) as spent:
+    _fill_batch(collator, rows[:BATCH], batch)
+    with _time_functions(STAGES) as spent:
         start = time.thread_time()
         for first in range(0, len(rows), BATCH):
-            _fill(collator, rows[first : first + BATCH], batch)
+            _fill_batch(collator, rows[first : first + BATCH], batch)
         whole = time.thread_time() - start
     stages = {"reading": reading, **spent, "between": whole - sum(spent.values())}
     return {name: round(1e3 * seconds / len(rows), 3) for name, seconds in stages.items()}
 
 
-def _fill(collator: collate.Collator, rows: list[collate.Row], batch: collate.Batch) -> None:
+def _fill_batch(collator: collate.Collator, rows: list[collate.Row], batch: collate.Batch) -> None:
     """Fill a batch as `Batches` does: numbers first."""
     augmentations = [collator.write_labels(row, batch, index) for index, row in enumerate(rows)]
     for index, (row, augmentation) in enumerate(zip(rows, augmentations, strict=True)):
@@ -113,8 +113,8 @@ def _fill(collator: collate.Collator, rows: list[collate.Row], batch: collate.Ba
 
 
 @contextlib.contextmanager
-def _timed(stages: Sequence[tuple[Any, str, str]]) -> Iterator[dict[str, float]]:
-    """Seconds of CPU spent in each function while the context lasts; one thread only."""
+def _time_functions(stages: Sequence[tuple[Any, str, str]]) -> Iterator[dict[str, float]]:
+    """Measure the CPU time in seconds of each function within the context, in the current thread."""
     spent = {label: 0.0 for _, _, label in stages}
 
     def timed(function: Callable[..., Any], label: str) -> Callable[..., Any]:
@@ -180,7 +180,7 @@ def _batches(shards: Path, threads: int, epoch: int, targets: TargetConfig | Non
 
 
 def _batch_rate(shards: Path, records: int, threads: int, epoch: int, targets: TargetConfig | None = None) -> float:
-    """Samples a second between the first batch and one before the last: neither start nor end of an epoch counts."""
+    """Return samples per second after the first batch and before the end of the epoch, which are not typical."""
     batches = iter(_batches(shards, threads, epoch, targets))
     next(batches)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Pictures for benchmarks: a small COCO folder repeated to any number, and drawn ones that are as heavy as COCO's."""
+"""Images for benchmarks: a small COCO folder repeated to any size, and synthetic images with file sizes as in COCO."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ import simplejpeg
 
 from pipeline.annotations.coco import PersonFilter, annotation_file
 
-GRAIN = 6
-"""Standard deviation of the grain that drawn pictures get, of 255."""
+NOISE_STDDEV = 6
+"""Standard deviation of the noise added to synthetic images; pixel values are 0 to 255."""
 
 
 def repeat_coco(
     coco: Path, split: str, records: int, out: Path, *, trainable_only: bool = False, pictures: bool = True
 ) -> Path:
-    """Repeat the pictures of a split, in turn, under new names and ids.
+    """Repeat the images of a split cyclically, with new names and ids.
 
-    Pictures are hard links where the file system allows it, so they cost no space; they stay in the page cache.
+    The files are hard links if the file system permits: they need no disk space and stay in the page cache.
 
     Args:
-        coco: a COCO folder.
-        split: which of its splits.
-        records: pictures to make.
-        out: the new COCO folder; must not hold the split yet.
-        trainable_only: repeat only pictures with a trainable person.
-        pictures: without, the picture files are empty.
+        coco: COCO folder.
+        split: split of the COCO folder.
+        records: number of images to create.
+        out: new COCO folder, which must not contain the split.
+        trainable_only: repeat only images with a trainable person.
+        pictures: False creates empty image files.
 
     Returns:
-        `out`, with `records` pictures in `SPLIT/` and their annotations.
+        `out`, with `records` images in `SPLIT/` and their annotations.
     """
     content = json.loads(annotation_file(coco, split).read_bytes())
     people: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -63,18 +63,18 @@ def repeat_coco(
     return out
 
 
-def add_grain(folder: Path) -> None:
-    """Give drawn pictures the grain of photographs, and so the bytes of COCO's: 165 KB at 640 px.
+def add_noise(folder: Path) -> None:
+    """Add noise to synthetic images, so that their files are as large as COCO's: 165 KB at 640 px.
 
-    Flat colours make JPEGs of 64 KB, which take half the time to decode and none of the time less for all else.
+    Without noise the JPEGs have 64 KB and are decoded in half the time, while all other stages take as long.
 
     Args:
-        folder: holds the pictures, which are written again.
+        folder: folder of the images, which are overwritten.
     """
     rng = np.random.default_rng(0)
     for path in sorted(folder.iterdir()):
         image = simplejpeg.decode_jpeg(path.read_bytes(), "BGR")
-        grain = rng.normal(0, GRAIN, image.shape[:2])[:, :, None]
+        grain = rng.normal(0, NOISE_STDDEV, image.shape[:2])[:, :, None]
         grained = np.clip(image + grain, 0, 255).astype(np.uint8)
         path.write_bytes(simplejpeg.encode_jpeg(grained, 95, "BGR", "444"))
 

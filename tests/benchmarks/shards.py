@@ -1,4 +1,4 @@
-"""How fast shards are planned and written, by how much memory, and where the time goes."""
+"""Benchmark of planning and writing shards: throughput, memory, and time of each stage."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ print(json.dumps({
 
 
 def warm_up() -> None:
-    """Load in a worker what a task loads."""
+    """Import in a worker everything that a task imports."""
     import cv2  # noqa: F401
 
     import pipeline.build.write_shard  # noqa: F401
     from pipeline.storage.mindrecord_writer import load_backend
 
     load_backend()
-    time.sleep(0.1)  # so that no worker takes two
+    time.sleep(0.1)  # so that every worker runs exactly one warm-up
 
 
 def peak_mb() -> float:
-    """Largest resident memory of this process so far. (getrusage would count what its parent held when it forked.)"""
+    """Return the peak resident memory of this process in MB; getrusage would include memory of the parent process."""
     time.sleep(0.1)
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
@@ -69,18 +69,18 @@ def peak_mb() -> float:
 def measure_shards(
     coco: Path, split: str, records: int, workers: Sequence[int] = (1, 2), *, rounds: int = 3
 ) -> dict[str, Any]:
-    """Build a set from a COCO folder repeated to `records` pictures, the numbers of workers taking turns.
+    """Build a set from a COCO folder repeated to `records` images; the numbers of workers alternate.
 
     Args:
-        coco: a COCO folder; should be on the file system of the temporary folder, or its files are copied.
-        split: which of its splits.
-        records: pictures of the set.
+        coco: COCO folder; if it is not on the file system of the temporary folder, its files are copied.
+        split: split of the COCO folder.
+        records: number of images in the set.
         workers: numbers of processes to compare.
-        rounds: how often each is measured; the best counts.
+        rounds: number of measurements; the best is used.
 
     Returns:
-        By number of workers: `per_second` (planning included, start-up not), `start_seconds` (of Python and all
-        workers), `peak_mb` (of the largest worker); by stage: `stages_ms` a picture.
+        By number of workers: `per_second` (images per second, with planning, without start-up), `start_seconds` (start
+        of Python and all workers), `peak_mb` (peak memory of the largest worker); `stages_ms`: ms per image by stage.
     """
     with tempfile.TemporaryDirectory(prefix="bench-shards-") as temporary:
         folder = repeat_coco(coco, split, records, Path(temporary) / "coco")
@@ -105,7 +105,7 @@ def measure_shards(
 
 
 def measure_stages(coco: Path, split: str, *, rounds: int = 3) -> dict[str, float]:
-    """CPU milliseconds a picture of each stage of writing one shard of 256 pictures; the best of `rounds` counts."""
+    """Return the CPU time in ms per image of each stage of writing one shard of 256 images; the best of `rounds`."""
     from pipeline.build.plan import BuildOptions, make_plan
 
     start = time.process_time()
@@ -155,12 +155,12 @@ def _stages(task: Any, path: Path) -> Iterator[tuple[str, float]]:
     yield "hash", timed(lambda: writing._describe_shard(path, statistics))[1]
 
 
-def measure_planning(records: int = 118_000, *, drawn: int = 3000) -> dict[str, Any]:
-    """Plan a set of COCO train2017's size, from annotations of drawn people and empty picture files.
+def measure_planning(records: int = 118_000, *, generated: int = 3000) -> dict[str, Any]:
+    """Plan a set of the size of COCO train2017, from synthetic annotations and empty image files.
 
     Args:
-        records: pictures.
-        drawn: how many of them are drawn; the others repeat these.
+        records: number of images.
+        generated: number of generated images, which are repeated.
 
     Returns:
         `json_mb`, `seconds`, `cpu_seconds`, `peak_mb` and `tasks`.
@@ -168,8 +168,8 @@ def measure_planning(records: int = 118_000, *, drawn: int = 3000) -> dict[str, 
     from pipeline.synthetic import generate
 
     with tempfile.TemporaryDirectory(prefix="bench-plan-") as temporary:
-        small = Path(temporary) / "drawn"
-        generate(small, train=min(drawn, records), val=0, pictures=False)
+        small = Path(temporary) / "generated"
+        generate(small, train=min(generated, records), val=0, pictures=False)
         coco = repeat_coco(small, "train2017", records, Path(temporary) / "coco", pictures=False)
         json_mb = (coco / "annotations" / "person_keypoints_train2017.json").stat().st_size / 1e6
         return {"records": records, "json_mb": json_mb, **_run(_PLAN, str(coco), "train2017")}

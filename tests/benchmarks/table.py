@@ -1,4 +1,4 @@
-"""The benchmark's numbers as lines of text, alone or beside those of an earlier run."""
+"""Format benchmark results as a table, alone or compared with an earlier run."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 ABOUT = "machine"
-"""The entry that says what was measured on and with, rather than a number."""
+"""Key of the entry that describes machine, software and data; it holds text, not numbers."""
 
 
-def flat(numbers: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every number with its name, nested names joined by points."""
+def flatten(numbers: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield (name, number) for every number; nested names are joined by dots."""
     for name, value in numbers.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{prefix}{name}", value
 
 
 def format_table(numbers: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> str:
-    """One line a number; with `old`, its earlier value and how many times that the new one is.
+    """Format one line per number; with `old`, add the earlier value and the ratio new / old.
 
     Args:
-        numbers: what bench.json holds.
-        old: what an earlier bench.json holds.
+        numbers: content of bench.json.
+        old: content of an earlier bench.json.
     """
-    earlier = dict(flat({name: value for name, value in (old or {}).items() if name != ABOUT}))
+    earlier = dict(flatten({name: value for name, value in (old or {}).items() if name != ABOUT}))
     rows = [("", "now", "before", "ratio")] if old else []
-    for name, value in flat({name: value for name, value in numbers.items() if name != ABOUT}):
+    for name, value in flatten({name: value for name, value in numbers.items() if name != ABOUT}):
         before = earlier.get(name)
         ratio = f"{value / before:.2f}" if before else "-"
-        rows.append((name, _short(value), "-" if before is None else _short(before), ratio))
+        rows.append((name, _format_number(value), "-" if before is None else _format_number(before), ratio))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     columns = 4 if old else 2
     lines: list[str] = []
@@ -44,10 +44,10 @@ def format_table(numbers: Mapping[str, Any], old: Mapping[str, Any] | None = Non
 
 
 def _group(name: str) -> str:
-    """Names with a point belong to what stands before it; blank lines set such groups apart."""
+    """Return the part of a name before the dot; a blank line separates such groups in the table."""
     head, point, _ = name.partition(".")
     return head if point else ""
 
 
-def _short(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"

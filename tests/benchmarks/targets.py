@@ -1,4 +1,4 @@
-"""What drawing targets costs, in NumPy and in the device's graph."""
+"""Benchmark of rendering training targets in NumPy and on the device."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tests.support.oracle import standing_person
 
 SIZE = (368, 368)
 PEOPLE = (1, 4, 16, 32)
-PLACES = 32
-"""People that a sample of the full recipe has room for."""
+MAX_PEOPLE = 32
+"""`data.max_people` of the full recipe."""
 
 
 def measure_targets(*, repeats: int = 200, batch: int = 10) -> dict[str, Any]:
-    """Draw heatmaps and part affinity fields of 46x46 cells.
+    """Render heatmaps and part affinity fields of 46x46 cells.
 
     Args:
-        repeats: drawings in NumPy; the median counts.
-        batch: samples that the device draws at once.
+        repeats: repetitions in NumPy; the median is used.
+        batch: batch size on the device.
 
     Returns:
-        `targets_numpy_ms`: ms a sample of 4 people; `targets_numpy_ms_by_people`: of other numbers;
-        `targets_device_ms`: ms a sample of 32 places on MindSpore's device, which draws all of them, taken or not.
+        `targets_numpy_ms`: ms per sample with 4 people; `targets_numpy_ms_by_people`: the same by number of people;
+        `targets_device_ms`: ms per sample on MindSpore's device, which always renders 32 people, including padding.
     """
     by_people = {str(number): _numpy_ms(_people(number), repeats) for number in PEOPLE}
     return {
@@ -39,7 +39,7 @@ def measure_targets(*, repeats: int = 200, batch: int = 10) -> dict[str, Any]:
 
 
 def _people(number: int) -> NDArray[np.float32]:
-    """(P, 18, 3) standing people of 120 to 320 px, somewhere in the picture."""
+    """Return keypoints (P, 18, 3) of standing people, 120 to 320 px tall, at random positions."""
     rng = np.random.default_rng(number)
     low, high = (60, 100, 120), (308, 268, 320)
     return np.stack([standing_person(*rng.uniform(low, high)) for _ in range(number)])
@@ -56,7 +56,7 @@ def _device_ms(keypoints: NDArray[np.float32], batch: int) -> float:
     from training.loss.targets import RenderTargets
 
     ms.set_context(mode=ms.GRAPH_MODE)
-    places = np.zeros((batch, PLACES, *keypoints.shape[1:]), dtype=np.float32)
+    places = np.zeros((batch, MAX_PEOPLE, *keypoints.shape[1:]), dtype=np.float32)
     places[:, : len(keypoints)] = keypoints
     render, tensor = RenderTargets(SIZE, TargetConfig()), ms.Tensor(places)
 
@@ -69,7 +69,7 @@ def _device_ms(keypoints: NDArray[np.float32], batch: int) -> float:
 
 
 def _milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """Median ms of a call."""
+    """Return the median duration of a call in ms."""
     taken = []
     for _ in range(repeats):
         start = time.perf_counter()

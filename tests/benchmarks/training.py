@@ -1,4 +1,4 @@
-"""How long training waits for data, and what a step costs: real runs of the trainer, from its own metrics."""
+"""Benchmark of training: time waiting for data, and time per step, from the metrics of real training runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tests.support.coco_folder import ROOT
 
 
 def measure_training(shards: Path, folder: Path, *, steps: int) -> dict[str, Any]:
-    """Train the demo recipe for some steps on a set.
+    """Train the demo recipe for some steps.
 
     Args:
-        shards: the set; real pictures are harder to feed than those the recipe is made for.
-        folder: for the run.
-        steps: to train; metrics are read every 10 of them.
+        shards: shard set; real images take longer to load than those of the embedded dataset.
+        folder: parent folder of the run folder.
+        steps: number of steps; metrics are logged every 10 steps.
 
     Returns:
-        `data_wait_fraction` of the time that the trainer waited for batches, and `demo_images_per_s`; both medians
-        after the first 10 steps, in which the graph is compiled.
+        `data_wait_fraction`, the fraction of the time spent waiting for batches, and `demo_images_per_s`. Both are
+        medians without the first 10 steps, in which the graph is compiled.
     """
     lines = _train(shards, folder / "demo", "demo.yaml", max_steps=steps, log_every=10, warmup_steps=0)[1:]
     return {
@@ -32,10 +32,10 @@ def measure_training(shards: Path, folder: Path, *, steps: int) -> dict[str, Any
 
 
 def measure_full_step(shards: Path, folder: Path, targets_device_ms: float) -> dict[str, Any]:
-    """Train configs/openpose.yaml, one picture a step: on CPU 11 GB of memory, and half a minute.
+    """Train configs/openpose.yaml with one image per step: on CPU it takes 11 GB of memory and half a minute.
 
     Returns:
-        `full_step_ms`, and `targets_device_share`: the part of it that drawing a sample's targets on the device takes.
+        `full_step_ms`, and `targets_device_share`, the fraction of it for rendering a sample's targets on the device.
     """
     lines = _train(shards, folder / "full", "openpose.yaml", max_steps=3, log_every=1, batch_size=1)[1:]
     milliseconds = 1e3 / statistics.median(line["images_per_s"] for line in lines)
@@ -46,12 +46,12 @@ def measure_full_step(shards: Path, folder: Path, targets_device_ms: float) -> d
 
 
 def _train(shards: Path, run: Path, recipe: str, **training: int) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl of a new run."""
+    """Train a new run; return the lines of its metrics.jsonl."""
     command = [sys.executable, "-m", "training.train", "--config", str(ROOT / "configs" / recipe)]
     command += ["--shards", str(shards), "--out", str(run)]
     for name, value in training.items():
         command += ["--set", f"training.{name}={value}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise RuntimeError(f"{recipe}: the trainer ended with {result.returncode}: {result.stderr[-2000:]}")
+        raise RuntimeError(f"{recipe}: training failed with exit code {result.returncode}: {result.stderr[-2000:]}")
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The benchmark of evaluation measures what it says."""
+"""Benchmark of evaluation."""
 
 from __future__ import annotations
 

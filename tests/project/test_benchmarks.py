@@ -1,4 +1,4 @@
-"""The benchmark measures what it says; how fast anything is, no test asks."""
+"""Benchmarks: they run and return all numbers. The tests do not check the speed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pipeline.storage.images import decode_image
 from pipeline.synthetic import generate
 from tests.benchmarks.__main__ import main, ratios, shard_numbers
 from tests.benchmarks.online import STAGES, measure_online, measure_stages
-from tests.benchmarks.repeat import add_grain
-from tests.benchmarks.table import flat, format_table
+from tests.benchmarks.repeat import add_noise
+from tests.benchmarks.table import flatten, format_table
 from tests.benchmarks.targets import PEOPLE, measure_targets
 
 
-def test_nested_numbers_get_names_and_words_are_left_out():
+def test_nested_numbers_are_flattened_and_text_is_skipped():
     numbers = {"a": 1, "b": {"c": 2.5, "d": {"e": 3}}, "word": "x", "yes": True}
-    assert dict(flat(numbers)) == {"a": 1, "b.c": 2.5, "b.d.e": 3}
+    assert dict(flatten(numbers)) == {"a": 1, "b.c": 2.5, "b.d.e": 3}
 
 
-def test_a_table_beside_an_earlier_one_shows_ratios():
+def test_a_table_with_an_earlier_run_has_ratios():
     now = {"machine": {"cores": 2}, "fast": 30.0, "ms": {"new": 1.5, "old": 4.0}}
     old = {"machine": {"cores": 9}, "fast": 20.0, "ms": {"old": 8.0}}
     lines = [line.split() for line in format_table(now, old).splitlines()]
@@ -41,7 +41,7 @@ def test_a_table_beside_an_earlier_one_shows_ratios():
     ]
 
 
-def test_ratios_and_the_budget_of_a_host():
+def test_ratios_and_host_budget():
     rates = {"decode_only_2_threads": 1000.0, "pipeline_2_threads": 560.0, "pipeline_targets_2_threads": 500.0}
     assert ratios(rates) == {
         "pipeline_of_decode_only": 0.56,
@@ -55,7 +55,7 @@ def test_ratios_and_the_budget_of_a_host():
     }
 
 
-def test_shards_are_told_by_workers_and_stage():
+def test_shard_numbers_by_workers_and_stage():
     worker = {"per_second": 520.04, "start_seconds": 0.3, "peak_mb": 91.2}
     found = {
         "workers": {1: worker, 2: {**worker, "per_second": 950.0, "peak_mb": 80.0}},
@@ -70,7 +70,7 @@ def test_shards_are_told_by_workers_and_stage():
     }
 
 
-def test_the_pipeline_is_measured_whole_and_in_stages(tiny_shards: Path):
+def test_pipeline_and_stages_are_measured(tiny_shards: Path):
     online = measure_online(tiny_shards, rounds=1, records=20)
     rates = {name for name in online if "thread" in name}
     assert rates == {
@@ -92,11 +92,11 @@ def test_the_pipeline_is_measured_whole_and_in_stages(tiny_shards: Path):
     assert stages["targets"] > 0
 
 
-def test_drawn_pictures_get_as_heavy_as_photographs(tmp_path: Path):
-    generate(tmp_path / "drawn", train=2, val=0, size=640, workers=1)
-    pictures = tmp_path / "drawn" / "train2017"
+def test_noise_makes_files_as_large_as_photographs(tmp_path: Path):
+    generate(tmp_path / "generated", train=2, val=0, size=640, workers=1)
+    pictures = tmp_path / "generated" / "train2017"
     before = {path: decode_image(path.read_bytes()) for path in pictures.iterdir()}
-    add_grain(pictures)
+    add_noise(pictures)
     for path, image in before.items():
         assert 100_000 < path.stat().st_size < 250_000
         assert 2 < np.abs(decode_image(path.read_bytes()).astype(int) - image).mean() < 8
@@ -110,7 +110,7 @@ def test_targets_are_measured_on_host_and_device():
 
 
 @pytest.mark.parametrize("content", [None, "nonsense", "[1]"])
-def test_a_file_that_cannot_be_compared_with_is_one_line(tmp_path: Path, content: str | None):
+def test_an_invalid_file_to_compare_is_reported_in_one_line(tmp_path: Path, content: str | None):
     old = tmp_path / "old.json"
     if content is not None:
         old.write_text(content)

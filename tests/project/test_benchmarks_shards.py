@@ -1,4 +1,4 @@
-"""The benchmarks of the offline stage measure what they say, on little."""
+"""Benchmarks of planning and writing shards."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def test_shards_are_measured(tmp_path: Path) -> None:
 
 
 def test_planning_is_measured() -> None:
-    found = measure_planning(300, drawn=20)
+    found = measure_planning(300, generated=20)
     assert (found["records"], found["tasks"]) == (300, 8)
     assert found["json_mb"] > 0.3

@@ -1,4 +1,4 @@
-"""Every command explains itself, at once: without what makes the real work slow to start."""
+"""Every command prints its help quickly, without importing large libraries."""
 
 from __future__ import annotations
 
@@ -18,11 +18,20 @@ COMMANDS = sorted(
     for path in SOURCES
     if path.name == "__main__.py" or '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
-HEAVY = ("mindspore", "matplotlib", "joblib", "pycocotools", "cv2", "simplejpeg", "distributed", "onnxruntime")
+LARGE_LIBRARIES = (
+    "mindspore",
+    "matplotlib",
+    "joblib",
+    "pycocotools",
+    "cv2",
+    "simplejpeg",
+    "distributed",
+    "onnxruntime",
+)
 
-_ASK_ALL = """
+_RUN_HELP = """
 import contextlib, io, json, runpy, sys
-answers = {}
+help_results = {}
 for name in sys.argv[1].split(","):
     sys.argv = [name, "--help"]
     out = io.StringIO()
@@ -32,24 +41,24 @@ for name in sys.argv[1].split(","):
             code = None
         except SystemExit as end:
             code = end.code
-    answers[name] = [code, out.getvalue(), sorted(name for name in sys.modules if "." not in name)]
-print(json.dumps(answers))
+    help_results[name] = [code, out.getvalue(), sorted(name for name in sys.modules if "." not in name)]
+print(json.dumps(help_results))
 """
 
 
 @pytest.fixture(scope="module")
-def answers():
-    """What each command says to --help, its exit code, and what was imported by then, in one process for all."""
+def help_results():
+    """(exit code, output, imported modules) of --help by command; one process runs all commands."""
     result = subprocess.run(
-        [sys.executable, "-c", _ASK_ALL, ",".join(COMMANDS)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", _RUN_HELP, ",".join(COMMANDS)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert result.stderr == ""
     return json.loads(result.stdout)
 
 
-def test_the_promised_commands_are_there():
-    promised = {"pipeline.synthetic", "pipeline.shards", "pipeline.stats", "pipeline.verify", "pipeline.preview"}
-    assert promised | {
+def test_documented_commands_exist():
+    documented = {"pipeline.synthetic", "pipeline.shards", "pipeline.stats", "pipeline.verify", "pipeline.preview"}
+    assert documented | {
         "training.train",
         "training.convert",
         "training.export",
@@ -59,17 +68,17 @@ def test_the_promised_commands_are_there():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help(answers, command):
-    code, text, modules = answers[command]
+def test_help(help_results, command):
+    code, text, modules = help_results[command]
     assert code == 0
     assert text.startswith("Usage: ")
     assert "--help" in text
     options = [line for line in text.splitlines() if line.startswith("  --")]
     assert options
-    assert not set(HEAVY) & set(modules)
+    assert not set(LARGE_LIBRARIES) & set(modules)
 
 
-def test_stats_tell_without_what_is_heavy(tiny_shards: Path):
+def test_stats_do_not_import_large_libraries(tiny_shards: Path):
     code = """
 import sys
 from pipeline.stats import main
@@ -80,11 +89,11 @@ print(sorted({name.split(".")[0] for name in sys.modules}), file=sys.stderr)
         [sys.executable, "-c", code, str(tiny_shards)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert result.stdout.startswith(f"{tiny_shards}\n")
-    assert not set(HEAVY) & set(ast.literal_eval(result.stderr))
+    assert not set(LARGE_LIBRARIES) & set(ast.literal_eval(result.stderr))
 
 
 @pytest.mark.parametrize("command", ["training.train"])
-def test_a_missing_or_unknown_option_is_named(command):
+def test_a_missing_or_unknown_option_is_reported(command):
     for arguments, message in (([], "Missing option"), (["--confg", "x"], "Did you mean '--config'")):
         result = subprocess.run(
             [sys.executable, "-m", command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""The shipped recipes: they load, and their headers say what they are for."""
+"""Recipes in configs/: they load, and their headers state command, cost and result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def header(path: Path) -> str:
     return "\n".join(comment)
 
 
-def test_the_promised_recipes_are_there():
+def test_documented_recipes_exist():
     assert {path.stem for path in RECIPES} >= {
         "demo",
         "openpose",
@@ -31,7 +31,7 @@ def test_the_promised_recipes_are_there():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_it_loads(path):
+def test_recipe_loads(path):
     config = load_config(path)
     stated = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert set(stated) <= set(Config.model_fields)
@@ -39,14 +39,14 @@ def test_it_loads(path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_its_header_names_command_cost_and_result(path):
+def test_header_states_command_cost_and_result(path):
     text = header(path)
     for word in ("Command", "Cost", "Result"):
         assert any(line.lstrip("# ").startswith(word) for line in text.splitlines()), word
     assert "make " in text
 
 
-def test_the_references_recipe():
+def test_recipe_of_the_reference():
     one, eight = (load_config(ROOT / "configs" / f"{name}.yaml") for name in ("openpose", "openpose_8p"))
     for config in (one, eight):
         assert config.model == Config().model
@@ -64,8 +64,8 @@ def test_part_affinity_fields_first_is_trained_as_the_reference():
     assert first.model.stage_outputs == (("pafs",),) * 4 + (("heatmaps",),) * 2
 
 
-def test_recipes_in_old_checkpoints_still_mean_the_same():
-    """A checkpoint carries every field that there was when it was made."""
+def test_recipes_in_old_checkpoints_keep_their_meaning():
+    """A checkpoint contains only the fields that existed when it was saved."""
     before = (
         *("backbone", "feature_widths", "stages", "first_depth", "first_width", "stage_width", "stage_depth"),
         *("stage_kernel", "stage_dilation", "batch_norm", "mean", "std"),

@@ -1,4 +1,4 @@
-"""Nothing in the source runs what it reads: no pickle, no eval, no shell, no YAML that makes objects."""
+"""The source runs no code from its input: no pickle, eval, shell call or unsafe YAML loader."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CALLS = (
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_no_source_runs_what_it_reads(path: Path) -> None:
+def test_source_runs_no_code_from_input(path: Path) -> None:
     roots = {name.partition(".")[0] for name in imports(path)}
     assert not roots & set(MODULES)
     for name, call in _calls(path):
@@ -57,7 +57,7 @@ def _calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
-def test_a_folder_of_pictures_that_links_out_of_the_source_is_refused(tmp_path: Path) -> None:
+def test_a_link_out_of_the_image_folder_is_rejected(tmp_path: Path) -> None:
     content = mixed(4)
     for entry in content["images"]:
         entry["file_name"] = f"deep/{entry['file_name']}"
@@ -71,7 +71,7 @@ def test_a_folder_of_pictures_that_links_out_of_the_source_is_refused(tmp_path: 
         build([(coco, "train")], tmp_path / "set", BuildOptions(), workers=1)
 
 
-def test_what_is_written_in_one_step_obeys_the_umask(tmp_path: Path) -> None:
+def test_atomic_writes_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_atomically(tmp_path / "a.json", "{}")
