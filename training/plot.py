@@ -202,7 +202,8 @@ def _draw_panel(axes: Any, panel: _Panel) -> None:
             _draw_curve(axes, curve, _colour(index), _opacity(number, len(curves)), panel.with_markers)
             if panel.with_markers:
                 _label_best(axes, curve, _colour(index))
-    _add_legend(axes, list(max(panel.curves_by_run, key=len)))
+    most_curves = max(panel.curves_by_run, key=len)
+    _add_legend(axes, list(most_curves))
     axes.set_title(panel.title, loc="left", fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
