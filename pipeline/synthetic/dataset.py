@@ -64,23 +64,23 @@ def _image_id(split: int, index: int) -> int:
     return split * (MAX_PICTURES + 1) + index + 1
 
 
-def _render_image(batch: _Task, index: int) -> tuple[str, list[str]]:
+def _render_image(task: _Task, index: int) -> tuple[str, list[str]]:
     """Render and write one image (if requested); return the JSON text of the image and of each of its annotations."""
     import numpy as np
 
     from pipeline.synthetic.scenes import render_scene, sample_scene_size
 
-    spec = batch.spec
-    rng = np.random.default_rng((spec.seed, batch.split, index))
+    spec = task.spec
+    rng = np.random.default_rng((spec.seed, task.split, index))
     height, width = sample_scene_size(rng, spec.size)
     scene = render_scene(rng, height, width, with_image=spec.pictures)
-    image_id = _image_id(batch.split, index)
+    image_id = _image_id(task.split, index)
     name = f"{image_id:012d}.jpg"
     if scene.image is not None:
         import simplejpeg
 
         data = simplejpeg.encode_jpeg(scene.image, quality=_JPEG_QUALITY, colorspace="BGR", colorsubsampling="420")
-        (batch.folder / name).write_bytes(data)
+        (task.folder / name).write_bytes(data)
     image = {
         "license": 1,
         "file_name": name,
@@ -98,11 +98,11 @@ def _render_image(batch: _Task, index: int) -> tuple[str, list[str]]:
     return json.dumps(image), annotations
 
 
-def _render_task(batch: _Task) -> list[tuple[str, list[str]]]:
+def _render_task(task: _Task) -> list[tuple[str, list[str]]]:
     import cv2
 
     cv2.setNumThreads(0)
-    return [_render_image(batch, index) for index in range(batch.start, batch.stop)]
+    return [_render_image(task, index) for index in range(task.start, task.stop)]
 
 
 def _json_header() -> dict[str, Any]:
@@ -151,13 +151,13 @@ def _write_split(folder: Path, spec: DatasetSpec, split: int, workers: int) -> N
     name, count = SPLITS[split], (spec.train, spec.val)[split]
     pictures = folder / name
     pictures.mkdir()
-    batches = (
+    tasks = (
         _Task(spec, split, start, min(start + _IMAGES_PER_TASK, count), pictures)
         for start in range(0, count, _IMAGES_PER_TASK)
     )
     workers = min(workers, -(-count // _IMAGES_PER_TASK)) or 1
     results = Parallel(n_jobs=workers, return_as="generator", **exit_with_parent_options())(
-        delayed(_render_task)(batch) for batch in batches
+        delayed(_render_task)(task) for task in tasks
     )
     with tqdm(total=count, desc=name, unit=" pictures", disable=None) as progress:
 
@@ -244,16 +244,16 @@ def generate(
     spec = DatasetSpec(train=train, val=val, size=size, seed=seed, pictures=pictures)
     if _is_up_to_date(out, spec):
         return False
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
+    temporary = out.with_name(f".{out.name}.temporary")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
     try:
-        (part / "annotations").mkdir(parents=True)
+        (temporary / "annotations").mkdir(parents=True)
         for split in range(len(SPLITS)):
-            _write_split(part, spec, split, workers or default_workers())
-        (part / SPEC_FILE).write_text(json.dumps(asdict(spec), indent=2) + "\n", encoding="utf-8")
+            _write_split(temporary, spec, split, workers or default_workers())
+        (temporary / SPEC_FILE).write_text(json.dumps(asdict(spec), indent=2) + "\n", encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
-        part.rename(out)
+        temporary.rename(out)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return True

@@ -42,7 +42,7 @@ def _overlap(a: Box, b: Box) -> float:
     return width * height / max(1.0, min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])))
 
 
-def _sample_offset(box: Box, height: int, width: int, u: list[float]) -> tuple[float, float]:
+def _placement_offset(box: Box, height: int, width: int, u: list[float]) -> tuple[float, float]:
     """Return the (dx, dy) that places a box inside the image, or sometimes partly or mostly outside.
 
     `u` holds four uniform random numbers.
@@ -67,20 +67,22 @@ def _sample_offset(box: Box, height: int, width: int, u: list[float]) -> tuple[f
 
 
 def _place(figure: Figure, occupied: list[Box], height: int, width: int, rng: np.random.Generator) -> Figure:
-    own = _bounding_box(figure.points)
-    u = rng.random((_PLACEMENT_TRIES, 4)).tolist()
-    tolerated = 0.05 if rng.random() < 0.9 else 0.45
-    best, best_cover = (0.0, 0.0), 9.0
-    for draw in u:
-        dx, dy = _sample_offset(own, height, width, draw)
-        box = (own[0] + dx, own[1] + dy, own[2] + dx, own[3] + dy)
-        cover = max((_overlap(box, other) for other in occupied), default=0.0)
-        if cover < best_cover:
-            best, best_cover = (dx, dy), cover
-        if cover <= tolerated:
+    """Move a figure to a random position with little overlap with the boxes in `occupied`, and add its box to them."""
+    x0, y0, x1, y1 = _bounding_box(figure.points)
+    uniforms = rng.random((_PLACEMENT_TRIES, 4)).tolist()
+    max_overlap = 0.05 if rng.random() < 0.9 else 0.45
+    best_offset, best_overlap = (0.0, 0.0), 9.0
+    for u in uniforms:
+        dx, dy = _placement_offset((x0, y0, x1, y1), height, width, u)
+        box = (x0 + dx, y0 + dy, x1 + dx, y1 + dy)
+        overlap = max((_overlap(box, other) for other in occupied), default=0.0)
+        if overlap < best_overlap:
+            best_offset, best_overlap = (dx, dy), overlap
+        if overlap <= max_overlap:
             break
-    occupied.append((own[0] + best[0], own[1] + best[1], own[2] + best[0], own[3] + best[1]))
-    return figure.translated(*best)
+    dx, dy = best_offset
+    occupied.append((x0 + dx, y0 + dy, x1 + dx, y1 + dy))
+    return figure.translated(dx, dy)
 
 
 def _sample_figures(rng: np.random.Generator, height: int, width: int) -> list[Figure]:

@@ -180,11 +180,11 @@ class FigureRenderer:
         _fill(self.image, np.rint(centre + 0.90 * (polygon - centre)).astype(np.int32), colour)
 
     def _draw_limb(self, part: int, polygon: NDArray[np.int32]) -> None:
-        w = self.appearance
+        appearance = self.appearance
         index = 12 if part == NECK else part - UPPER_ARM
         kind = part - index % 2 if part != NECK else NECK
-        bare = w.shoes if kind == FOOT else w.skin
-        cloth = w.shirt if kind in (UPPER_ARM, FOREARM) else w.trousers
+        bare = appearance.shoes if kind == FOOT else appearance.skin
+        cloth = appearance.shirt if kind in (UPPER_ARM, FOREARM) else appearance.trousers
         cover = self.cover[index]
         if kind in (NECK, HAND, FOOT) or cover < 0.01:
             _fill(self.image, polygon, shade(bare, _OUTLINE_SHADE))
@@ -196,7 +196,7 @@ class FigureRenderer:
             _fill(self.image, self.inner[index], bare)
             _fill(self.image, self.cloth[index], shade(cloth, _OUTLINE_SHADE))
         _fill(self.image, self.cloth_inner[index], cloth)
-        if kind in (UPPER_ARM, FOREARM) and w.pattern in ("stripes", "checks"):
+        if kind in (UPPER_ARM, FOREARM) and appearance.pattern in ("stripes", "checks"):
             self._draw_limb_stripes(index, cover)
 
     def _draw_limb_stripes(self, index: int, cover: float) -> None:
@@ -229,54 +229,59 @@ class FigureRenderer:
         return np.asarray(centre + 0.88 * (rows[:, order] - centre))
 
     def _draw_torso(self, polygon: NDArray[np.int32]) -> None:
-        w, figure = self.appearance, self.figure
-        self._fill_outlined(polygon, w.shirt)
+        appearance, figure = self.appearance, self.figure
+        self._fill_outlined(polygon, appearance.shirt)
         size = figure.scale
-        if w.pattern in ("stripes", "checks"):
+        if appearance.pattern in ("stripes", "checks"):
             for row in self._trunk_curves(np.linspace(1.2, 4.1, 7)):
-                _line(self.image, row, w.second, 0.016 * size)
-        if w.pattern in ("bars", "checks"):
+                _line(self.image, row, appearance.second, 0.016 * size)
+        if appearance.pattern in ("bars", "checks"):
             for column in self._trunk_curves(np.linspace(1.2, 4.2, 4)).transpose(1, 0, 2):
-                _line(self.image, column, w.second, 0.012 * size)
-        if w.pattern == "dots":
+                _line(self.image, column, appearance.second, 0.012 * size)
+        if appearance.pattern == "dots":
             for x, y in self._trunk_curves(np.linspace(1.3, 4.0, 6)).reshape(-1, 2).tolist():
-                _dot(self.image, x, y, 0.010 * size, w.second)
+                _dot(self.image, x, y, 0.010 * size, appearance.second)
         if figure.front > 0.25:
             self._draw_chest()
 
     def _draw_chest(self) -> None:
         """Draw neckline, tie or logo, which distinguish a person's front from the back."""
-        w, size = self.appearance, self.figure.scale
+        appearance, size = self.appearance, self.figure.scale
         rows = self._trunk_curves(np.array([5.0, 4.2, 3.2, 2.0]))
         middle = rows[:, rows.shape[1] // 2]
         collar = np.stack([rows[0, 0], middle[1], rows[0, -1]])
-        _fill(self.image, to_fixed_point(collar), shade(w.skin, 0.9))
-        if w.tie:
-            _line(self.image, middle[1:], w.second, 0.022 * size)
-        elif w.pattern == "logo":
-            _dot(self.image, float(middle[2, 0]), float(middle[2, 1]), 0.035 * size, w.second)
+        _fill(self.image, to_fixed_point(collar), shade(appearance.skin, 0.9))
+        if appearance.tie:
+            _line(self.image, middle[1:], appearance.second, 0.022 * size)
+        elif appearance.pattern == "logo":
+            _dot(self.image, float(middle[2, 0]), float(middle[2, 1]), 0.035 * size, appearance.second)
 
     def _draw_head_layer(self, polygon: NDArray[np.int32], layer: int) -> None:
-        w, figure = self.appearance, self.figure
+        appearance, figure = self.appearance, self.figure
         bald = HAIRLINES[figure.shape.hairline][1] > 1
-        back, top = (w.skin, w.hair) if figure.head.hair_on_top else (w.hair, w.skin)
+        back, top = (
+            (appearance.skin, appearance.hair) if figure.head.hair_on_top else (appearance.hair, appearance.skin)
+        )
         if layer == 0:
-            self._fill_outlined(polygon, w.skin if bald else back)
+            self._fill_outlined(polygon, appearance.skin if bald else back)
         elif layer == 1 and not bald:
             _fill(self.image, polygon, top)
         else:
-            _fill(self.image, polygon, shade(w.skin, 0.80))
+            _fill(self.image, polygon, shade(appearance.skin, 0.80))
 
     def _draw_face(self) -> None:
-        figure, w = self.figure, self.appearance
+        figure, appearance = self.figure, self.appearance
         unit = 0.048 * figure.shape.proportions.head * figure.scale
         bridge, chin, mouth = (figure.landmark(name) for name in ("bridge", "chin", "mouth"))
         down = chin - bridge
         across = np.array([-down[1], down[0]]) / (math.hypot(*down.tolist()) + 1e-6)
         if figure.head.face_to_camera > 0.05:
-            if w.beard:
+            if appearance.beard:
                 _line(
-                    self.image, np.stack([mouth - 0.5 * unit * across, mouth + 0.5 * unit * across]), w.hair, 0.5 * unit
+                    self.image,
+                    np.stack([mouth - 0.5 * unit * across, mouth + 0.5 * unit * across]),
+                    appearance.hair,
+                    0.5 * unit,
                 )
             wide = 0.34 * unit * max(figure.head.face_to_camera, 0.25)
             _line(
@@ -287,9 +292,9 @@ class FigureRenderer:
                 self._draw_eye(figure.keypoints[eye], across, down, unit)
 
     def _draw_eye(self, centre: Floats, across: Floats, down: Floats, unit: float) -> None:
-        w = self.appearance
+        appearance = self.appearance
         x, y = centre.tolist()
-        if w.glasses:
+        if appearance.glasses:
             _dot(self.image, x, y, 0.36 * unit, (35.0, 30.0, 30.0))
             return
         _dot(self.image, x, y, 0.23 * unit, (225.0, 230.0, 235.0))
@@ -298,6 +303,6 @@ class FigureRenderer:
         _line(
             self.image,
             np.stack([brow - 0.28 * unit * across, brow + 0.28 * unit * across]),
-            shade(w.hair, 0.8),
+            shade(appearance.hair, 0.8),
             0.10 * unit,
         )
