@@ -1,4 +1,4 @@
-"""Shorthands of the command line for a recipe's fields."""
+"""Command-line options that are short forms of --set."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def show(scales, flip):
         (("--no-flip",), {"flip": False}),
     ],
 )
-def test_they_say_what_set_would_say(arguments, expected):
+def test_they_are_equivalent_to_set(arguments, expected):
     result = CliRunner().invoke(show, list(arguments))
     assert result.exit_code == 0, result.output
     first, *more = result.output.strip().split(" evaluation.")
@@ -37,14 +37,14 @@ def test_they_say_what_set_would_say(arguments, expected):
     assert len(more) == len(expected)
 
 
-def test_a_shorthand_wins_over_set():
+def test_the_short_option_overrides_set():
     overrides = recipe_overrides(("evaluation.flip=true", "evaluation.scales=[2]"), (0.5, 1.0), False)
     evaluation = override_evaluation(Config(), overrides)
     assert (evaluation.flip, evaluation.scales) == (False, (0.5, 1.0))
 
 
 @pytest.mark.parametrize("value", ["", "1,", "1;2", "x"])
-def test_what_is_no_list_of_numbers_is_refused(value):
+def test_an_invalid_list_of_numbers_is_rejected(value):
     result = CliRunner().invoke(show, ["--scales", value])
     assert result.exit_code == 2
     assert "expected numbers separated by commas, such as 0.5,1,1.5,2" in result.output

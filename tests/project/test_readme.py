@@ -1,4 +1,4 @@
-"""What the README tells to type: every command, target, variable, option, field and file is there; some are run."""
+"""Every command, target, variable, option, field and file in the README exists; some of the commands are run."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ TARGETS = set(re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE))
 VARIABLES = set(re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE))
 ELLIPSIS = "…"
 TRAINING = "Training"
-"""The section whose commands are run, those that need neither COCO, nor a cluster, nor a cloud."""
-ELSEWHERE = ("/path/to", "://", "HOSTS=", "FILE")
+"""The section whose commands are run, except those that need COCO, a cluster or a cloud (NOT_RUNNABLE)."""
+NOT_RUNNABLE = ("/path/to", "://", "HOSTS=", "FILE")
 
 
 @dataclass(frozen=True)
-class Typed:
-    """A command of the README, the section it stands in, and whether it is a line of a fenced block."""
+class ReadmeCommand:
+    """A command in the README, with its section; `fenced` is True for a line of a code block."""
 
     section: str
     text: str
@@ -45,8 +45,8 @@ class Typed:
         return shlex.split(self.text, comments=True)
 
 
-def typed(readme: str) -> Iterator[Typed]:
-    """Lines of fenced blocks, and commands within a line."""
+def readme_commands(readme: str) -> Iterator[ReadmeCommand]:
+    """Yield the commands in code blocks and in inline code."""
     section, fenced = "", False
     for line in readme.replace("\\\n", " ").splitlines():
         if line.startswith("```"):
@@ -55,19 +55,23 @@ def typed(readme: str) -> Iterator[Typed]:
             section = line[3:]
         elif fenced:
             if re.match(r"(make|python|pip)\b", line):
-                yield Typed(section, line, fenced)
+                yield ReadmeCommand(section, line, fenced)
         else:
-            yield from (Typed(section, code, fenced) for code in re.findall(r"`((?:make|python -m) [^`]+)`", line))
+            yield from (
+                ReadmeCommand(section, code, fenced) for code in re.findall(r"`((?:make|python -m) [^`]+)`", line)
+            )
 
 
-ALL = list(dict.fromkeys(typed(README)))
-MAKES = [command for command in ALL if command.text.startswith("make ")]
+COMMANDS_IN_README = list(dict.fromkeys(readme_commands(README)))
+MAKE_COMMANDS = [command for command in COMMANDS_IN_README if command.text.startswith("make ")]
 PACKAGES = ("pipeline", "training", "evaluation", "tests")
-MODULES = [command for command in ALL if re.match(rf"python -m ({'|'.join(PACKAGES)})\b", command.text)]
+PYTHON_COMMANDS = [
+    command for command in COMMANDS_IN_README if re.match(rf"python -m ({'|'.join(PACKAGES)})\b", command.text)
+]
 
 
-def problem_with_make(words: list[str]) -> str | None:
-    """What of a make command is not there."""
+def make_problem(words: list[str]) -> str | None:
+    """Return what does not exist in a make command, or None."""
     for word in words[1:]:
         name, is_variable, value = word.partition("=")
         known = VARIABLES if is_variable else TARGETS
@@ -78,8 +82,8 @@ def problem_with_make(words: list[str]) -> str | None:
     return None
 
 
-def expand(command: Typed) -> list[list[str]]:
-    """The Python commands that a make command runs."""
+def expand(command: ReadmeCommand) -> list[list[str]]:
+    """Return the Python commands that a make command runs."""
     environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
     made = [word for word in command.words[1:] if ELLIPSIS not in word]
     result = subprocess.run(
@@ -89,8 +93,8 @@ def expand(command: Typed) -> list[list[str]]:
     return [shlex.split(line.partition(" || ")[0]) for line in lines if re.match(r"\S*python -m ", line)]
 
 
-def problem_with_python(words: list[str]) -> str | None:
-    """What of `python -m MODULE OPTION …` is not there; values of options are checked where there is a choice."""
+def python_problem(words: list[str]) -> str | None:
+    """Return what does not exist in `python -m MODULE OPTION …`, or None; values of choice options are checked too."""
     module, arguments = words[2], words[3:]
     package = (ROOT / module.replace(".", "/") / "__main__.py").is_file()
     if not package and module not in COMMANDS:
@@ -112,48 +116,48 @@ def problem_with_python(words: list[str]) -> str | None:
     return None
 
 
-def test_commands_are_found():
+def test_readme_commands_are_found():
     text = (
         "## One\n`make stats` or\n```\nmake train \\\n  NPROC=8  # all\nls\n```\n## Two\n```\npython -m a.b --c\n```\n"
     )
-    found = list(typed(text))
+    found = list(readme_commands(text))
     assert [command.section for command in found] == ["One", "One", "Two"]
     assert [command.words for command in found] == [
         ["make", "stats"],
         ["make", "train", "NPROC=8"],
         ["python", "-m", "a.b", "--c"],
     ]
-    assert len(MAKES) > 10
-    assert len(MODULES) > 4
+    assert len(MAKE_COMMANDS) > 10
+    assert len(PYTHON_COMMANDS) > 4
 
 
-def test_what_is_not_there_is_noticed():
-    assert problem_with_make(["make", "trian"]) == "trian: there is no such target"
-    assert problem_with_make(["make", "train", "NPROCS=8"]) == "NPROCS: there is no such variable"
-    assert problem_with_make(["make", "train", "CONFIG=configs/no.yaml"]) == "configs/no.yaml: there is no such recipe"
+def test_missing_names_are_reported():
+    assert make_problem(["make", "trian"]) == "trian: there is no such target"
+    assert make_problem(["make", "train", "NPROCS=8"]) == "NPROCS: there is no such variable"
+    assert make_problem(["make", "train", "CONFIG=configs/no.yaml"]) == "configs/no.yaml: there is no such recipe"
     python = ["python", "-m"]
-    assert problem_with_python([*python, "training.trian"]) == "training.trian: there is no such command"
-    assert "--confg" in str(problem_with_python([*python, "training.train", "--confg", "x"]))
-    assert "device is none of" in str(problem_with_python([*python, "training.train", "--device", "gpu"]))
+    assert python_problem([*python, "training.trian"]) == "training.trian: there is no such command"
+    assert "--confg" in str(python_problem([*python, "training.train", "--confg", "x"]))
+    assert "device is none of" in str(python_problem([*python, "training.train", "--device", "gpu"]))
     with pytest.raises(ValueError, match=r"training\.lrr: unknown key; did you mean lr\?"):
-        problem_with_python([*python, "training.train", "--set", "training.lrr=1"])
+        python_problem([*python, "training.train", "--set", "training.lrr=1"])
 
 
-@pytest.mark.parametrize("command", MAKES, ids=lambda command: command.text)
-def test_what_make_is_told_is_there(command: Typed):
-    assert problem_with_make(command.words) is None
+@pytest.mark.parametrize("command", MAKE_COMMANDS, ids=lambda command: command.text)
+def test_make_commands_are_valid(command: ReadmeCommand):
+    assert make_problem(command.words) is None
     if (ROOT / ".venv" / "ready").exists():
         for words in expand(command):
             if words[2].startswith(PACKAGES):
-                assert problem_with_python(words) is None
+                assert python_problem(words) is None
 
 
-@pytest.mark.parametrize("command", MODULES, ids=lambda command: command.text)
-def test_what_python_is_told_is_there(command: Typed):
-    assert problem_with_python(command.words) is None
+@pytest.mark.parametrize("command", PYTHON_COMMANDS, ids=lambda command: command.text)
+def test_python_commands_are_valid(command: ReadmeCommand):
+    assert python_problem(command.words) is None
 
 
-def test_files_that_are_named_are_there():
+def test_named_files_exist():
     names = set(re.findall(r"(?:configs|pipeline|training|evaluation|tests)/[\w/]+\.(?:py|yaml)\b", README))
     assert names
     assert [name for name in sorted(names) if not (ROOT / name).is_file()] == []
@@ -161,13 +165,13 @@ def test_files_that_are_named_are_there():
 
 def test_every_variable_and_target_of_the_makefile_is_explained():
     table = README.partition("## Variables")[2].partition("\n## ")[0]
-    told = set(re.findall(r"`([A-Z_]+)`", table))
-    assert told >= VARIABLES, f"not in the table: {', '.join(sorted(VARIABLES - told))}"
+    explained = set(re.findall(r"`([A-Z_]+)`", table))
+    assert explained >= VARIABLES, f"not in the table: {', '.join(sorted(VARIABLES - explained))}"
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
-    """A copy of the project in which the embedded dataset is a tiny one."""
+    """Copy of the project with a tiny dataset in place of the embedded one."""
     if not (ROOT / ".venv" / "ready").exists():
         pytest.skip("the project's own .venv is absent: run make setup")
     copy = tmp_path_factory.mktemp("project")
@@ -181,7 +185,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path
     return copy
 
 
-def run(command: Typed, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(command: ReadmeCommand, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
     path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{environment['PATH']}"
     return subprocess.run(
@@ -195,10 +199,10 @@ def run(command: Typed, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_training_page_works_as_written(project: Path):
-    """Its commands one after the other, in a copy of the project."""
-    page = [command for command in ALL if command.section == TRAINING and command.fenced]
-    here = [command for command in page if not any(mark in command.text for mark in ELSEWHERE)]
+def test_commands_of_the_training_section_work(project: Path):
+    """Run the commands of the section in order, in a copy of the project."""
+    page = [command for command in COMMANDS_IN_README if command.section == TRAINING and command.fenced]
+    here = [command for command in page if not any(mark in command.text for mark in NOT_RUNNABLE)]
     assert here, f"README.md: no section {TRAINING} with commands that run anywhere"
     for command in here:
         result = run(command, project)
