@@ -103,8 +103,8 @@ def test_duplicate_image_id_is_an_error(known):
 
 
 def test_damaged_image_is_named():
-    nobody = np.zeros((0, 18, 3), np.float32)
-    good = record(5, 50, (40, 60), nobody)
+    no_people = np.zeros((0, 18, 3), np.float32)
+    good = record(5, 50, (40, 60), no_people)
     with pytest.raises(InputError, match=r"image 5: .*JPEG.*replace it"):
         load_image(replace(good, data=good.data[: len(good.data) // 2]))
     with pytest.raises(InputError, match="image 5: image is 60x40 px, but its annotation says 40x60 px: replace it"):

@@ -179,7 +179,7 @@ def keypoint_ap(
 
     OKS is then the similarity of that keypoint. People without a label for the keypoint are ignored, as are detections
     within their enlarged box. Detections without the keypoint are left out; the others keep the score of the person.
-    The result is -1 if the keypoint is labelled for nobody.
+    The result is -1 if no annotation has a label for the keypoint.
     """
     annotations, detections = annotations.select_keypoint(keypoint), detections.select_keypoint(keypoint)
     matches = match(detections, annotations, SIGMAS[keypoint : keypoint + 1], thresholds)
