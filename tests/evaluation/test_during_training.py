@@ -85,27 +85,27 @@ def ignore(done, total):
 class Threads(World):
     """Processes simulated by threads; a barrier simulates the collective operations."""
 
-    given: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    exchanged: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
 
-    def gather(self, values):
-        self.given[self.rank] = values
+    def all_gather(self, values):
+        self.exchanged[self.rank] = values
         self.barrier.wait(60)
-        together = np.concatenate([self.given[rank] for rank in range(self.size)])
+        together = np.concatenate([self.exchanged[rank] for rank in range(self.size)])
         self.barrier.wait(60)
         return together
 
 
 def together(evaluator, network, size, folder, stopped=never):
     """Return the score or the error of each of `size` processes."""
-    given, barrier, got = {}, threading.Barrier(size), {}
+    exchanged, barrier, outcomes = {}, threading.Barrier(size), {}
 
     def run(rank):
         try:
-            files = FileBarrier(folder, Threads("CPU", rank, size, given=given, barrier=barrier))
-            got[rank] = evaluator(network, files, stopped, ignore)
+            files = FileBarrier(folder, Threads("CPU", rank, size, exchanged=exchanged, barrier=barrier))
+            outcomes[rank] = evaluator(network, files, stopped, ignore)
         except InputError as error:
-            got[rank] = error
+            outcomes[rank] = error
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -113,7 +113,7 @@ def together(evaluator, network, size, folder, stopped=never):
     for thread in threads:
         thread.join()
     assert list(folder.glob(".*")) == []
-    return [got[rank] for rank in range(size)]
+    return [outcomes[rank] for rank in range(size)]
 
 
 ALONE = FileBarrier(Path("nowhere"), World("CPU"))
