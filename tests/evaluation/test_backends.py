@@ -57,7 +57,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def graphs(checkpoint, tmp_path_factory):
-    """The checkpoint's network as a graph of each kind."""
+    """The network of the checkpoint as a graph in each format."""
     folder = tmp_path_factory.mktemp("graphs")
     for name, options in OPTIONS.items():
         result = export(checkpoint, *options, "--out", folder / name)

@@ -1,4 +1,4 @@
-"""Published weights become this program's: names, channels, normalisation; and the maps are those of the original."""
+"""Converting published weights: names, channels, normalisation, and the same maps as the original network."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ POSE_COCO_PAIRS = "1,2 1,5 2,3 3,4 5,6 6,7 1,8 8,9 9,10 1,11 11,12 12,13 1,0 0,1
 POSE_MAP_INDEX = (
     "12,13 20,21 14,15 16,17 22,23 24,25 0,1 2,3 4,5 6,7 8,9 10,11 28,29 30,31 34,35 32,33 36,37 18,19 26,27"
 )
-"""Facts of CMU's COCO model, src/openpose/pose/poseParameters.cpp: limbs, and the channels of each."""
+"""Limbs and their channels in CMU's COCO model, from src/openpose/pose/poseParameters.cpp."""
 
 
-def test_the_channels_are_cmus():
+def test_the_paf_channels_have_the_order_of_cmu():
     pairs, channels = (
         [[int(n) for n in pair.split(",")] for pair in each.split()] for each in (POSE_COCO_PAIRS, POSE_MAP_INDEX)
     )
@@ -40,13 +40,13 @@ def test_the_channels_are_cmus():
         assert LIMBS[x // 2] == (KEYPOINTS[start], KEYPOINTS[end])
 
 
-def held(array):
+def loaded(array):
     return StoredTensor(array.shape, lambda: array)
 
 
 @pytest.fixture(scope="module")
 def cmu(tmp_path_factory):
-    """CMU's network of two stages with random weights: file as it is distributed, checkpoint, image and its maps."""
+    """CMU's network of two stages with random weights: published file, checkpoint, output, image and expected maps."""
     folder = tmp_path_factory.mktemp("cmu")
     weights = random_weights((name, shape) for _, name, shape in cmu_layers(stages=2))
     image = np.random.default_rng(1).integers(0, 256, (32, 48, 3), np.uint8)
@@ -60,9 +60,9 @@ def run(*arguments):
     return CliRunner().invoke(command.main, [str(argument) for argument in arguments])
 
 
-def test_cmus_network_is_recognised_and_told(cmu):
-    source, out, said, *_ = cmu
-    assert said.splitlines() == [
+def test_cmus_network_is_recognised(cmu):
+    source, out, output, *_ = cmu
+    assert output.splitlines() == [
         "cmu, 72 of 72 tensors: backbone 20 of 20, features 4 of 4, stages 48 of 48",
         "normalisation of BGR values from 0 to 255: mean 128 128 128, std 256 256 256",
         str(out),
@@ -75,7 +75,7 @@ def test_cmus_network_is_recognised_and_told(cmu):
     assert network_shapes(model) == {name: tuple(each.shape) for name, each in checkpoint.tensors.items()}
 
 
-def test_the_converted_network_answers_as_the_original(cmu):
+def test_the_converted_network_has_the_maps_of_the_original(cmu):
     from evaluation.inference.backends import load_backend
 
     _, out, _, image, expected = cmu
@@ -85,7 +85,7 @@ def test_the_converted_network_answers_as_the_original(cmu):
         np.testing.assert_allclose(one[0], other, atol=1e-4)
 
 
-def test_an_exported_graph_answers_as_the_original(cmu, tmp_path):
+def test_an_exported_graph_has_the_maps_of_the_original(cmu, tmp_path):
     import onnxruntime
 
     from training.export import main
@@ -103,15 +103,15 @@ def test_an_exported_graph_answers_as_the_original(cmu, tmp_path):
     assert (described["mean"], described["std"]) == ([128.0] * 3, [256.0] * 3)
 
 
-def test_every_name_of_cmus_is_known_with_and_without_its_module():
+def test_every_cmu_name_is_known_with_and_without_its_module():
     shapes = network_shapes(ModelConfig())
     for prefixed in (False, True):
         file = {}
         for module, name, shape in cmu_layers(stages=6):
             prefix = f"{module}." if prefixed else ""
             file |= {
-                f"{prefix}{name}.weight": held(np.ones(shape, "f4")),
-                f"{prefix}{name}.bias": held(np.ones(shape[0])),
+                f"{prefix}{name}.weight": loaded(np.ones(shape, "f4")),
+                f"{prefix}{name}.bias": loaded(np.ones(shape[0])),
             }
         converted = convert_weights(file, lambda _: shapes)
         assert converted.network.name == "cmu"
@@ -120,7 +120,7 @@ def test_every_name_of_cmus_is_known_with_and_without_its_module():
 
 
 def modelzoo_names(norms):
-    """Every parameter of the reference's network and its shape."""
+    """Yield every convolution of the reference network and its shape."""
     for name, shape in vgg_layers("base.vgg_base.layers", norms):
         yield name, shape
     others = [each for each in cmu_layers(stages=6) if "_CPM" in each[1] or "Mconv" in each[1]]
@@ -135,15 +135,18 @@ def modelzoo_names(norms):
 
 
 @pytest.mark.parametrize("norms", [False, True])
-def test_every_name_of_the_references_network_is_known(norms):
+def test_every_name_of_the_reference_network_is_known(norms):
     shapes = network_shapes(ModelConfig())
-    file = {"moments.network.base.conv4_3_CPM.weight": held(np.ones(3)), "learning_rate": held(np.ones(()))}
+    file = {"moments.network.base.conv4_3_CPM.weight": loaded(np.ones(3)), "learning_rate": loaded(np.ones(()))}
     for name, shape in modelzoo_names(norms):
-        file |= {f"network.{name}.weight": held(np.ones(shape, "f4")), f"network.{name}.bias": held(np.ones(shape[0]))}
+        file |= {
+            f"network.{name}.weight": loaded(np.ones(shape, "f4")),
+            f"network.{name}.bias": loaded(np.ones(shape[0])),
+        }
         if norms and name.startswith("base.vgg_base"):
             prefix, _, place = name.rpartition(".")
             for number in ("gamma", "beta", "moving_mean", "moving_variance"):
-                file[f"network.{prefix}.{int(place) + 1}.{number}"] = held(np.ones(shape[0], "f4"))
+                file[f"network.{prefix}.{int(place) + 1}.{number}"] = loaded(np.ones(shape[0], "f4"))
     converted = convert_weights(file, lambda _: shapes)
     assert converted.network.name == "modelzoo-openpose"
     assert converted.tensors.keys() == shapes.keys()
@@ -153,7 +156,7 @@ def test_every_name_of_the_references_network_is_known(norms):
 
 
 def tiny_shapes(_):
-    """Of a network whose convolutions have 4 outputs, all 1x1."""
+    """Tensor shapes of a network of 1x1 convolutions with 4 outputs."""
     shapes = {}
     for name, shape in network_shapes(ModelConfig(stages=1)).items():
         inputs = 3 if name == "backbone.0.conv.weight" else 4
@@ -162,7 +165,7 @@ def tiny_shapes(_):
 
 
 def tiny_vgg(prefix="features", norms=False, seed=0):
-    """A VGG19 of these shapes: its tensors by the names of torchvision."""
+    """A VGG19 of these shapes, by torchvision's names."""
     rng = np.random.default_rng(seed)
     file = {}
     for name, (_, inputs, *_) in vgg_layers(prefix, norms):
@@ -179,12 +182,12 @@ def tiny_vgg(prefix="features", norms=False, seed=0):
 
 
 def converted_vgg(file, kind=None):
-    return convert_weights({name: held(array) for name, array in file.items()}, tiny_shapes, kind)
+    return convert_weights({name: loaded(array) for name, array in file.items()}, tiny_shapes, kind)
 
 
 @pytest.mark.parametrize(("prefix", "kind"), [("features", "torchvision-vgg19"), ("layers", "modelzoo-vgg19")])
-def test_a_vgg_for_rgb_answers_pictures_in_bgr(prefix, kind):
-    """The first layer on a picture, as torchvision is fed and as this program feeds it."""
+def test_a_vgg_for_rgb_is_converted_to_bgr(prefix, kind):
+    """The first layer has the same output for RGB normalised by torchvision and BGR normalised by this project."""
     file = tiny_vgg(prefix)
     converted = converted_vgg(file)
     assert converted.network.name == kind
@@ -223,7 +226,7 @@ def test_a_network_without_biases():
     assert "biases: set to 0, because the file has none" in converted.changes
 
 
-def change_one(name, array):
+def vgg_with(name, array):
     return {**tiny_vgg(), name: array}
 
 
@@ -243,33 +246,33 @@ def change_one(name, array):
             r"has no features\.5\.bias; expected shape \(4,\)",
         ),
         (
-            change_one("features.2.weight", np.ones((4, 5, 1, 1), "f4")),
+            vgg_with("features.2.weight", np.ones((4, 5, 1, 1), "f4")),
             r"features\.2\.weight: shape \(4, 5, 1, 1\), expected \(4, 4, 1, 1\)",
         ),
         (
-            change_one("features.2.bias", np.arange(4)),
+            vgg_with("features.2.bias", np.arange(4)),
             r"features\.2\.bias: dtype int64, expected a floating-point type",
         ),
         (
-            change_one("features.2.bias", np.float32([1, np.nan, 2, 3])),
+            vgg_with("features.2.bias", np.float32([1, np.nan, 2, 3])),
             r"features\.2\.bias: contains values that are not finite",
         ),
-        (change_one("features.2.bias", np.array([1e300] * 4)), "not finite"),
+        (vgg_with("features.2.bias", np.array([1e300] * 4)), "not finite"),
         ({**tiny_vgg(norms=True), "features.1.running_var": np.float32([1, -1, 1, 1])}, "its variance is below 0"),
     ],
 )
-def test_what_is_no_such_network_is_one_line(file, message):
+def test_other_networks_are_refused(file, message):
     with pytest.raises(ValueError, match=f"^{message}" if not message.endswith(("0", "finite")) else message):
         converted_vgg(file)
 
 
-def test_a_kind_can_be_said():
+def test_the_kind_can_be_given():
     assert converted_vgg(tiny_vgg("layers"), "modelzoo-vgg19").network.name == "modelzoo-vgg19"
     with pytest.raises(ValueError, match=r"has no conv1_1\.weight"):
         converted_vgg(tiny_vgg("layers"), "cmu")
 
 
-def test_wrappers_are_taken_off():
+def test_wrapper_prefixes_are_removed():
     assert strip_wrapper_prefixes("network.network.base.conv4_3_CPM.weight") == "base.conv4_3_CPM.weight"
     assert strip_wrapper_prefixes("module.features.0.bias") == "features.0.bias"
     assert strip_wrapper_prefixes("model6_2.Mconv1_stage6_L2.weight") == "Mconv1_stage6_L2.weight"
@@ -283,13 +286,13 @@ def test_the_command_knows_every_kind():
 
 @pytest.fixture(scope="module")
 def torchvision(tmp_path_factory):
-    """VGG19 as torchvision has it, with one convolution and a classifier that are not needed."""
+    """VGG19 of torchvision with a further convolution and a classifier, which are not needed."""
     classifier = {"classifier.0.weight": np.ones((8, 4), "f4"), "classifier.0.bias": np.ones(8, "f4")}
     weights = random_weights(vgg_layers("features", more=1)) | classifier
     return write(tmp_path_factory.mktemp("vgg") / "vgg19-dcbb9e9d.pth", weights, "zip"), weights
 
 
-def test_the_command_tells_what_it_did(torchvision, tmp_path):
+def test_the_command_prints_a_summary(torchvision, tmp_path):
     source, weights = torchvision
     out = tmp_path / "new" / "vgg19.ckpt"
     result = run(source, "--out", out, "--kind", "torchvision-vgg19")
@@ -307,7 +310,7 @@ def test_the_command_tells_what_it_did(torchvision, tmp_path):
     np.testing.assert_array_equal(tensors["backbone.12.conv.weight"].asnumpy(), weights["features.21.weight"])
 
 
-def test_what_is_wrong_is_one_line_and_nothing_is_written(tmp_path):
+def test_errors_are_one_line_and_nothing_is_written(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"text")
     for arguments, message in (
         (
@@ -325,7 +328,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
-def test_a_checkpoint_of_this_program_is_no_published_network(tmp_path):
+def test_a_checkpoint_of_this_project_is_not_a_published_network(tmp_path):
     ms.save_checkpoint([{"name": "backbone.0.conv.weight", "data": ms.Tensor(np.ones(3, "f4"))}], f"{tmp_path}/a.ckpt")
     with pytest.raises(InputError, match="belong to no known network"):
         convert_file(tmp_path / "a.ckpt", None)

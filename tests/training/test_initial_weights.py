@@ -1,4 +1,4 @@
-"""Weights to begin with: which go where, what may stay random, and that their normalisation comes with them."""
+"""Initial weights: which tensors are copied, which may stay random, and the normalisation that comes with them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def values(network):
     return {parameter.name: parameter.asnumpy() for parameter in network.get_parameters()}
 
 
-def test_every_tensor_goes_to_its_place(tmp_path):
+def test_every_tensor_is_copied(tmp_path):
     checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe())
     network = OpenPose(tiny.recipe().model)
-    said = apply_initial_weights(network.get_parameters(), checkpoint, tiny.recipe().model, ())
-    assert said == [
+    messages = apply_initial_weights(network.get_parameters(), checkpoint, tiny.recipe().model, ())
+    assert messages == [
         f"Initial weights from {tmp_path / 'a.ckpt'}: "
         "38 of 38 tensors: backbone 10 of 10, features 4 of 4, stages 24 of 24"
     ]
@@ -45,7 +45,7 @@ def test_every_tensor_goes_to_its_place(tmp_path):
         np.testing.assert_array_equal(value, checkpoint.tensors[name].asnumpy())
 
 
-def test_an_average_of_weights_is_preferred(tmp_path):
+def test_the_moving_average_is_preferred(tmp_path):
     parameters = list(OpenPose(tiny.recipe().model).get_parameters())
     averages = [ms.Parameter(each + 1, name=AVERAGE_PREFIX + each.name) for each in parameters]
     checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe(), [*parameters, *averages])
@@ -55,13 +55,13 @@ def test_an_average_of_weights_is_preferred(tmp_path):
         np.testing.assert_array_equal(value, checkpoint.tensors[AVERAGE_PREFIX + name].asnumpy())
 
 
-def part_of(tmp_path, *beginnings):
-    parameters = [p for p in OpenPose(tiny.recipe().model).get_parameters() if p.name.startswith(beginnings)]
+def partial_checkpoint(tmp_path, *prefixes):
+    parameters = [p for p in OpenPose(tiny.recipe().model).get_parameters() if p.name.startswith(prefixes)]
     return saved(tmp_path / "part.ckpt", tiny.recipe(), parameters)
 
 
-def test_no_layer_stays_random_unnoticed(tmp_path):
-    checkpoint, network = part_of(tmp_path, "backbone", "stages.0"), OpenPose(tiny.recipe().model)
+def test_a_layer_stays_random_only_if_allowed(tmp_path):
+    checkpoint, network = partial_checkpoint(tmp_path, "backbone", "stages.0"), OpenPose(tiny.recipe().model)
     before = values(network)
     with pytest.raises(InputError) as caught:
         apply_initial_weights(network.get_parameters(), checkpoint, tiny.recipe().model, ())
@@ -72,8 +72,10 @@ def test_no_layer_stays_random_unnoticed(tmp_path):
     )
     for name, value in values(network).items():
         np.testing.assert_array_equal(value, before[name])
-    said = apply_initial_weights(network.get_parameters(), checkpoint, tiny.recipe().model, ("features", "stages.1"))
-    assert said[1].startswith(
+    messages = apply_initial_weights(
+        network.get_parameters(), checkpoint, tiny.recipe().model, ("features", "stages.1")
+    )
+    assert messages[1].startswith(
         "random, as allowed by --allow-missing: features.0.conv to features.1.conv (4 tensors), stages.1"
     )
     for name, value in values(network).items():
@@ -82,8 +84,8 @@ def test_no_layer_stays_random_unnoticed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["stage", "features.", "features.0.con", "", "stages.7"])
-def test_a_part_that_is_none_is_named(tmp_path, name):
-    checkpoint = part_of(tmp_path, "backbone")
+def test_an_unknown_part_is_refused(tmp_path, name):
+    checkpoint = partial_checkpoint(tmp_path, "backbone")
     with pytest.raises(
         InputError, match=f"--allow-missing {name}: no such part of the network; expected backbone, features"
     ):
@@ -115,33 +117,33 @@ def test_a_part_that_is_none_is_named(tmp_path, name):
         ),
     ],
 )
-def test_the_field_that_would_fit_is_named(tmp_path, override, message):
+def test_the_message_names_the_differing_field(tmp_path, override, message):
     checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe())
     model = override_config(tiny.recipe(), [override]).model
     with pytest.raises(InputError, match=message):
         apply_initial_weights(OpenPose(model).get_parameters(), checkpoint, model, ())
 
 
-def test_what_does_not_fit_may_stay_random_where_that_is_allowed(tmp_path):
+def test_tensors_of_another_shape_may_stay_random_if_allowed(tmp_path):
     checkpoint = saved(tmp_path / "a.ckpt", tiny.recipe())
     model = override_config(tiny.recipe(), ["model.stage_width=16"]).model
-    said = apply_initial_weights(OpenPose(model).get_parameters(), checkpoint, model, ("stages",))
-    assert "backbone 10 of 10, features 4 of 4, stages " in said[0]
-    assert "random, as allowed by --allow-missing: stages.0.pafs.body.0.conv to stages.1" in said[1]
+    messages = apply_initial_weights(OpenPose(model).get_parameters(), checkpoint, model, ("stages",))
+    assert "backbone 10 of 10, features 4 of 4, stages " in messages[0]
+    assert "random, as allowed by --allow-missing: stages.0.pafs.body.0.conv to stages.1" in messages[1]
 
 
-def test_normalisation_belongs_to_the_weights(tmp_path):
+def test_normalisation_comes_from_the_weights(tmp_path):
     config, learnt = tiny.recipe(), override_config(tiny.recipe(), OTHER)
     assert use_checkpoint_normalisation(config, config, tmp_path) == (config, [])
-    mixed, said = use_checkpoint_normalisation(config, learnt, tmp_path / "a.ckpt")
+    mixed, messages = use_checkpoint_normalisation(config, learnt, tmp_path / "a.ckpt")
     assert (mixed.model, mixed.training) == (learnt.model, config.training)
-    assert said == [
+    assert messages == [
         f"normalisation of {tmp_path / 'a.ckpt'} is used: model.mean 1 2 3, model.std 4 5 6 "
         "(recipe: 127.5 127.5 127.5 and 255 255 255)"
     ]
 
 
-def test_files_that_are_no_start(tmp_path):
+def test_files_without_initial_weights_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"a\.ckpt: no such file; expected a checkpoint, or a run folder"):
         check_init_options(tmp_path / "a.ckpt", (), resuming=False)
     check_init_options(tmp_path / "a.ckpt", (), resuming=True)
@@ -159,15 +161,15 @@ def start_from(path, shards, out, *, resume=False, allow_missing=(), overrides=(
     return tiny.train_in_process(config, shards, out, resume=resume, init=InitialWeights(path, allow_missing))
 
 
-def test_a_run_begins_with_the_weights_of_another_and_goes_on(tiny_shards, tmp_path, capfd):
-    """The normalisation comes along, the optimizer and the step do not; the average begins with the weights."""
+def test_a_run_starts_from_initial_weights_and_resumes(tiny_shards, tmp_path, capfd):
+    """The normalisation is copied, optimizer and step are not; the moving average starts from the weights."""
     checkpoint = saved(tmp_path / "a.ckpt", override_config(tiny.recipe(), OTHER))
     run = tmp_path / "run"
     training = {"max_steps": 1, "lr": 1e-9, "ema_decay": 0.5, "warmup_steps": 0}
     assert start_from(checkpoint.path, tiny_shards, run, **training) == 0
-    said = capfd.readouterr().err
-    assert "model.mean 1 2 3" in said
-    assert f"Initial weights from {checkpoint.path}: 38 of 38 tensors" in said
+    messages = capfd.readouterr().err
+    assert "model.mean 1 2 3" in messages
+    assert f"Initial weights from {checkpoint.path}: 38 of 38 tensors" in messages
     first = load_checkpoint(find_checkpoint(run))
     assert first.step == 1
     assert first.config.model.mean == (1, 2, 3) == load_config(run / "config.yaml").model.mean
@@ -178,23 +180,23 @@ def test_a_run_begins_with_the_weights_of_another_and_goes_on(tiny_shards, tmp_p
     assert start_from(checkpoint.path, tiny_shards, run, resume=True, **training | {"max_steps": 2}) == 0
     config = tiny.recipe(**training | {"max_steps": 3})
     assert tiny.train_in_process(config, tiny_shards, run, resume=True) == 0
-    said = capfd.readouterr().err
-    assert "Resuming after step 2" in said
-    assert "Initial weights" not in said
+    messages = capfd.readouterr().err
+    assert "Resuming after step 2" in messages
+    assert "Initial weights" not in messages
     last = load_checkpoint(find_checkpoint(run))
     assert (last.step, last.config.model.mean) == (3, (1, 2, 3))
 
 
-def test_what_a_run_may_not_begin_with_leaves_no_run(tiny_shards, tmp_path):
-    checkpoint = part_of(tmp_path, "backbone")
+def test_refused_initial_weights_leave_no_run_folder(tiny_shards, tmp_path):
+    checkpoint = partial_checkpoint(tmp_path, "backbone")
     with pytest.raises(InputError, match="add --allow-missing features --allow-missing stages"):
         start_from(checkpoint.path, tiny_shards, tmp_path / "run")
     assert not list_checkpoints(tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_from_torchvisions_file_to_a_training_with_its_backbone(tiny_shards, tmp_path):
-    """The backbone is frozen, so it has to come out of the training as it went in."""
+def test_training_with_the_converted_backbone_of_torchvision(tiny_shards, tmp_path):
+    """The backbone is frozen, so training must not change it."""
     weights = random_weights(vgg_layers("features"))
     source, converted = write(tmp_path / "vgg19.pth", weights, "legacy"), tmp_path / "vgg19.ckpt"
     assert CliRunner().invoke(convert, [str(source), "--out", str(converted)]).exit_code == 0

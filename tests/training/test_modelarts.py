@@ -1,4 +1,4 @@
-"""ModelArts, with a stand-in for moxing whose object store is a folder."""
+"""Training on ModelArts, with a substitute for moxing whose object store is a local folder."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ PLATFORM = ("MA_NUM_GPUS", "DEVICE_NUM", "RANK_SIZE", "RANK_ID", "VC_WORKER_HOST
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """The folder that the stand-in takes for the object store."""
+    """Local folder that the substitute for moxing uses as object store."""
     modules, folder = tmp_path / "modules", tmp_path / "store"
     modules.mkdir()
     folder.mkdir()
@@ -68,7 +68,7 @@ def store(tmp_path, monkeypatch):
 
 
 def start(recipe: Path, data: str, run: str, cache: Path, *more: str) -> subprocess.Popen[str]:
-    """The job as ModelArts starts it: the boot file by its path, from another folder."""
+    """Start a job as ModelArts does: the boot file by its path, from another folder."""
     options = [f"--data_url={data}", f"--train_url={run}", f"--config={recipe}", f"--cache={cache}", "--device=cpu"]
     command = [sys.executable, str(tiny.ROOT / "training" / "modelarts.py"), *options, *more]
     return subprocess.Popen(command, cwd=cache.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -79,7 +79,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, err
 
 
-def test_a_job_builds_shards_trains_and_goes_on_on_another_machine(store, tiny_recipe, tiny_shards, tmp_path):
+def test_a_job_builds_shards_trains_and_resumes_on_another_machine(store, tiny_recipe, tiny_shards, tmp_path):
     coco = shutil.copytree(tiny_shards.parent / "coco", store / "bucket" / "coco")
     (coco / "annotations" / "person_keypoints_val2017.json").unlink()  # of no pictures
     more = ("--set", "training.checkpoint_every=2", "--set", "training.keep=1")
@@ -100,7 +100,7 @@ def test_a_job_builds_shards_trains_and_goes_on_on_another_machine(store, tiny_r
     assert [path.name for path in list_checkpoints(run)] == ["step-0000005.ckpt"]
 
 
-def test_a_job_that_is_taken_away_has_sent_its_checkpoint(store, tiny_recipe, tiny_shards, tmp_path):
+def test_a_terminated_job_has_uploaded_its_checkpoint(store, tiny_recipe, tiny_shards, tmp_path):
     shutil.copytree(tiny_shards, store / "shards" / "train")
     run = store / "run"
     job = start(tiny_recipe, "obs://shards", "obs://run", tmp_path / "cache", "--set=training.epochs=5000")
@@ -108,7 +108,7 @@ def test_a_job_that_is_taken_away_has_sent_its_checkpoint(store, tiny_recipe, ti
     while not list_checkpoints(run) and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     sent = list_checkpoints(run)
-    assert sent, "nothing is sent while the job goes on"
+    assert sent, "no checkpoint is uploaded during training"
     job.send_signal(signal.SIGTERM)
     code, err = finish(job)
     assert code == 0, err
@@ -117,8 +117,8 @@ def test_a_job_that_is_taken_away_has_sent_its_checkpoint(store, tiny_recipe, ti
     assert list_checkpoints(run)[-1].name == f"step-{last:07d}.ckpt"
 
 
-def test_a_run_that_fails_is_sent_and_its_exit_code_passed_on(store, tiny_recipe, tiny_shards, tmp_path):
-    """Data are used where they lie, if that is on this machine."""
+def test_a_failed_run_is_uploaded_and_its_exit_code_returned(store, tiny_recipe, tiny_shards, tmp_path):
+    """A local data folder is used in place, without a copy."""
     more = ("--set=training.lr=10", "--set=training.schedule=steps")
     code, err = finish(start(tiny_recipe, str(tiny_shards), "obs://run", tmp_path / "cache", *more))
     assert code == 3, err
@@ -126,7 +126,7 @@ def test_a_run_that_fails_is_sent_and_its_exit_code_passed_on(store, tiny_recipe
     assert not (tmp_path / "cache" / "data").exists()
 
 
-def test_a_run_begins_with_weights_of_the_store(store, tiny_recipe, tiny_run, tiny_shards, tmp_path):
+def test_initial_weights_from_the_object_store(store, tiny_recipe, tiny_run, tiny_shards, tmp_path):
     (store / "weights").mkdir()
     shutil.copy(checkpoint_path(tiny_run, 48), store / "weights" / "tiny.ckpt")
     more = ("--init=obs://weights/tiny.ckpt", "--set=training.max_steps=1")
@@ -136,7 +136,7 @@ def test_a_run_begins_with_weights_of_the_store(store, tiny_recipe, tiny_run, ti
     assert tiny.losses(store / "run")[1] < tiny.losses(tiny_run)[1]
 
 
-def test_folders_of_this_machine_need_no_moxing(tiny_recipe, tiny_shards, tmp_path, monkeypatch):
+def test_local_folders_need_no_moxing(tiny_recipe, tiny_shards, tmp_path, monkeypatch):
     monkeypatch.setenv("DEVICE_NUM", "1")
     monkeypatch.setenv("RANK_TABLE_FILE", "/nowhere/rank_table.json")
     run = tmp_path / "run"
@@ -150,7 +150,7 @@ def call(*more: str, data: object = "obs://data", run: object = "obs://run", **e
     return CliRunner().invoke(main, [f"--data_url={data}", f"--train_url={run}", *more], env=environment)
 
 
-def test_what_is_wrong_is_one_line(store, tiny_shards, tmp_path):
+def test_errors_are_one_line(store, tiny_shards, tmp_path):
     cache = f"--cache={tmp_path / 'cache'}"
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
@@ -166,14 +166,14 @@ def test_what_is_wrong_is_one_line(store, tiny_shards, tmp_path):
         assert len(result.stderr.splitlines()) == 1
 
 
-def test_without_moxing_there_is_no_store(tmp_path, monkeypatch):
+def test_the_object_store_requires_moxing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "moxing", None)
     result = call(f"--cache={tmp_path / 'cache'}")
     assert result.exit_code == 2
     assert result.stderr == "Error: obs://data: requires moxing, which is not installed here; use a local folder\n"
 
 
-def test_of_processes_on_each_device_the_first_starts_all():
+def test_only_the_first_process_of_a_host_starts_training():
     result = call(RANK_ID="9", RANK_SIZE="8")
     assert result.exit_code == 0
     assert (
@@ -181,7 +181,7 @@ def test_of_processes_on_each_device_the_first_starts_all():
     )
 
 
-def test_devices_and_machines_are_those_that_modelarts_names():
+def test_devices_and_hosts_are_read_from_the_environment():
     assert device_count({}, 1) == 1
     assert device_count({"MA_NUM_GPUS": "8", "RANK_SIZE": "16"}, 2) == 8
     assert device_count({"DEVICE_NUM": "4", "RANK_SIZE": "1"}, 1) == 4
@@ -207,7 +207,7 @@ def test_shards_are_found_or_built(tiny_shards, tmp_path):
     assert [Manifest.load(built / name).records for name in ("train", "val")] == [4, 4]  # val with pictures of nobody
 
 
-def test_a_mirror_sends_what_is_new_and_removes_what_is_gone(store, tmp_path):
+def test_a_mirror_uploads_new_files_and_deletes_removed_ones(store, tmp_path):
     folder, there = tmp_path / "run", store / "run"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").write_text("came from the store")
@@ -224,7 +224,7 @@ def test_a_mirror_sends_what_is_new_and_removes_what_is_gone(store, tmp_path):
     assert sorted(scan_folder(there)) == ["checkpoints/step-2", "config.yaml"]
 
 
-def test_what_cannot_be_sent_is_told_and_tried_again(store, tmp_path):
+def test_failed_uploads_are_reported_and_retried(store, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     mirror = FolderMirror(folder, "obs://run")

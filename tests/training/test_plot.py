@@ -1,4 +1,4 @@
-"""Curves of runs: what is read, whatever a run logged, and that they are drawn."""
+"""Reading the metrics of runs, complete or not, and plotting their curves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.plot import Curve, main, make_history, plot_runs, read_history, ru
 OLD = [{"step": step, "epoch": 0, "loss": 1 / step, "lr": 1e-4, "images_per_s": 30.0} for step in (20, 40, 60)]
 
 
-def test_a_runs_own_log_is_read(tiny_run):
+def test_the_metrics_of_a_run_are_read(tiny_run):
     history = read_history(tiny_run, "tiny")
     lines = tiny.metrics(tiny_run)
     steps = tuple(range(1, tiny.STEPS + 1))
@@ -29,7 +29,7 @@ def test_a_runs_own_log_is_read(tiny_run):
     assert history.ap == Curve((), ())
 
 
-def test_evaluations_lie_between_the_steps():
+def test_evaluations_between_the_steps():
     history = make_history([*OLD[:2], {"step": 40, "AP": 0.25}, OLD[2], {"step": 60, "AP": -1}], "run")
     assert history.loss.steps == (20, 40, 60)
     assert history.ap == Curve((40,), (0.25,))
@@ -41,12 +41,12 @@ def test_older_logs_have_one_rate_and_no_terms():
     assert history.terms == {}
 
 
-def test_what_is_not_a_finite_number_is_left_out():
+def test_values_that_are_not_finite_numbers_are_skipped():
     lines = [{"step": 1, "loss": float("nan")}, {"step": 2, "loss": "x"}, {"step": 3, "loss": 2}, {"step": 4}]
     assert make_history(lines, "run").loss == Curve((3,), (2.0,))
 
 
-def test_the_line_that_is_being_written_is_left_out(tmp_path):
+def test_an_incomplete_last_line_is_skipped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps(OLD[0]) + "\n" + '{"step": 40, "lo')
     assert read_history(tmp_path, "run").loss.steps == (20,)
     assert read_history(tmp_path / "metrics.jsonl", "run").loss.steps == (20,)
@@ -62,14 +62,14 @@ def test_the_line_that_is_being_written_is_left_out(tmp_path):
         ("{\n", r"metrics\.jsonl:1: expected a JSON object with an integer step"),
     ],
 )
-def test_what_is_no_log_is_named(text, message, tmp_path):
+def test_an_invalid_file_is_refused(text, message, tmp_path):
     if text is not None:
         (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(InputError, match=message):
         read_history(tmp_path, "run")
 
 
-def test_a_running_mean_is_of_the_last_values():
+def test_running_mean():
     values = [4.0, 8.0, 0.0, 2.0]
     assert running_mean(values, 1) == values
     assert running_mean(values, 2) == [4, 6, 4, 1]
@@ -82,7 +82,7 @@ def colours(path: Path) -> set[tuple[int, ...]]:
     return {tuple(colour) for colour in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
 
 
-def test_runs_are_drawn_in_colours_of_their_own(tiny_run, tmp_path):
+def test_each_run_has_its_own_colour(tiny_run, tmp_path):
     blue, orange = (165, 110, 59), (61, 138, 217)  # BGR
     long = make_history([{**OLD[0], "step": step} for step in range(1, 400)], "long")
     plot_runs([read_history(tiny_run, "tiny")], tmp_path / "one.png")
@@ -92,7 +92,7 @@ def test_runs_are_drawn_in_colours_of_their_own(tiny_run, tmp_path):
     assert {blue, orange} <= colours(tmp_path / "two.png")
 
 
-def test_the_command_draws_into_the_first_runs_folder(tiny_run, tmp_path):
+def test_the_command_writes_into_the_folder_of_the_first_run(tiny_run, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "run").mkdir(parents=True)
         (tmp_path / name / "run" / "metrics.jsonl").write_bytes((tiny_run / "metrics.jsonl").read_bytes())
