@@ -1,4 +1,4 @@
-"""What runs in the graph runs on Ascend: every MindSpore operator used lists it in its documentation."""
+"""Every MindSpore operator in the graphs lists Ascend as a supported platform in its documentation."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NOT_OPERATORS = {"nn.Cell", "nn.CellList", "nn.Optimizer", "amp.auto_mixed_preci
 """Containers, base classes and functions on cells: their documentation lists no platforms, or none of its own."""
 
 
-def used(path: Path) -> set[str]:
-    """Names such as ops.exp, nn.Conv2d or amp.all_finite that a file of training uses."""
+def operators_in(path: Path) -> set[str]:
+    """Return the names of operators in a file, such as ops.exp, nn.Conv2d or amp.all_finite."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {ast.unparse(node).removeprefix("ms.") for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     return {name for name in names if re.fullmatch(r"(nn|ops|amp)\.\w+", name)}
 
 
-OPERATORS = sorted(set().union(*map(used, IN_THE_GRAPH)) - NOT_OPERATORS)
+OPERATORS = sorted(set().union(*map(operators_in, IN_THE_GRAPH)) - NOT_OPERATORS)
 
 
 def test_operators_are_found():
@@ -33,7 +33,7 @@ def test_operators_are_found():
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_it_lists_ascend(name):
+def test_operator_lists_ascend(name):
     import mindspore as ms
 
     documentation = functools.reduce(getattr, name.split("."), ms).__doc__ or ""

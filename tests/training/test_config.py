@@ -1,4 +1,4 @@
-"""Recipes: read, overridden, refused with one line that helps."""
+"""Recipes: reading, overrides, and one-line error messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def recipe(tmp_path):
 
 
 def sections(model, path=""):
-    """Every field of every section with its dotted name."""
+    """Yield the dotted name and the field of every field in every section."""
     for name, field in model.model_fields.items():
         yield f"{path}{name}", field
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -36,23 +36,23 @@ def test_every_field_is_documented():
     assert [name for name, field in fields.items() if not field.description or len(field.description) < 5] == []
 
 
-def test_the_promised_names_are_there():
-    promised = {
+def test_documented_field_names_exist():
+    documented = {
         "training": {"seed", "batch_size", "lr", "epochs", "max_steps", "log_every", "checkpoint_every"},
         "data": {"size", "max_people", "threads"},
         "model": {"backbone", "stages"},
     }
-    for section, names in promised.items():
+    for section, names in documented.items():
         assert names <= Config.model_fields[section].annotation.model_fields.keys()
 
 
-def test_an_empty_recipe_is_the_reference(recipe):
+def test_an_empty_recipe_has_the_reference_defaults(recipe):
     config = load_config(recipe(""))
     assert config == Config()
     assert (config.model.backbone, config.model.stages, config.training.batch_size) == ("vgg19", 6, 10)
 
 
-def test_sections_are_read_and_numbers_are_what_a_person_means(recipe):
+def test_sections_are_read_and_exponents_without_point_are_floats(recipe):
     path = recipe("training: {lr: 2e-4, lr_steps: [100, 200]}\nmodel: {feature_widths: [64, 32], mean: [0, 0, 0]}")
     config = load_config(path)
     assert config.training.lr == 2e-4
@@ -60,7 +60,7 @@ def test_sections_are_read_and_numbers_are_what_a_person_means(recipe):
     assert config.model.feature_widths == (64, 32)
 
 
-def test_overrides_win_and_the_last_of_them_most(recipe):
+def test_overrides_win_and_the_last_one_wins(recipe):
     path = recipe("training: {lr: 1.0, seed: 3}")
     overrides = [
         "training.lr=2e-4",
@@ -101,7 +101,7 @@ def test_overrides_win_and_the_last_of_them_most(recipe):
         ("a: [", "not YAML"),
     ],
 )
-def test_one_line_says_what_is_wrong(recipe, text, message):
+def test_an_invalid_recipe_gives_a_one_line_message(recipe, text, message):
     path = recipe(text)
     with pytest.raises(InputError) as caught:
         load_config(path)
@@ -121,7 +121,7 @@ def test_one_line_says_what_is_wrong(recipe, text, message):
         ("lr=1", "lr: unknown key"),
     ],
 )
-def test_overrides_that_are_wrong(recipe, override, message):
+def test_invalid_overrides(recipe, override, message):
     with pytest.raises(InputError, match=r".") as caught:
         load_config(recipe("training: {lr: 1}"), [override])
     assert message in str(caught.value)
@@ -136,13 +136,13 @@ def test_a_recipe_that_cannot_be_read(tmp_path):
         load_config(tmp_path / "binary.yaml")
 
 
-def test_a_resolved_recipe_reads_back_the_same():
+def test_a_dumped_recipe_parses_to_the_same_recipe():
     config = override_config(Config(), ["training.lr_steps=[1, 2]", "training.clip_norm=2", "data.threads=3"])
     assert parse_config(config.model_dump(mode="json"), source="itself") == config
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[" * 5000, "not YAML: nested too deeply"),
         ("model: 2001-99-99", "not YAML: month must be in 1..12"),
@@ -152,10 +152,10 @@ def test_a_resolved_recipe_reads_back_the_same():
         ("a: &a [*a]\nmodel: *a", r"model: \[+\.\.\.\]+: input should be a valid dictionary"),
     ],
 )
-def test_hostile_recipes_are_one_short_line(tmp_path, text, said):
+def test_malicious_recipes_give_one_short_line(tmp_path, text, message):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         load_config(path)
     assert len(str(caught.value)) < 500
     assert "\n" not in str(caught.value)

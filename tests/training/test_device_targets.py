@@ -1,4 +1,4 @@
-"""Targets drawn on the device are those drawn in NumPy."""
+"""Targets rendered on the device equal those rendered in NumPy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLACES = 5
 @pytest.mark.parametrize(
     ("size", "config"), [((64, 64), TargetConfig()), ((48, 88), TargetConfig(sigma=4.5, limb_width=6))]
 )
-def test_device_draws_what_the_host_draws(size, config):
+def test_device_renders_the_same_targets_as_the_host(size, config):
     import mindspore as ms
 
     from training.loss.targets import RenderTargets
@@ -26,12 +26,12 @@ def test_device_draws_what_the_host_draws(size, config):
     hidden[1, :, 2] = 0
     batch = [random_people(0, size), random_people(1, size, seed=4), crowd, hidden, random_people(2, size, seed=7)]
     padded = np.zeros((len(batch), PLACES, 18, 3), np.float32)
-    for place, keypoints in enumerate(batch):
-        padded[place, : len(keypoints)] = keypoints
+    for index, keypoints in enumerate(batch):
+        padded[index, : len(keypoints)] = keypoints
     heatmaps, pafs = (maps.asnumpy() for maps in RenderTargets(size, config)(ms.Tensor(padded)))
     assert heatmaps.dtype == pafs.dtype == np.float32
-    for place, keypoints in enumerate(batch):
+    for index, keypoints in enumerate(batch):
         expected = encode_maps(keypoints, size, config)
-        assert heatmaps[place].shape == expected.heatmaps.shape
-        assert np.abs(heatmaps[place] - expected.heatmaps).max() < 1e-4
-        assert np.abs(pafs[place] - expected.pafs).max() < 1e-4
+        assert heatmaps[index].shape == expected.heatmaps.shape
+        assert np.abs(heatmaps[index] - expected.heatmaps).max() < 1e-4
+        assert np.abs(pafs[index] - expected.pafs).max() < 1e-4

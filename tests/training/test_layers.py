@@ -1,4 +1,4 @@
-"""Layers: shapes, what each computes, how it starts, how far it sees."""
+"""Layers: output shapes, computation and initialisation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def seed():
 
 
 @pytest.mark.parametrize(
-    ("layers", "width", "size"),
+    ("layers", "channels", "size"),
     [
         ([Conv(6)], 6, 12),
         ([Conv(6, kernel=1), Conv(5, kernel=7, dilation=2)], 5, 12),
@@ -41,29 +41,29 @@ def seed():
     ],
 )
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_what_comes_out_has_the_stated_width(layers, width, size, batch_norm):
-    cell, stated = build_layers(layers, 4, batch_norm)
-    assert stated == width
+def test_the_output_has_the_returned_number_of_channels(layers, channels, size, batch_norm):
+    cell, out_channels = build_layers(layers, 4, batch_norm)
+    assert out_channels == channels
     if layers:
-        assert run(cell, noise(4)).shape == (2, width, size, size)
+        assert run(cell, noise(4)).shape == (2, channels, size, size)
 
 
-def test_a_residual_adds_what_it_saw():
+def test_a_residual_block_adds_its_input():
     cell, _ = build_layers([Residual((Conv(7), Conv(4)))], 4, False)
     x = noise(4)
     assert run(cell, x) == pytest.approx(x + run(cell[0].layers, x), abs=1e-6)
 
 
-def test_a_dense_block_gives_every_answer_on_the_way():
+def test_a_dense_block_concatenates_the_outputs_of_its_layers():
     cell, _ = build_layers([Dense((Conv(3), Conv(5)))], 4, False)
     x = noise(4)
     first = run(cell[0].layers[0], x)
-    answer = run(cell, x)
-    assert np.array_equal(answer[:, :3], first)
-    assert answer[:, 3:] == pytest.approx(run(cell[0].layers[1], first), abs=1e-6)
+    output = run(cell, x)
+    assert np.array_equal(output[:, :3], first)
+    assert output[:, 3:] == pytest.approx(run(cell[0].layers[1], first), abs=1e-6)
 
 
-def test_a_depthwise_layer_keeps_channels_apart():
+def test_a_depthwise_layer_does_not_mix_channels():
     cell, _ = build_layers([Depthwise()], 6, False)
     x = noise(6)
     changed = x.copy()
@@ -73,7 +73,7 @@ def test_a_depthwise_layer_keeps_channels_apart():
 
 
 @pytest.mark.parametrize("layer", [Conv(64), Depthwise(), Conv(64, kernel=1)])
-def test_layers_start_with_answers_as_large_as_what_they_see(layer):
+def test_initial_weights_preserve_the_power_of_the_input(layer):
     cell, _ = build_layers([layer] * 3, 64, False)
     power = np.mean(run(cell, np.abs(noise(64, 32))) ** 2) / np.mean(noise(64, 32) ** 2)
     assert 0.2 < power < 5

@@ -1,4 +1,4 @@
-"""The loss: a masked mean of squares over stages and branches, equal to the same in NumPy."""
+"""The loss: a masked mean squared error per stage and branch, compared with NumPy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def maps(rng, channels):
     return rng.normal(size=(2, channels, *GRID)).astype(np.float32)
 
 
-def test_its_terms_are_the_masked_means_of_stages_and_branches(loss):
+def test_terms_are_the_masked_mean_squared_errors(loss):
     rng = np.random.default_rng(0)
     pafs, heatmaps = [maps(rng, NUM_PAFS) for _ in range(3)], [maps(rng, NUM_HEATMAPS) for _ in range(3)]
     target_pafs, target_heatmaps = maps(rng, NUM_PAFS), maps(rng, NUM_HEATMAPS)
@@ -40,7 +40,7 @@ def test_its_terms_are_the_masked_means_of_stages_and_branches(loss):
     assert loss(pafs, heatmaps, target_pafs, target_heatmaps, mask) == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_the_mask_hides_does_not_count(loss):
+def test_masked_cells_do_not_count(loss):
     rng = np.random.default_rng(1)
     paf, heatmap = maps(rng, NUM_PAFS), maps(rng, NUM_HEATMAPS)
     mask = np.ones((2, *GRID), np.uint8)
@@ -55,7 +55,7 @@ def test_what_the_mask_hides_does_not_count(loss):
     assert not loss([wrong_paf] * 3, [wrong_heatmap] * 3, paf, heatmap, np.zeros_like(mask)).any()
 
 
-def test_terms_have_names_in_their_order():
+def test_term_names_have_the_order_of_the_terms():
     from training.loss.loss import term_names
 
     assert term_names(2, 1) == ("pafs_1", "pafs_2", "heatmaps_1")

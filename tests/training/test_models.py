@@ -1,4 +1,4 @@
-"""Shipped networks by name, and the table of what they cost."""
+"""Shipped networks by name, and the table of their size and speed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RANDOM = {**tiny.RECIPE, "model": tiny.RECIPE["model"] | {"mean": [1, 2, 3]}}
 
 @pytest.fixture
 def recipes(tmp_path, monkeypatch):
-    """Two small recipes and a third of the same network as the first, in place of the shipped ones."""
+    """Replace the shipped recipes by three small ones, of which two have the same network."""
     folder = tmp_path / "configs"
     folder.mkdir()
     wide = {"model": tiny.RECIPE["model"] | {"stage_width": 16}}
@@ -31,7 +31,7 @@ def recipes(tmp_path, monkeypatch):
 
 
 def save(recipe, run, seed):
-    """A run folder with random weights, and the network that has them."""
+    """Write a run folder with random weights and return the network that has them."""
     import mindspore as ms
 
     from training.checkpoint.checkpoint import TrainingPosition, save_checkpoint
@@ -44,20 +44,20 @@ def save(recipe, run, seed):
     return network
 
 
-def answer(network):
+def compute_maps(network):
     import mindspore as ms
 
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
     return [maps.asnumpy() for kind in network(ms.Tensor(image)) for maps in kind]
 
 
-def test_every_shipped_recipe_has_a_name():
+def test_recipe_names_include_every_shipped_recipe():
     assert {"demo", "openpose", "openpose_8p", "openpose_light", "openpose_paf_first"} <= set(
         recipes_module.recipe_names()
     )
 
 
-def test_a_network_by_its_name():
+def test_create_network_by_name():
     from training.network.openpose import OpenPose, count_parameters
 
     network = models.create_network("demo")
@@ -68,13 +68,15 @@ def test_a_network_by_its_name():
 
 
 @pytest.mark.parametrize("kind", ["run", "file", "str"])
-def test_with_the_weights_of_a_checkpoint_and_its_normalisation(recipes, tmp_path, kind):
-    expected = answer(save(RANDOM, tmp_path / "run", seed=7))
+def test_create_network_with_weights_and_normalisation_of_a_checkpoint(recipes, tmp_path, kind):
+    expected = compute_maps(save(RANDOM, tmp_path / "run", seed=7))
     path = tmp_path / "run" if kind == "run" else tmp_path / "run" / "checkpoints" / "step-0000009.ckpt"
     network = models.create_network("tiny", checkpoint=str(path) if kind == "str" else path)
-    assert all(np.array_equal(a, b) for a, b in zip(answer(network), expected, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(compute_maps(network), expected, strict=True))
     assert network.mean.asnumpy().tolist() == [1, 2, 3]
-    assert not all(np.array_equal(a, b) for a, b in zip(answer(models.create_network("tiny")), expected, strict=True))
+    assert not all(
+        np.array_equal(a, b) for a, b in zip(compute_maps(models.create_network("tiny")), expected, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,13 +87,13 @@ def test_with_the_weights_of_a_checkpoint_and_its_normalisation(recipes, tmp_pat
         ("", ": no recipe of this name; there are tiny, tiny_8p, wide"),
     ],
 )
-def test_names_that_are_wrong(recipes, name, message):
+def test_unknown_recipe_names(recipes, name, message):
     with pytest.raises(InputError, match=r".") as caught:
         models.create_network(name)
     assert message in str(caught.value)
 
 
-def test_checkpoints_that_do_not_fit(recipes, tmp_path):
+def test_checkpoints_of_another_network(recipes, tmp_path):
     save(RANDOM, tmp_path / "run", seed=7)
     with pytest.raises(InputError, match=r"0009.ckpt: model.stage_width is 8, but recipe wide has 16"):
         models.create_network("wide", checkpoint=tmp_path / "run")
@@ -105,13 +107,13 @@ def command(*arguments):
     return result.stdout
 
 
-def test_the_table_has_a_line_for_each_network(recipes):
+def test_the_table_has_one_line_per_network(recipes):
     lines = command().splitlines()
     assert lines[:2] == ["| recipe | parameters | GFLOP at 368 px |", "| --- | --- | --- |"]
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| `wide`", "| `tiny`, `tiny_8p`"]
 
 
-def test_the_table_as_json_with_times(recipes):
+def test_the_table_as_json_with_speed(recipes):
     from training.network.openpose import count_parameters, multiply_adds
 
     wide, small = json.loads(command("--json", "--measure", "--rounds", "1"))

@@ -1,4 +1,4 @@
-"""The network: the papers' sizes, the grid's shapes, the channels' order, the names that checkpoints carry."""
+"""The network: sizes as in the papers, output shapes, order of channels, parameter names in checkpoints."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def reference():
     return OpenPose(ModelConfig())
 
 
-def test_the_reference_has_the_papers_size(reference):
+def test_the_reference_has_the_number_of_parameters_of_the_paper(reference):
     from training.network.openpose import count_parameters
 
     assert count_parameters(reference) == 52_311_446
@@ -51,7 +51,7 @@ def test_the_reference_has_the_papers_size(reference):
     assert len(reference.stages) == 6
 
 
-def test_the_references_layers_are_the_papers(reference):
+def test_the_reference_has_the_layers_of_the_paper(reference):
     shapes = shapes_of(reference)
     convs = [shape for name, shape in shapes.items() if name.endswith("weight")]
     assert [shape[0] for shape in convs[:10]] == [64, 64, 128, 128, 256, 256, 256, 256, 512, 512]
@@ -63,14 +63,14 @@ def test_the_references_layers_are_the_papers(reference):
     assert not any("norm" in name for name in shapes)
 
 
-def test_names_are_unique_and_begin_with_the_part(reference):
+def test_parameter_names_are_unique_and_start_with_the_part(reference):
     names = [parameter.name for parameter in reference.get_parameters()]
     assert len(set(names)) == len(names)
     assert {name.split(".")[0] for name in names} == {"backbone", "features", "stages"}
 
 
 def blocks(*prefixes, batch_norm):
-    """Names of the parameters of convolutions with what follows them."""
+    """Return the parameter names of convolutions and their batch normalisation."""
     norm = ("norm.moving_mean", "norm.moving_variance", "norm.gamma", "norm.beta")
     parts = ("conv.weight", *norm) if batch_norm else ("conv.weight", "conv.bias")
     return [f"{prefix}.{part}" for prefix in prefixes for part in parts]
@@ -84,8 +84,8 @@ def stages(depths, batch_norm):
             yield from (f"{prefix}.head.weight", f"{prefix}.head.bias")
 
 
-def test_checkpoints_of_before_there_were_variants_still_fit(reference):
-    """The names that every checkpoint of these recipes carries, in the order in which weights are drawn."""
+def test_parameter_names_of_old_checkpoints_still_match(reference):
+    """The names in every checkpoint of these recipes, in the order in which weights are initialised."""
     from training.network.openpose import OpenPose
 
     backbone = [f"backbone.{i}" for i in (0, 1, 3, 4, 6, 7, 8, 9, 11, 12)]
@@ -101,8 +101,8 @@ def test_checkpoints_of_before_there_were_variants_still_fit(reference):
     ]
 
 
-def test_paf_first_has_the_authors_layers():
-    """Widths and depths as in the authors' body_25 model, whose four stages of PAFs and two of heatmaps these are."""
+def test_paf_first_has_the_layers_of_body_25():
+    """Channels and depths are those of the OpenPose authors' body_25, with four PAF and two heatmap stages."""
     from training.network.openpose import OpenPose
 
     network = OpenPose(recipe("openpose_paf_first"))
@@ -118,7 +118,7 @@ def test_paf_first_has_the_authors_layers():
     assert shapes["stages.5.heatmaps.body.5.conv.weight"] == (512, 384, 1, 1)
 
 
-def test_light_has_the_papers_size():
+def test_light_has_the_size_of_the_paper():
     """Osokin states 4.1 M parameters and 9 GFLOP, counting a multiplication and its addition as one."""
     from training.network.openpose import OpenPose, count_parameters, multiply_adds
 
@@ -131,7 +131,7 @@ def test_light_has_the_papers_size():
     assert shapes["stages.1.heatmaps.body.0.conv.weight"] == (128, 128, 1, 1)
 
 
-def test_multiply_adds_are_counted_by_hand():
+def test_multiply_adds_equal_a_count_by_hand():
     from training.network.layers import Conv, Dense, Depthwise, Pool, Residual, build_layers
     from training.network.openpose import multiply_adds
 
@@ -145,7 +145,7 @@ def test_multiply_adds_are_counted_by_hand():
     assert multiply_adds(cell, 16, 24) == first // 4 + later * (8 * 12)
 
 
-def test_the_reference_has_the_papers_cost(reference):
+def test_the_reference_has_the_multiply_adds_of_the_paper(reference):
     from training.network.openpose import multiply_adds
 
     vgg = (3 * 64 + 64 * 64) * 368**2 + (64 * 128 + 128 * 128) * 184**2 + (128 * 256 + 3 * 256**2) * 92**2
@@ -157,10 +157,8 @@ def test_the_reference_has_the_papers_cost(reference):
 
 
 @pytest.fixture(scope="module", params=[SMALL, PAF_FIRST, LIGHT], ids=["cvpr", "paf_first", "light"])
-def answer(request):
-    """A small network's counts of stages, and what it says before it has learnt anything to two non-square pictures,
-    one black, one noise.
-    """
+def stage_maps(request):
+    """The numbers of stages and the maps of a small untrained network for two non-square images, black and noise."""
     import mindspore as ms
 
     from training.network.openpose import OpenPose
@@ -175,15 +173,15 @@ def answer(request):
     return counts, [paf.asnumpy() for paf in pafs], [heatmap.asnumpy() for heatmap in heatmaps]
 
 
-def test_every_stage_answers_on_the_grid(answer):
-    counts, pafs, heatmaps = answer
+def test_every_stage_outputs_maps_of_the_grid_size(stage_maps):
+    counts, pafs, heatmaps = stage_maps
     assert [paf.shape for paf in pafs] == [(2, 38, 6, 10)] * counts[0]
     assert [heatmap.shape for heatmap in heatmaps] == [(2, 19, 6, 10)] * counts[1]
     assert {maps.dtype.name for maps in (*pafs, *heatmaps)} == {"float32"}
 
 
-def test_the_last_heatmap_is_the_background_and_starts_as_such(answer):
-    _, pafs, heatmaps = answer
+def test_the_last_heatmap_is_the_background_and_starts_near_its_bias(stage_maps):
+    _, pafs, heatmaps = stage_maps
     for heatmap in heatmaps:
         assert np.abs(heatmap[:, -1] - 0.9).max() < 0.3
         assert np.abs(heatmap[:, :-1]).max() < 0.3
@@ -191,13 +189,13 @@ def test_the_last_heatmap_is_the_background_and_starts_as_such(answer):
         assert np.abs(paf).max() < 0.3
 
 
-def test_stages_look_at_the_picture(answer):
-    _, pafs, heatmaps = answer
+def test_the_maps_of_every_stage_depend_on_the_image(stage_maps):
+    _, pafs, heatmaps = stage_maps
     for maps in (*pafs, *heatmaps):
         assert np.abs(maps[0, :-1] - maps[1, :-1]).max() > 1e-5
 
 
-def test_stages_see_the_newest_maps_and_the_features():
+def test_stages_have_the_latest_maps_as_inputs():
     from training.network.openpose import plan_stages
 
     both = ("pafs", "heatmaps")
@@ -211,7 +209,7 @@ def test_stages_see_the_newest_maps_and_the_features():
     ]
 
 
-def test_a_heatmap_stage_listens_to_the_part_affinity_fields():
+def test_a_heatmap_stage_depends_on_the_part_affinity_fields():
     import mindspore as ms
 
     from training.network.openpose import OpenPose
@@ -225,8 +223,8 @@ def test_a_heatmap_stage_listens_to_the_part_affinity_fields():
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
-@pytest.mark.parametrize("how", ["whole", "dense", "residual"])
-def test_a_wide_kernel_sees_as_far_however_it_is_made(how, kernel):
+@pytest.mark.parametrize("form", ["whole", "dense", "residual"])
+def test_all_forms_of_a_wide_convolution_have_the_same_receptive_field(form, kernel):
     import mindspore as ms
 
     from tests.training.test_layers import run
@@ -234,7 +232,7 @@ def test_a_wide_kernel_sees_as_far_however_it_is_made(how, kernel):
     from training.network.openpose import wide_convolution
 
     ms.set_seed(0)
-    cell, _ = build_layers(wide_convolution(16, kernel, 1, how), 4, False)
+    cell, _ = build_layers(wide_convolution(16, kernel, 1, form), 4, False)
     x = np.random.default_rng(0).normal(size=(1, 4, 15, 15)).astype(np.float32)
     changed = x.copy()
     changed[0, :, 7, 7] += 10
@@ -243,31 +241,31 @@ def test_a_wide_kernel_sees_as_far_however_it_is_made(how, kernel):
     assert (rows[0], rows[-1]) == (7 - kernel // 2, 7 + kernel // 2)
 
 
-def test_every_backbone_of_a_recipe_is_there():
+def test_every_backbone_of_the_recipe_schema_exists():
     from training.network.backbones import BACKBONES
 
     assert set(BACKBONES) == set(get_args(ModelConfig.model_fields["backbone"].annotation))
 
 
-def test_a_scaled_backbone_keeps_widths_that_devices_like():
+def test_channels_of_a_scaled_backbone_are_multiples_of_8():
     from training.network.openpose import OpenPose
 
-    widths = {shape[0] for shape in shapes_of(OpenPose(LIGHT).backbone).values()}
-    assert widths == {8, 16, 32, 64}
+    channels = {shape[0] for shape in shapes_of(OpenPose(LIGHT).backbone).values()}
+    assert channels == {8, 16, 32, 64}
 
 
-def test_normalisation_belongs_to_the_network():
-    """Pictures and statistics shifted together give the same answer."""
+def test_the_network_normalises_its_input():
+    """The same shift of image and mean gives the same maps."""
     import mindspore as ms
 
     from training.network.openpose import OpenPose
 
-    answers = []
+    outputs = []
     for mean, shift in ((100.0, 0), (120.0, 20)):
         ms.set_seed(1)
         network = OpenPose(SMALL.model_copy(update={"mean": (mean,) * 3, "stages": 1}))
         network.set_train(False)
         image = np.full((1, 16, 16, 3), 60 + shift, np.uint8)
         image[0, 4:9, 3:12] += 30
-        answers.append(network(ms.Tensor(image))[0][0].asnumpy())
-    assert np.array_equal(*answers)
+        outputs.append(network(ms.Tensor(image))[0][0].asnumpy())
+    assert np.array_equal(*outputs)

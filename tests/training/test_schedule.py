@@ -1,4 +1,4 @@
-"""Learning rates and the length of a run: arithmetic."""
+"""Learning rate schedules and the number of steps of a run."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from training.optim.schedule import ema_decay, group_learning_rates, learning_ra
 from training.recipes import override_config
 
 
-def test_steps_fall_at_their_boundaries():
+def test_step_schedule_decays_at_its_boundaries():
     config = TrainingConfig(lr=1.0, lr_steps=(10, 20), lr_decay=0.1)
     rates = [learning_rate(step, 30, config) for step in (0, 9, 10, 19, 20, 29)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_warm_up_rises_in_equal_steps_and_never_starts_at_nothing():
+def test_warm_up_is_linear_and_does_not_start_at_0():
     config = TrainingConfig(lr=1.0, warmup_steps=4)
     assert [learning_rate(step, 9, config) for step in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
 
 
-def test_cosine_goes_from_the_rate_to_nothing():
+def test_cosine_goes_from_the_learning_rate_to_0():
     config = TrainingConfig(lr=2.0, schedule="cosine", warmup_steps=10)
     rates = [learning_rate(step, 110, config) for step in range(111)]
     assert max(rates) == rates[9] == rates[10] == 2.0
@@ -39,22 +39,22 @@ def test_cosine_of_a_run_that_is_all_warm_up():
     assert learning_rate(9, 10, config) == 1.0
 
 
-def test_parts_learn_at_their_own_rates_and_the_backbone_waits():
+def test_parts_have_their_own_learning_rates_and_the_backbone_is_frozen_first():
     config = TrainingConfig(lr=1.0, backbone_lr_factor=0.25, feature_lr_factor=0.5, freeze_backbone_steps=3)
     assert group_learning_rates(2, 10, config) == (0.0, 0.5, 1.0)
     assert group_learning_rates(3, 10, config) == (0.25, 0.5, 1.0)
 
 
-def test_the_average_forgets_its_first_weights_and_then_keeps_its_decay():
+def test_the_decay_of_the_average_rises_from_0_to_its_maximum():
     config = TrainingConfig(ema_decay=0.99)
-    assert ema_decay(0, config) == 0  # nothing of what stood there before the first update
+    assert ema_decay(0, config) == 0  # the values before the first update have no influence
     assert ema_decay(1, config) == pytest.approx(0.1)
     assert ema_decay(891, config) == pytest.approx(0.99)
     assert ema_decay(10**6, config) == 0.99
     assert ema_decay(100, TrainingConfig()) == 0
 
 
-def test_eight_batches_on_one_device_are_a_step_of_eight_devices():
+def test_accumulating_eight_batches_equals_eight_devices():
     eight = override_config(Config(), ["training.batch_size=4"])
     one = override_config(eight, ["training.accumulate=8"])
     assert samples_per_update(one, world_size=1) == samples_per_update(eight, world_size=8) == 32
@@ -82,13 +82,13 @@ def test_a_set_too_small_for_one_step():
 @pytest.mark.parametrize(
     "change", ["model.stages=5", "data.size=376", "data.augment.flip=0", "training.seed=1", "training.accumulate=2"]
 )
-def test_what_decides_shapes_and_data_cannot_change_on_the_way(change):
+def test_fields_that_determine_shapes_and_data_cannot_change_on_resume(change):
     field = change.partition("=")[0]
     with pytest.raises(InputError, match=f"{field}: the checkpoints were made with "):
         changed_fields(Config(), override_config(Config(), [change]))
 
 
-def test_other_changes_are_told():
+def test_other_changes_are_listed():
     overrides = [
         "training.lr=1",
         "training.epochs=70",

@@ -1,4 +1,4 @@
-"""One training step on a network of three numbers, whose gradient is known."""
+"""The training step on a network of three weights and three biases, whose gradients are known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LR = 0.5
 
 
 class Part(nn.Cell):
-    """One weight, one bias."""
+    """One weight and one bias."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class Network(nn.Cell):
 
 
 class Product(nn.Cell):
-    """Terms that sum to x * (weights and biases): the gradient of each is its x."""
+    """Loss terms that sum to x * (weights and biases), so the gradient of each parameter is its x."""
 
     def __init__(self, network):
         super().__init__(auto_prefix=False)
@@ -65,26 +65,26 @@ class Trial:
         update = ApplyGradients(self.optimizer, self.scale, self.average, config, processes)
         self.accumulate = config.accumulate
         if config.accumulate == 1:
-            self.train = TrainStep(gradients, update).set_train()
+            self.train_step = TrainStep(gradients, update).set_train()
         else:
-            self.gather = AccumulateGradients(gradients, weights, terms=len(PARAMETER_GROUPS)).set_train()
-            self.update = ApplyAccumulatedGradients(self.gather, update)
+            self.accumulate_batch = AccumulateGradients(gradients, weights, terms=len(PARAMETER_GROUPS)).set_train()
+            self.update = ApplyAccumulatedGradients(self.accumulate_batch, update)
 
     def step(self, *gradients, stop=0.0, decay=0.0):
-        """Loss, norm, whether it was finite, loss scale and the request to stop of an update."""
+        """Return loss, gradient norm, finite flag, loss scale and stop request of an update."""
         assert len(gradients) == self.accumulate
-        facts = [ms.Tensor(np.float32(fact)) for fact in (stop, decay)]
+        scalars = [ms.Tensor(np.float32(scalar)) for scalar in (stop, decay)]
         batches = [ms.Tensor(np.array(gradient, np.float32)) for gradient in gradients]
         if self.accumulate == 1:
-            outcome = self.train(*facts, *batches)
+            outcome = self.train_step(*scalars, *batches)
         else:
             for batch in batches:
-                self.gather(batch)
-            outcome = self.update(*facts)
+                self.accumulate_batch(batch)
+            outcome = self.update(*scalars)
         return [float(each.asnumpy().sum()) for each in outcome]
 
     def values(self, prefix=""):
-        """Weight and bias of each part, or their averages."""
+        """Return weight and bias of each part, or their averages."""
         source = self.average.averages if prefix else self.network.get_parameters()
         named = {parameter.name: float(parameter.asnumpy().sum()) for parameter in source}
         return np.array(
@@ -122,11 +122,11 @@ def test_a_gradient_that_is_not_finite_changes_nothing(scaled, bad):
     assert scaled.values() - before == pytest.approx(-LR * GRADIENT)
 
 
-def test_the_request_to_stop_comes_back(scaled):
+def test_the_stop_request_is_returned(scaled):
     assert scaled.step(np.zeros(6), stop=1.0)[-1] == 1
 
 
-def test_each_part_has_its_rate_and_a_frozen_one_stays(scaled):
+def test_each_part_has_its_learning_rate_and_a_frozen_part_is_unchanged(scaled):
     before = scaled.values()
     set_learning_rates(scaled.optimizer, (0.0, 0.25, 2.0))
     scaled.step(np.ones(6))
@@ -134,7 +134,7 @@ def test_each_part_has_its_rate_and_a_frozen_one_stays(scaled):
     assert scaled.values() - before == pytest.approx(-np.array([0, 0, 0.25, 0.25, 2, 2]))
 
 
-def test_the_gradient_is_clipped_after_it_is_unscaled():
+def test_the_gradient_is_clipped_after_unscaling():
     trial = Trial(loss_scale=8, clip_norm=1.0)
     norm = trial.step(GRADIENT)[1]
     assert norm == pytest.approx(5)  # before clipping
@@ -150,21 +150,21 @@ def test_weights_decay_and_biases_do_not():
     assert trial.values() == pytest.approx([1 - LR * 0.1, 1] * 3)
 
 
-def test_momentum_carries_the_steps_before():
+def test_momentum_accumulates_earlier_gradients():
     trial = Trial(momentum=0.9)
     for _ in range(3):
         trial.step(GRADIENT)
     assert trial.values() == pytest.approx(1 - LR * GRADIENT * (1 + 1.9 + 2.71), rel=1e-5)
 
 
-def test_adams_first_step_is_the_rate_whatever_the_scale():
+def test_the_first_step_of_adam_equals_the_learning_rate():
     trial = Trial(optimizer="adam", momentum=0.9, loss_scale=4096)
     trial.step([1, -2, 3, 4, 5, 0])
     assert trial.values() == pytest.approx(1 - LR * np.array([1, -1, 1, 1, 1, 0]), abs=1e-4)
 
 
-def test_moments_go_on_while_a_part_is_frozen():
-    """So its first update, late in the run, is no larger than its rate."""
+def test_moments_are_updated_while_a_part_is_frozen():
+    """The first update of the part, late in the run, is then no larger than its learning rate."""
     trial = Trial(optimizer="adam", momentum=0.9)
     set_learning_rates(trial.optimizer, (0.0, LR, LR))
     for _ in range(20):
@@ -175,18 +175,18 @@ def test_moments_go_on_while_a_part_is_frozen():
     assert trial.values()[:2] == pytest.approx([1 - LR, 1 - LR], abs=1e-3)
 
 
-def test_what_is_left_out_leaves_the_moments_too():
+def test_a_skipped_update_does_not_change_the_moments():
     trial, other = (Trial(optimizer="adam", momentum=0.9, accumulate=2) for _ in range(2))
     for gradients in ((GRADIENT, 2 * GRADIENT), (GRADIENT, [np.inf] * 6), (3 * GRADIENT, GRADIENT)):
         trial.step(*gradients)
         if np.isfinite(gradients).all():
             other.step(*gradients)
     assert np.array_equal(trial.values(), other.values())
-    for ours, theirs in zip(trial.optimizer.get_parameters(), other.optimizer.get_parameters(), strict=True):
-        assert np.array_equal(ours.asnumpy(), theirs.asnumpy()), ours.name
+    for one, another in zip(trial.optimizer.get_parameters(), other.optimizer.get_parameters(), strict=True):
+        assert np.array_equal(one.asnumpy(), another.asnumpy()), one.name
 
 
-def test_batches_are_averaged_into_one_update_and_forgotten_after_it():
+def test_accumulated_batches_are_averaged_and_reset_after_the_update():
     trial = Trial(accumulate=2, loss_scale=8, clip_norm=4.0)
     loss, norm, *_ = trial.step(GRADIENT, -0.5 * GRADIENT)
     assert loss == pytest.approx(7 / 4)
@@ -198,7 +198,7 @@ def test_batches_are_averaged_into_one_update_and_forgotten_after_it():
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_one_batch_that_is_not_finite_spoils_its_update_and_no_other(place):
+def test_a_batch_that_is_not_finite_skips_only_its_update(place):
     trial = Trial(accumulate=2)
     gradients = [GRADIENT, GRADIENT]
     gradients[place] = np.full(6, np.nan)
@@ -208,7 +208,7 @@ def test_one_batch_that_is_not_finite_spoils_its_update_and_no_other(place):
     assert trial.values() == pytest.approx(1 - LR * GRADIENT)
 
 
-def test_the_average_follows_the_weights_of_every_update_that_counts():
+def test_the_average_follows_the_weights_of_every_update_that_is_not_skipped():
     trial = Trial(ema_decay=0.9)
     average = trial.values()
     for decay, gradient in ((0.0, GRADIENT), (0.5, GRADIENT), (0.9, [np.nan] * 6), (0.9, 2 * GRADIENT)):

@@ -1,4 +1,4 @@
-"""Networks of other structures go the whole way: they learn, are evaluated, and leave as graphs with the same maps."""
+"""Other network structures can be trained, evaluated and exported to graphs with the same maps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ALL_STAGES = {
 
 @pytest.fixture(scope="module", params=MODELS)
 def run(request, tiny_shards, tmp_path_factory):
-    """The name and the run folder of a small network that has learnt for some steps."""
+    """The name and the run folder of a small network after some training steps."""
     recipe = {**tiny.RECIPE, "model": tiny.RECIPE["model"] | MODELS[request.param]}
     recipe["training"] = tiny.RECIPE["training"] | {"max_steps": STEPS, "checkpoint_every": STEPS}
     recipe["evaluation"] = {"size": 64, "batch_size": 2}
@@ -53,14 +53,14 @@ def run(request, tiny_shards, tmp_path_factory):
     return request.param, folder
 
 
-def test_it_learns(run):
+def test_the_loss_falls(run):
     losses = list(tiny.losses(run[1]).values())
     assert len(losses) == STEPS
     epoch = tiny.RECORDS // tiny.RECIPE["training"]["batch_size"]
     assert np.mean(losses[-epoch:]) < 0.93 * np.mean(losses[:epoch])
 
 
-def test_it_is_evaluated(run, tiny_shards, tmp_path):
+def test_evaluation(run, tiny_shards, tmp_path):
     arguments = ["--ckpt", run[1], "--shards", tiny_shards, "--limit", 4, "--json", tmp_path / "eval.json"]
     result = CliRunner().invoke(evaluate.main, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -68,8 +68,8 @@ def test_it_is_evaluated(run, tiny_shards, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["onnx", "mindir"])
-def test_its_graph_gives_the_same_maps(run, kind, tmp_path):
-    """Export runs the graph beside the checkpoint and says how far its maps are from the checkpoint's."""
+def test_an_exported_graph_outputs_the_same_maps(run, kind, tmp_path):
+    """Export runs graph and checkpoint on the same input and prints the largest difference of their maps."""
     name, folder = run
     graph = tmp_path / f"graph.{kind}"
     options = ["--height", 64, "--width", 96, *(["--all-stages"] if kind == "onnx" else [])]
