@@ -202,9 +202,7 @@ def _load_json(path: Path) -> tuple[Any, str]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; a COCO folder contains annotations/ beside its image folders"
-        ) from None
+        raise InputError(f"{path}: no such file; expected annotations/ beside the image folders") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     sha256 = hashlib.sha256(content).hexdigest()
@@ -335,11 +333,8 @@ def _annotation_problems(
     if not _is_number(item.get("area"), 0, MAX_PIXELS):
         yield _expected(item, "area", f"0..{MAX_PIXELS} px")
     box = item.get("bbox")
-    if (
-        not isinstance(box, list)
-        or len(box) != 4
-        or not all(_is_number(side, -MAX_COORDINATE, MAX_COORDINATE) for side in box)
-    ):
+    limit = MAX_COORDINATE
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(side, -limit, limit) for side in box):
         yield _expected(item, "bbox", f"four numbers of at most {MAX_COORDINATE}")
     elif min(box[2:]) < 0:
         yield _expected(item, "bbox", "a width and height of at least 0")
