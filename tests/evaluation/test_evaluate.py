@@ -378,7 +378,7 @@ def test_invalid_arguments_are_one_line_errors(made, tmp_path):
         ([*valid, "--results", tmp_path / "empty.json"], "give either --ckpt FILE_OR_RUN or --results FILE"),
         (["--results", tmp_path / "none.json", "--shards", shards], "none.json: no such file"),
         (["--results", tmp_path / "file", "--shards", shards], "file: not JSON"),
-        ([*valid, "--set", "model.stages=3"], "takes evaluation"),
+        ([*valid, "--set", "model.stages=3"], "only evaluation.… can be set for a trained network"),
         ([*valid, "--set", "evaluation.size=big"], "evaluation.size: 'big'"),
         ([*valid, "--json", tmp_path], "is a folder"),
         ([*valid, "--out", tmp_path / "file"], "cannot be created"),
