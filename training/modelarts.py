@@ -23,7 +23,6 @@ import click
 from pipeline.errors import InputError, reports_input_errors
 from training.cloud.modelarts_environment import device_count, host_options
 from training.options import device_option
-from training.recipes import recipe_path
 
 ROOT = Path(__file__).resolve().parent.parent
 POLLING_INTERVAL = 2.0
@@ -210,6 +209,7 @@ def main(
     VC_TASK_INDEX, devices from MA_NUM_GPUS, DEVICE_NUM or RANK_SIZE. The exit codes are those of training.train.
     """
     from training.cloud.object_store import is_url
+    from training.recipes import recipe_path
 
     if unknown:
         _print_status(f"Ignored unknown options: {' '.join(unknown)}")

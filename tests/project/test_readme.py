@@ -163,6 +163,18 @@ def test_named_files_exist():
     assert [name for name in sorted(names) if not (ROOT / name).is_file()] == []
 
 
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", *(f"{name}/README.md" for name in PACKAGES[:3])])
+def test_files_named_in_the_map_exist(document: str):
+    """Paths from the root, from the document's folder, or a name that follows a path of the same folder."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    names = set(re.findall(r"`([\w/]+\.(?:py|yaml))`", text))
+    assert names
+    folder = (ROOT / document).parent
+    missing = [name for name in names if not (ROOT / name).is_file() and not (folder / name).is_file()]
+    known = {path.name for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert [name for name in missing if "/" in name or name not in known] == []
+
+
 def test_every_variable_and_target_of_the_makefile_is_explained():
     table = README.partition("## Variables")[2].partition("\n## ")[0]
     explained = set(re.findall(r"`([A-Z_]+)`", table))
