@@ -191,7 +191,7 @@ def test_tensor_split_into_entries_is_read(tmp_path):
 def test_invalid_position_is_a_one_line_error(tmp_path, value):
     state = {"format": 1, "config": {}, "step": value, "records": 1, "processes": 1}
     ms.save_checkpoint(Cell(), str(tmp_path / "a.ckpt"), append_dict={"openpose": json.dumps(state)}, crc_check=True)
-    with pytest.raises(InputError, match=r"a\.ckpt: step is .*, expected a content number"):
+    with pytest.raises(InputError, match=r"a\.ckpt: step is .*, expected a whole number"):
         load_checkpoint(tmp_path / "a.ckpt")
 
 
