@@ -1,4 +1,4 @@
-"""Size, colours and output of matplotlib figures."""
+"""Size, colours and output of matplotlib figures, so that `pipeline.stats` and `training.plot` look alike."""
 
 from __future__ import annotations
 

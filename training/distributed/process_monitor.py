@@ -1,4 +1,8 @@
-"""Supervision of msrun and its workers: copy output, forward signals, report failures, leave no process behind."""
+"""Supervision of msrun and its workers: copy output, forward signals, report failures, leave no process behind.
+
+msrun (MindSpore 2.8.0) does not do this: after Ctrl-C it exits with code 0, after SIGTERM its workers go on, each in a
+session of its own, and after a failed worker it waits half a minute before it ends the others.
+"""
 
 from __future__ import annotations
 
