@@ -18,8 +18,8 @@ class StopSignal:
     before any library starts threads, because threads inherit the set of blocked signals.
 
     Attributes:
-        number: Number of the last signal received; 0 if none.
-        count: Number of signals received.
+        number: number of the last signal received; 0 if none.
+        count: number of signals received.
     """
 
     def __init__(self) -> None:

@@ -34,10 +34,10 @@ class TrainingPosition:
     """Number of updates done, with the training set and world size that determine which samples they used.
 
     Attributes:
-        step: Number of updates done.
-        records: Number of records in the training set.
-        shards: Fingerprint of the training set; "" if unknown.
-        processes: World size of the run.
+        step: number of updates done.
+        records: number of records in the training set.
+        shards: fingerprint of the training set; "" if unknown.
+        processes: world size of the run.
     """
 
     step: int
@@ -55,8 +55,8 @@ class BestScore:
     """Validation score for which a checkpoint was selected as the best of its run.
 
     Attributes:
-        ap: Average precision, 0 to 1.
-        basis: Identifier of the validation images and the evaluation settings. Only scores with the same basis are
+        ap: average precision, 0 to 1.
+        basis: identifier of the validation images and the evaluation settings. Only scores with the same basis are
             comparable.
     """
 
@@ -69,11 +69,11 @@ class Checkpoint:
     """Content of a checkpoint file.
 
     Attributes:
-        path: The file.
-        tensors: Parameters of network, optimizer, averaged weights and loss scale, by name.
-        config: The recipe of the run.
-        position: Training position.
-        best_score: Score for which the checkpoint was selected; None in a regular checkpoint.
+        path: the file.
+        tensors: parameters of network, optimizer, averaged weights and loss scale, by name.
+        config: the recipe of the run.
+        position: training position.
+        best_score: score for which the checkpoint was selected; None in a regular checkpoint.
     """
 
     path: Path
@@ -102,7 +102,7 @@ def save_checkpoint(
         The file, entries after `position.step`.
 
     Raises:
-        InputError: The file cannot be written, or an old one cannot be removed.
+        InputError: the file cannot be written, or an old one cannot be removed.
     """
     path = checkpoint_path(run, position.step)
     _write_atomically(path, parameters, _state(config, position))
@@ -163,8 +163,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        DamagedCheckpointError: The file is incomplete, corrupted, or not a MindSpore checkpoint.
-        InputError: The file does not exist or was not written by this project.
+        DamagedCheckpointError: the file is incomplete, corrupted, or not a MindSpore checkpoint.
+        InputError: the file does not exist or was not written by this project.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a checkpoint such as runs/demo/checkpoints/step-0003000.ckpt")
@@ -209,7 +209,7 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[DamagedCheckpo
     """Return the newest undamaged checkpoint of a run, or None, and the errors of newer, damaged ones.
 
     Raises:
-        InputError: Every checkpoint is damaged, or one was not written by this project.
+        InputError: every checkpoint is damaged, or one was not written by this project.
     """
     damaged: list[DamagedCheckpointError] = []
     for path in reversed(list_checkpoints(run)):

@@ -47,14 +47,14 @@ def read_arrays(path: Path, *, require_checksum: bool = True) -> dict[str, np.nd
     """Return every tensor and every string of a checkpoint by name.
 
     Args:
-        path: The file.
-        require_checksum: Reject a file without a checksum; MindSpore writes one only on request. A checksum that is
+        path: the file.
+        require_checksum: reject a file without a checksum; MindSpore writes one only on request. A checksum that is
             present must be correct in any case.
 
     Raises:
-        ValueError: The checksum is missing or wrong, the file is not a checkpoint, or the size, type or shape of a
+        ValueError: the checksum is missing or wrong, the file is not a checkpoint, or the size, type or shape of a
             tensor is invalid.
-        OSError: The file cannot be read.
+        OSError: the file cannot be read.
     """
     content = _verify_checksum(path.read_bytes(), require_checksum)
     return {

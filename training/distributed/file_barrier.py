@@ -26,8 +26,8 @@ class FileBarrier:
     """Barrier among all processes of a run.
 
     Attributes:
-        rank: Rank of this process.
-        size: Number of processes.
+        rank: rank of this process.
+        size: number of processes.
     """
 
     def __init__(self, run: Path, world: World) -> None:

@@ -19,12 +19,12 @@ class Cluster:
     """The machines that train together.
 
     Attributes:
-        processes_per_host: Number of processes on each machine.
-        hosts: Number of machines.
-        host_rank: Rank of this machine. Machine 0 runs the scheduler, which connects all processes, and rank 0, which
+        processes_per_host: number of processes on each machine.
+        hosts: number of machines.
+        host_rank: rank of this machine. Machine 0 runs the scheduler, which connects all processes, and rank 0, which
             writes the run folder.
         master: IPv4 address of machine 0.
-        port: Port of the scheduler on machine 0; None for any free port, which is possible with one machine only.
+        port: port of the scheduler on machine 0; None for any free port, which is possible with one machine only.
     """
 
     processes_per_host: int
@@ -54,15 +54,15 @@ def resolve_cluster(
     """Resolve the options `--nproc`, `--hosts`, `--node-rank`, `--master` and `--master-port`.
 
     Args:
-        processes_per_host: Number of processes on each machine.
-        hosts: Number of machines, or the names or addresses of all machines, machine 0 first. With names, `host_rank`
+        processes_per_host: number of processes on each machine.
+        hosts: number of machines, or the names or addresses of all machines, machine 0 first. With names, `host_rank`
             and `master` are optional.
-        host_rank: Rank of this machine.
-        master: Name or address of machine 0.
-        port: Port of machine 0.
+        host_rank: rank of this machine.
+        master: name or address of machine 0.
+        port: port of machine 0.
 
     Raises:
-        InputError: An option is missing, out of range or names an unknown machine.
+        InputError: an option is missing, out of range or names an unknown machine.
     """
     names = [name for name in re.split(r"[,\s]+", hosts.strip()) if name]
     has_names = len(names) > 1 or not hosts.strip().isdecimal()

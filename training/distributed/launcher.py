@@ -44,8 +44,8 @@ def launch(cluster: Cluster, out: Path, arguments: Sequence[str], signals: StopS
     to the workers, which save a checkpoint and end.
 
     Args:
-        cluster: The machines.
-        out: Folder of the run.
+        cluster: the machines.
+        out: folder of the run.
         arguments: Command-line arguments of `training.train` for each worker.
         signals: SIGINT and SIGTERM received by this process.
 

@@ -66,8 +66,8 @@ class _Failure:
     """A failed worker.
 
     Attributes:
-        rank: Rank of the worker; None if it ended before its rank could be read.
-        code: Exit code; -N if signal N killed it.
+        rank: rank of the worker; None if it ended before its rank could be read.
+        code: exit code; -N if signal N killed it.
     """
 
     rank: int | None
@@ -78,10 +78,10 @@ class ProcessMonitor:
     """Supervises msrun and its workers until all of them have ended.
 
     Args:
-        msrun: The process of msrun.
-        logs: Folder with the logs of msrun and of the workers.
+        msrun: the process of msrun.
+        logs: folder with the logs of msrun and of the workers.
         signals: SIGINT and SIGTERM received by this process.
-        first_rank: Rank of the first worker on this machine, whose log is copied to the terminal.
+        first_rank: rank of the first worker on this machine, whose log is copied to the terminal.
     """
 
     def __init__(self, msrun: subprocess.Popen[bytes], logs: Path, signals: StopSignal, first_rank: int = 0) -> None:

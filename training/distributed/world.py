@@ -25,9 +25,9 @@ class World:
 
     Attributes:
         device: MindSpore's device target, `CPU` or `Ascend`.
-        rank: Rank of this process.
-        size: World size: number of processes on all machines.
-        local_size: Number of processes on this machine.
+        rank: rank of this process.
+        size: world size: number of processes on all machines.
+        local_size: number of processes on this machine.
     """
 
     device: str
@@ -62,11 +62,11 @@ def init_world(device: str, debug_folder: Path) -> World:
 
     Args:
         device: `auto` (Ascend if MindSpore can load it, else CPU), `cpu` or `ascend`.
-        debug_folder: Folder for the graphs that MindSpore dumps when compilation fails; without it they would go to
+        debug_folder: folder for the graphs that MindSpore dumps when compilation fails; without it they would go to
             the working directory. The folder is removed at exit if it is empty.
 
     Raises:
-        InputError: The requested device is not available, or not all processes connected.
+        InputError: the requested device is not available, or not all processes connected.
     """
     ascend = ms.hal.is_available("Ascend")
     if device == "ascend" and not ascend:

@@ -29,8 +29,8 @@ class EvaluationNetwork:
         process computes them on its own batches. All processes take those of rank 0, which checkpoints store as well.
 
         Args:
-            weights: Weights by parameter name of the network.
-            world: The processes of the run.
+            weights: weights by parameter name of the network.
+            world: the processes of the run.
         """
         values = {name: weights[name].asnumpy() for name in self.parameters}
         statistics = [name for name, parameter in self.parameters.items() if not parameter.requires_grad]

@@ -22,8 +22,8 @@ class TrainingPlan:
     """Length of a run.
 
     Attributes:
-        steps_per_epoch: Number of updates in an epoch.
-        total_steps: Number of updates in the whole run.
+        steps_per_epoch: number of updates in an epoch.
+        total_steps: number of updates in the whole run.
     """
 
     steps_per_epoch: int
@@ -73,9 +73,9 @@ def use_checkpoint_normalisation(config: Config, trained: Config, source: Path) 
     """Replace the image normalisation of a recipe by that of the weights it starts from.
 
     Args:
-        config: The recipe.
-        trained: The recipe with which the weights were trained.
-        source: The file with the weights, for the message.
+        config: the recipe.
+        trained: the recipe with which the weights were trained.
+        source: the file with the weights, for the message.
 
     Returns:
         The recipe to use, and a message if it differs from `config`.

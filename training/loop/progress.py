@@ -67,11 +67,11 @@ class ProgressReporter:
     On a terminal, one line is updated in place; in a log file, a line is appended every `LOG_FILE_INTERVAL` seconds.
 
     Args:
-        run: Folder of the run.
-        plan: Length of the run.
-        initial_step: Number of updates done before this session.
-        log_every: Number of steps between two lines of metrics.jsonl.
-        images_per_step: Number of images in one update, of all processes together.
+        run: folder of the run.
+        plan: length of the run.
+        initial_step: number of updates done before this session.
+        log_every: number of steps between two lines of metrics.jsonl.
+        images_per_step: number of images in one update, of all processes together.
         enabled: False to write nothing, as on all ranks but 0.
     """
 
@@ -113,11 +113,11 @@ class ProgressReporter:
         """Record a finished step; every `log_every` steps, log the means since the previous log.
 
         Args:
-            step: Number of updates done, including this one.
+            step: number of updates done, including this one.
             epoch: Epoch, counted from 0.
-            terms: Terms of the loss by name; the loss is their sum.
-            rates: Learning rate by parameter group; the last is `training.lr` after the schedule.
-            loss_scale: Loss scale of this step; None without loss scaling.
+            terms: terms of the loss by name; the loss is their sum.
+            rates: learning rate by parameter group; the last is `training.lr` after the schedule.
+            loss_scale: loss scale of this step; None without loss scaling.
             overflow: True if the update was skipped because its gradients overflowed.
         """
         self.term_values.append(terms)

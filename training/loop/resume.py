@@ -19,11 +19,11 @@ class InitialState:
     """Initial state of a run.
 
     Attributes:
-        config: The recipe, with the image normalisation of the loaded weights.
-        messages: Lines to print before the run starts.
-        checkpoint: The checkpoint to resume from; None for a new run.
-        weights: Initial weights of a new run; None for random weights and for a resumed run.
-        allow_missing: Parts of the network that `weights` need not contain, as in `InitialWeights`.
+        config: the recipe, with the image normalisation of the loaded weights.
+        messages: lines to print before the run starts.
+        checkpoint: the checkpoint to resume from; None for a new run.
+        weights: initial weights of a new run; None for random weights and for a resumed run.
+        allow_missing: parts of the network that `weights` need not contain, as in `InitialWeights`.
     """
 
     config: Config
@@ -56,14 +56,14 @@ def find_initial_state(
     """Find the initial state of a run.
 
     Args:
-        out: Folder of the run.
-        config: The recipe.
-        start: Training position of a new run with this training set and world size.
-        resume: Use the newest undamaged checkpoint in `out`, if there is one.
-        init: Initial weights of a run without a checkpoint; None for random weights.
+        out: folder of the run.
+        config: the recipe.
+        start: training position of a new run with this training set and world size.
+        resume: use the newest undamaged checkpoint in `out`, if there is one.
+        init: initial weights of a run without a checkpoint; None for random weights.
 
     Raises:
-        InputError: The checkpoint does not match the run, or the weights cannot be read.
+        InputError: the checkpoint does not match the run, or the weights cannot be read.
     """
     checkpoint, messages = _find_resume_checkpoint(out, config, start) if resume else (None, [])
     weights = init.load() if init and not checkpoint else None

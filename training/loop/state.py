@@ -41,10 +41,10 @@ class StepResult:
     """Result of an update, the same in every process.
 
     Attributes:
-        terms: Terms of the loss, in the order of `TrainState.term_names`.
-        gradient_norm: Global norm of the gradients before clipping.
+        terms: terms of the loss, in the order of `TrainState.term_names`.
+        gradient_norm: global norm of the gradients before clipping.
         finite: True if loss and gradients were finite, so that the weights were updated.
-        loss_scale: Loss scale of this update.
+        loss_scale: loss scale of this update.
         stop: True if any process was requested to stop.
     """
 
@@ -72,12 +72,12 @@ class TrainState:
         """Create the network with random weights from the seed of the recipe.
 
         Args:
-            config: The recipe.
+            config: the recipe.
             world: Device, rank and world size of this process.
-            total_steps: Number of updates in the whole run, for the learning rate schedule.
+            total_steps: number of updates in the whole run, for the learning rate schedule.
 
         Raises:
-            InputError: The device does not support the precision of the recipe.
+            InputError: the device does not support the precision of the recipe.
         """
         self.config = config
         self.training = config.training
@@ -147,8 +147,8 @@ class TrainState:
         """Train on one batch.
 
         Args:
-            batch: Arrays by name, as from `pipeline.loading.batches`.
-            done: Number of updates done so far.
+            batch: arrays by name, as from `pipeline.loading.batches`.
+            done: number of updates done so far.
             stop: True if this process was requested to stop.
 
         Returns:

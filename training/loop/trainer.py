@@ -127,9 +127,9 @@ class TrainingRun:
         """Train until the last step, a stop signal, or divergence.
 
         Args:
-            reporter: Progress reporter.
-            signals: Stop signals received by this process.
-            evaluate_first: Evaluate the current weights before the first step.
+            reporter: progress reporter.
+            signals: stop signals received by this process.
+            evaluate_first: evaluate the current weights before the first step.
         """
         training = self.config.training
         if evaluate_first and not self.evaluate(reporter, signals):
@@ -235,21 +235,21 @@ def train(
     """Train in this process, which may be one of several that msrun started.
 
     Args:
-        config: The recipe.
-        shards: Folder of the training set.
-        out: Folder of the run, created if it does not exist.
-        resume: Resume from the newest undamaged checkpoint in `out`, if there is one.
+        config: the recipe.
+        shards: folder of the training set.
+        out: folder of the run, created if it does not exist.
+        resume: resume from the newest undamaged checkpoint in `out`, if there is one.
         device: `auto`, `cpu` or `ascend`.
-        signals: Stop signals received by this process.
-        resume_command: Command that resumes the run, printed when it is stopped.
-        evaluator: Evaluation every `training.eval_every` steps; None for no evaluation.
-        init: Initial weights of a new run; None for random weights.
+        signals: stop signals received by this process.
+        resume_command: command that resumes the run, printed when it is stopped.
+        evaluator: evaluation every `training.eval_every` steps; None for no evaluation.
+        init: initial weights of a new run; None for random weights.
 
     Returns:
         The exit code: 0 finished, or stopped by SIGTERM; 130 stopped by SIGINT; 3 loss or gradients not finite.
 
     Raises:
-        InputError: The training set, the run folder and the recipe do not match, or cannot be used.
+        InputError: the training set, the run folder and the recipe do not match, or cannot be used.
     """
     check_run_folder(out, resume)
     world = init_world(device, debug_folder=out / "debug")

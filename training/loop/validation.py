@@ -36,9 +36,9 @@ class Score:
 
     Attributes:
         metrics: COCO's ten metrics by name, 0 to 1, or -1 if no annotation defines one.
-        image_count: Number of evaluated images.
-        seconds: Duration in seconds.
-        map_figure: Images with the maps that the network outputs, (H, W, 3) uint8 BGR; None on ranks other than 0.
+        image_count: number of evaluated images.
+        seconds: duration in seconds.
+        map_figure: images with the maps that the network outputs, (H, W, 3) uint8 BGR; None on ranks other than 0.
     """
 
     metrics: dict[str, float]
@@ -75,16 +75,16 @@ class Evaluator(Protocol):
         """Evaluate a network; a collective call that returns the same metrics in every process.
 
         Args:
-            network: The network, with the same weights in every process.
-            barrier: The processes, which share the images.
-            stopped: Returns True if this process was requested to stop; called between images.
-            progress: Called with the number of images done and the total number of images of this process.
+            network: the network, with the same weights in every process.
+            barrier: the processes, which share the images.
+            stopped: returns True if this process was requested to stop; called between images.
+            progress: called with the number of images done and the total number of images of this process.
 
         Returns:
             The score; None if any process was requested to stop before it finished.
 
         Raises:
-            InputError: An image or an output of the network is invalid; raised in every process.
+            InputError: an image or an output of the network is invalid; raised in every process.
         """
         ...
 
@@ -93,7 +93,7 @@ class Validation:
     """Evaluates the network of a run at the configured steps, and keeps the best checkpoint.
 
     Attributes:
-        best: Step and AP of the best evaluation so far, None before the first; authoritative on rank 0.
+        best: step and AP of the best evaluation so far, None before the first; authoritative on rank 0.
     """
 
     def __init__(self, run: Path, config: Config, evaluator: Evaluator | None, total_steps: int, world: World) -> None:
@@ -147,7 +147,7 @@ class Validation:
             True if they were saved.
 
         Raises:
-            InputError: The checkpoint cannot be written.
+            InputError: the checkpoint cannot be written.
         """
         assert self.evaluator is not None
         better = self.world.rank == 0 and score.is_defined and (self.best is None or score.ap > self.best[1])
