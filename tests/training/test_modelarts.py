@@ -204,10 +204,7 @@ def test_shards_are_found_or_built(tiny_shards, tmp_path):
     write(coco, mixed(4), "val2017")
     assert find_or_build_shards(coco, built, splits) == (built / "train", built / "val")
     assert find_or_build_shards(built, tmp_path, splits) == (built / "train", built / "val")
-    assert [Manifest.load(built / name).records for name in ("train", "val")] == [
-        4,
-        4,
-    ]
+    assert [Manifest.load(built / name).records for name in ("train", "val")] == [4, 4]
 
 
 def test_a_mirror_uploads_new_files_and_deletes_removed_ones(store, tmp_path):
