@@ -71,9 +71,14 @@ class ProcessMeter:
             report.failures.append(f"{name}: {more} more open files")
 
 
-def _report_children(report: FaultReport) -> None:
-    """Report child processes that are still alive, except for the resource tracker of multiprocessing."""
-    left = [child for child in psutil.Process().children(recursive=True) if _is_leftover(child)]
+def _children() -> set[psutil.Process]:
+    """Return the child processes of this process; before a scenario these are those of earlier work, such as a pool."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def _report_children(report: FaultReport, before: set[psutil.Process]) -> None:
+    """Report child processes that the scenario left alive, except for the resource tracker of multiprocessing."""
+    left = [child for child in _children() - before if _is_leftover(child)]
     report.figures.append(f"{len(left)} processes left")
     report.failures.extend(f"process {child.pid} did not end" for child in left)
 
@@ -90,6 +95,7 @@ def build_shards(seed: int, cases: int, folder: Path) -> FaultReport:
     from pipeline.storage.manifest import Manifest
     from tests.faults.scenarios.builds import start_build
 
+    before = _children()
     coco = _create_source(folder, seed, cases)
     report = FaultReport(cases)
     build = start_build(coco, folder / "set", "--keep-empty", "--records-per-shard", 64)
@@ -108,7 +114,7 @@ def build_shards(seed: int, cases: int, folder: Path) -> FaultReport:
         if len(meter.counts) > 8:
             meter.report_to(f"process {number} of the build", report)
     report.figures.append(f"{total} shards")
-    _report_children(report)
+    _report_children(report, before)
     return report
 
 
@@ -143,6 +149,7 @@ def read_epochs(seed: int, cases: int, folder: Path) -> FaultReport:
     from pipeline.build.build_set import build
     from pipeline.build.plan import BuildOptions
 
+    before = _children()
     records = max(64, cases // EPOCHS)
     coco = _create_source(folder, seed, records)
     build([(coco, "train")], folder / "set", BuildOptions(keep_empty=True), workers=1)
@@ -152,7 +159,7 @@ def read_epochs(seed: int, cases: int, folder: Path) -> FaultReport:
         for rank, (samples, meter) in enumerate(one.result() for one in ranks):
             report.cases += samples
             meter.report_to(f"rank {rank}", report)
-    _report_children(report)
+    _report_children(report, before)
     return report
 
 
@@ -194,6 +201,7 @@ def decode_maps(seed: int, cases: int, folder: Path) -> FaultReport:
     from tests.benchmarks.decoding import crowd_maps
 
     del folder
+    before = _children()
     maps = [crowd_maps(people, seed, noise=0.02) for people in (1, 2, 3, 4, 6, 30)]
     report, meter = FaultReport(cases), ProcessMeter()
     found = {}
@@ -205,5 +213,5 @@ def decode_maps(seed: int, cases: int, folder: Path) -> FaultReport:
         if case % max(1, cases // MAX_SAMPLES) == 0:
             meter.sample(case)
     meter.report_to("decoder", report)
-    _report_children(report)
+    _report_children(report, before)
     return report
