@@ -76,7 +76,7 @@ $(READY): requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
 	@touch $@
 
-demo: ## generate the embedded dataset, build shards, train, and evaluate; takes about 9 minutes
+demo: ## generate the embedded dataset, build shards, train, and evaluate; takes about 12 minutes
 	@$(MAKE) --no-print-directory shards DATA=data/demo
 	@$(MAKE) --no-print-directory train DATA=data/demo RESUME=1
 	@$(MAKE) --no-print-directory eval DATA=data/demo
