@@ -9,16 +9,16 @@ import threading
 import time
 from typing import Any
 
+import psutil
+
 _POLL_INTERVAL = 0.2
 """Seconds between two checks of the watched process."""
 
 
-def has_ended(pid: int) -> bool:
-    """Return True if the process `pid` has ended. A zombie, whose parent has not yet waited for it, counts as ended."""
-    import psutil
-
+def has_ended(process: psutil.Process) -> bool:
+    """Return True if `process` has ended. A zombie, whose parent has not yet waited for it, counts as ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     return True
 
 
@@ -28,8 +28,10 @@ def exit_with_process(pid: int) -> None:
 
 
 def _kill_self_after(pid: int) -> None:
-    while not has_ended(pid):
-        time.sleep(_POLL_INTERVAL)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)  # held, so that another process that gets the same pid is not mistaken for it
+        while not has_ended(process):
+            time.sleep(_POLL_INTERVAL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

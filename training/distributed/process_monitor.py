@@ -20,6 +20,7 @@ from pathlib import Path
 import click
 import psutil
 
+from pipeline.system.processes import has_ended
 from pipeline.system.signals import StopSignal
 from training.distributed.environment import LAUNCHER_PID
 
@@ -114,7 +115,7 @@ class ProcessMonitor:
         """Return False after a failure, a timeout or a second signal; after a failure msrun would wait another 30 s."""
         now = time.monotonic()
         self.timed_out = now > self.stop_deadline
-        if _has_ended(self.scheduler):
+        if self.scheduler is not None and has_ended(self.scheduler):
             self.scheduler_loss_deadline = min(self.scheduler_loss_deadline, now + SCHEDULER_LOSS_TIMEOUT)
         scheduler_lost = now > self.scheduler_loss_deadline
         return not (self._first_failure() or self.timed_out or scheduler_lost or self.signals.count > 1)
@@ -221,13 +222,6 @@ def _was_launched_here(process: psutil.Process) -> bool:
 def worker_log(logs: Path, rank: int) -> Path:
     """Return the path of a worker's log; msrun defines the name."""
     return logs / f"worker_{rank}.log"
-
-
-def _has_ended(process: psutil.Process | None) -> bool:
-    """Return True if a process was started and has ended, also if its parent has not waited for it yet."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process is not None and process.status() == psutil.STATUS_ZOMBIE
-    return True
 
 
 def _read(log: Path) -> str:
