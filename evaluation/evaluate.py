@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evaluation.options import flip_option, recipe_overrides, scales_option
+from evaluation.options import backend_option, flip_option, recipe_overrides, scales_option
 from pipeline.errors import InputError, reports_input_errors
 from training.options import device_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from evaluation.inference.backends import BackendName
     from evaluation.inference.predictor import Predictor
     from evaluation.report.outputs import Outputs
     from evaluation.scoring.datasets import EvaluationDataset
@@ -85,6 +86,7 @@ def score_results_file(path: Path, dataset: EvaluationDataset, number: int) -> E
 @click.option("--limit", type=click.IntRange(1), help="Evaluate only the first images of the dataset.")
 @click.option("--nproc", type=click.IntRange(1), default=1, show_default=True, help="Processes, one per device.")
 @device_option
+@backend_option
 @scales_option
 @flip_option
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Example: evaluation.size=432.")
@@ -104,6 +106,7 @@ def main(
     limit: int | None,
     nproc: int,
     device: str,
+    backend: BackendName,
     scales: tuple[float, ...] | None,
     flip: bool | None,
     overrides: tuple[str, ...],
@@ -125,7 +128,7 @@ def main(
         number=num_pictures,
     )
     changes = recipe_overrides(overrides, scales, flip)
-    _run(open_dataset(shards, coco, split), ckpt, results, outputs, limit, nproc, device, changes)
+    _run(open_dataset(shards, coco, split), ckpt, results, outputs, limit, nproc, device, backend, changes)
 
 
 def _run(
@@ -136,10 +139,11 @@ def _run(
     limit: int | None,
     processes: int,
     device: str,
+    backend: BackendName,
     overrides: tuple[str, ...],
 ) -> None:
     from evaluation.inference.predictor import Predictor
-    from evaluation.scoring.detect import format_canvases
+    from evaluation.scoring.detect import format_network
     from evaluation.scoring.evaluation import score_detections
     from evaluation.scoring.metrics import format_table
     from evaluation.scoring.worker_processes import WorkerError
@@ -152,14 +156,14 @@ def _run(
         settings["results"] = str(results)
     else:
         assert ckpt is not None
-        load_predictor = functools.partial(Predictor.load, ckpt, device, overrides)
+        load_predictor = functools.partial(Predictor.load, ckpt, device, overrides, backend)
         try:
             detections = detect(load_predictor, dataset, number, processes)
         except WorkerError as error:
             raise click.ClickException(str(error)) from error
         evaluation = score_detections(detections)
         settings["processes"] = processes
-        click.echo(format_canvases(detections.canvases))
+        click.echo(format_network(detections.library, detections.canvases))
     click.echo(format_table(evaluation.protocols))
     for line in outputs.write(evaluation, dataset, settings):
         click.echo(line)

@@ -30,6 +30,17 @@ flip_option = click.option(
 """Passes `flip` to the command: True, False, or None to keep the recipe's value."""
 
 
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["auto", "mindspore", "onnx"]),
+    default="auto",
+    show_default=True,
+    help="Library that runs a checkpoint; auto: onnxruntime on a CPU if it is installed, which is faster there, "
+    "else MindSpore. The ONNX graph is kept in the folder onnx/ beside the checkpoint.",
+)
+"""Passes `backend` to the command: the name of `evaluation.inference.backends.load_backend`."""
+
+
 def recipe_overrides(overrides: Sequence[str], scales: Sequence[float] | None, flip: bool | None) -> tuple[str, ...]:
     """Return the `--set` overrides, followed by those for `--scales` and `--flip`, which therefore take precedence."""
     added = []

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from evaluation.options import flip_option, recipe_overrides, scales_option
+from evaluation.options import backend_option, flip_option, recipe_overrides, scales_option
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.skeleton import NUM_KEYPOINTS
 from pipeline.system.log_filters import silence_opencv
 from training.options import device_option
+
+if TYPE_CHECKING:
+    from evaluation.inference.backends import BackendName
 
 OUTPUTS = ("overlay", "openpose", "coco")
 
@@ -51,6 +55,7 @@ def _parse_outputs(_context: click.Context, _option: click.Parameter, value: str
 @scales_option
 @flip_option
 @device_option
+@backend_option
 @click.option(
     "--set",
     "overrides",
@@ -68,6 +73,7 @@ def main(
     scales: tuple[float, ...] | None,
     flip: bool | None,
     device: str,
+    backend: BackendName,
     overrides: tuple[str, ...],
 ) -> None:
     """Detect people in SOURCES: image files, video files, folders (searched recursively) and camera numbers.
@@ -101,7 +107,7 @@ def main(
         raise InputError(f"--out {out}: is a file; expected a folder")
     media = find_sources(sources, out)
     default_overrides = (f"evaluation.decoder.min_keypoints={min_keypoints}",)
-    predictor = Predictor.load(ckpt, device, recipe_overrides((*default_overrides, *overrides), scales, flip))
+    predictor = Predictor.load(ckpt, device, recipe_overrides((*default_overrides, *overrides), scales, flip), backend)
     with contextlib.ExitStack() as stack:
         coco = stack.enter_context(CocoWriter(out)) if "coco" in outputs else None
         run = PredictionRun(predictor, out, outputs, coco, should_stop=lambda: signals.number != 0)

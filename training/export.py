@@ -25,7 +25,7 @@ from training.options import device_option
 @click.option("--height", type=int, help="Input height in px, a multiple of 8.  [default: evaluation.size]")
 @click.option("--width", type=int, help="Input width in px, a multiple of 8.  [default: 4/3 of evaluation.size]")
 @click.option("--batch", type=click.IntRange(1, 256), help="Batch size.  [default: evaluation.batch_size]")
-@click.option("--dynamic", is_flag=True, help="Accept any image size and batch size; MindIR only.")
+@click.option("--dynamic", is_flag=True, help="Accept any image size and batch size; MindIR and ONNX.")
 @click.option("--all-stages", is_flag=True, help="Output the maps of every stage instead of the last one.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: beside the checkpoint]")
 @device_option
@@ -58,9 +58,9 @@ def main(
     from training.graphs.metadata import SUFFIXES
     from training.recipes import override_evaluation
 
-    if dynamic and file_format != "mindir":
+    if dynamic and file_format == "air":
         raise InputError(
-            f"--dynamic: MindSpore exports {file_format.upper()} with a fixed input size only; use --format mindir"
+            "--dynamic: MindSpore exports AIR with a fixed input size only; use --format mindir or --format onnx"
         )
     if out and (out.suffix != SUFFIXES[file_format] or out.is_dir()):
         raise InputError(f"--out {out}: expected a file name that ends in {SUFFIXES[file_format]}")

@@ -1,15 +1,15 @@
 """Inference back ends: MindSpore for checkpoints and MindIR graphs, onnxruntime for ONNX graphs.
 
-The back end is chosen by the type of the file. All back ends provide the same function from images to maps. With ONNX,
-MindSpore is never imported.
+The back end is chosen by the type of the file; a checkpoint runs with either. All back ends provide the same function
+from images to maps. With an ONNX graph, MindSpore is never imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,17 @@ from evaluation.inference.flip import Floats
 from pipeline.errors import InputError
 from pipeline.maps import InferenceFunction
 from pipeline.sample import Size
+from pipeline.system.cpu import usable_cores
 from pipeline.system.log_filters import silence_mindspore
 
 if TYPE_CHECKING:
     from training.checkpoint.checkpoint import Checkpoint
     from training.config import EvaluationConfig
     from training.graphs.metadata import GraphMetadata
+
+
+BackendName = Literal["auto", "mindspore", "onnx"]
+Library = Literal["MindSpore", "onnxruntime"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Backend:
         network: function from images to maps.
         config: evaluation section of the recipe, overrides applied.
         source: file from which the network was loaded.
+        library: "MindSpore" or "onnxruntime".
         fixed_canvas: (height, width) in px of the only canvas that the network accepts; None if it accepts all canvases
             of `evaluation.inference.letterbox`.
     """
@@ -41,10 +47,11 @@ class Backend:
     network: InferenceFunction
     config: EvaluationConfig
     source: Path
+    library: Library
     fixed_canvas: Size | None = None
 
 
-def load_backend(path: Path, device: str, overrides: Sequence[str] = ()) -> Backend:
+def load_backend(path: Path, device: str, overrides: Sequence[str] = (), backend: BackendName = "auto") -> Backend:
     """Load a network for inference. Call this before any MindSpore tensor is created.
 
     Args:
@@ -52,31 +59,59 @@ def load_backend(path: Path, device: str, overrides: Sequence[str] = ()) -> Back
             `training.export`.
         device: "cpu", "ascend" or "auto" (Ascend if available, else CPU).
         overrides: `evaluation.field=value`, changes to the recipe that is stored with the network.
+        backend: library that runs a checkpoint: "mindspore", "onnx" (onnxruntime on a CPU, with the graph of
+            `training.graphs.graph_cache`), or "auto": onnxruntime on a CPU where it is installed, else MindSpore.
 
     Raises:
         InputError: the file is missing or damaged, an override is unknown or out of range, the device is not available,
-            or a library is not installed.
+            a library is not installed, or the back end cannot run the file on the device.
     """
     if path.suffix == ".air":
         raise InputError(
             f"{path}: AIR graphs run only in Ascend's own tools (ATC); use the checkpoint, a .mindir or an .onnx graph"
         )
     if path.suffix in _GRAPH_LOADERS and not path.is_dir():
+        library = _GRAPH_LIBRARIES[path.suffix]
+        if backend not in ("auto", _BACKEND_NAMES[library]):
+            raise InputError(
+                f"--backend {backend}: {path} runs with {library}; leave out --backend, or give a checkpoint"
+            )
         return _load_graph(path, device, overrides)
-    return _load_checkpoint(path, device, overrides)
+    return _load_checkpoint(path, device, overrides, backend)
 
 
-def _load_checkpoint(path: Path, device: str, overrides: Sequence[str]) -> Backend:
+def _load_checkpoint(path: Path, device: str, overrides: Sequence[str], backend: BackendName) -> Backend:
+    from training.checkpoint.run_folder import find_checkpoint
+
     _require_mindspore(path)
     from training.checkpoint.checkpoint import load_checkpoint
-    from training.checkpoint.run_folder import find_checkpoint
     from training.distributed.world import init_world, make_debug_folder
+    from training.graphs.graph_cache import cached_graph
     from training.recipes import override_evaluation
 
-    init_world(device, debug_folder=make_debug_folder())
-    checkpoint = load_checkpoint(find_checkpoint(path))
+    world = init_world(device, debug_folder=make_debug_folder())
+    checkpoint_file = find_checkpoint(path)
+    if _choose_library(backend, world.device) == "onnxruntime":
+        graph = _load_graph(cached_graph(checkpoint_file), "cpu", overrides)
+        return replace(graph, source=checkpoint_file)
+    checkpoint = load_checkpoint(checkpoint_file)
     config = override_evaluation(checkpoint.config, overrides)
-    return Backend(checkpoint_network(checkpoint), config, checkpoint.path)
+    return Backend(checkpoint_network(checkpoint), config, checkpoint.path, "MindSpore")
+
+
+def _choose_library(backend: BackendName, device: str) -> Library:
+    """Choose the library that runs a checkpoint on a device, `CPU` or `Ascend`."""
+    from training.graphs.graph_cache import onnxruntime_is_installed
+
+    if backend == "mindspore":
+        return "MindSpore"
+    if device == "CPU" and onnxruntime_is_installed():
+        return "onnxruntime"
+    if backend == "auto":
+        return "MindSpore"
+    if device != "CPU":
+        raise InputError("--backend onnx: runs checkpoints on a CPU only; add --device cpu, or use --backend mindspore")
+    raise InputError("--backend onnx: onnxruntime is not installed; run: pip install onnxruntime")
 
 
 def _load_graph(path: Path, device: str, overrides: Sequence[str]) -> Backend:
@@ -94,9 +129,10 @@ def _load_graph(path: Path, device: str, overrides: Sequence[str]) -> Backend:
     if metadata.canvas and config.scales != (1.0,):
         raise InputError(
             f"{path}: accepts one input size, so evaluation.scales={list(config.scales)} is not possible; "
-            "use the checkpoint, a dynamic .mindir, or --scales 1"
+            "use the checkpoint, a graph exported with --dynamic, or --scales 1"
         )
-    return Backend(_GRAPH_LOADERS[path.suffix](path, device, metadata), config, path, metadata.canvas)
+    network = _GRAPH_LOADERS[path.suffix](path, device, metadata)
+    return Backend(network, config, path, _GRAPH_LIBRARIES[path.suffix], metadata.canvas)
 
 
 def checkpoint_network(checkpoint: Checkpoint) -> InferenceFunction:
@@ -143,6 +179,7 @@ def onnx_network(path: Path, device: str, metadata: GraphMetadata) -> InferenceF
         raise InputError("--device ascend: the installed onnxruntime has no CANN provider; install onnxruntime-cann")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = usable_cores()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base class but Exception
@@ -160,6 +197,9 @@ _GRAPH_LOADERS: dict[str, Callable[[Path, str, GraphMetadata], InferenceFunction
     ".onnx": onnx_network,
 }
 """Functions that load a graph, by file name extension."""
+
+_GRAPH_LIBRARIES: dict[str, Library] = {".mindir": "MindSpore", ".onnx": "onnxruntime"}
+_BACKEND_NAMES: dict[Library, BackendName] = {"MindSpore": "mindspore", "onnxruntime": "onnx"}
 
 
 def _pafs_and_heatmaps(outputs: Sequence[Any], metadata: GraphMetadata) -> tuple[Floats, Floats]:

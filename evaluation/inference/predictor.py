@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from evaluation.decoder.decode import DecodeConfig, decode
 from evaluation.decoder.person import Person
-from evaluation.inference.backends import load_backend
+from evaluation.inference.backends import BackendName, Library, load_backend
 from evaluation.inference.flip import flip_averaged
 from evaluation.inference.letterbox import (
     PADDING_GREY,
@@ -66,6 +66,7 @@ class Predictor:
         config: evaluation section of the recipe.
         source: file from which the network was loaded.
         fixed_canvas: (height, width) in px of the only canvas that the network accepts; None if it accepts any.
+        library: library that runs the network.
         decode_config: settings of the decoder.
         canvases: (height, width) in px of all canvases used so far; MindSpore compiles one graph for each.
     """
@@ -76,19 +77,23 @@ class Predictor:
         config: EvaluationConfig,
         source: Path | None = None,
         fixed_canvas: Size | None = None,
+        library: Library = "MindSpore",
     ) -> None:
         self.network = flip_averaged(network) if config.flip else network
         self.source = source
         self.config = config
         self.fixed_canvas = fixed_canvas
+        self.library = library
         self.decode_config = DecodeConfig(**config.decoder.model_dump())
         self.canvases: set[Size] = set()
 
     @classmethod
-    def load(cls, path: Path, device: str = "auto", overrides: Sequence[str] = ()) -> Predictor:
+    def load(
+        cls, path: Path, device: str = "auto", overrides: Sequence[str] = (), backend: BackendName = "auto"
+    ) -> Predictor:
         """Load a checkpoint or an exported graph. For arguments and errors see `load_backend`."""
-        backend = load_backend(path, device, overrides)
-        return cls(backend.network, backend.config, backend.source, backend.fixed_canvas)
+        loaded = load_backend(path, device, overrides, backend)
+        return cls(loaded.network, loaded.config, loaded.source, loaded.fixed_canvas, loaded.library)
 
     def predict_maps(self, images: Iterable[Image]) -> list[Maps]:
         """Return the maps of each image, in input order, cropped to the part of the grid that the image covers.

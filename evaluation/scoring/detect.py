@@ -14,6 +14,7 @@ from pipeline.sample import Size
 
 if TYPE_CHECKING:
     from evaluation.decoder.person import Person
+    from evaluation.inference.backends import Library
     from evaluation.inference.predictor import Predictor
 
 
@@ -32,6 +33,7 @@ class Detections:
         seconds: duration in seconds, including the compilation of graphs.
         source: path of the network.
         config: section `evaluation` of the configuration.
+        library: library that ran the network.
     """
 
     ground_truth: GroundTruth
@@ -40,6 +42,7 @@ class Detections:
     seconds: float
     source: str
     config: dict[str, Any]
+    library: Library
 
 
 def detect_people(
@@ -69,6 +72,7 @@ def detect_people(
         time.monotonic() - start,
         str(predictor.source),
         predictor.config.model_dump(mode="json"),
+        predictor.library,
     )
 
 
@@ -95,6 +99,7 @@ def merge_detections(parts: Sequence[Detections], seconds: float) -> Detections:
         seconds,
         parts[0].source,
         parts[0].config,
+        parts[0].library,
     )
 
 
@@ -124,8 +129,8 @@ def partition_by_work(sizes: Sequence[Size], processes: int) -> list[list[int]]:
     return [share for share in shares if share]
 
 
-def format_canvases(canvases: Iterable[Size]) -> str:
-    """Return one line with the number of compiled input sizes and the sizes."""
+def format_network(library: Library, canvases: Iterable[Size]) -> str:
+    """Return one line with the library that ran the network, and the number of input sizes and the sizes."""
     names = Counter(f"{width}x{height}" for height, width in sorted(canvases))
-    shapes = "1 network input shape" if len(names) == 1 else f"{len(names)} network input shapes"
-    return f"Compiled {shapes}: {', '.join(names)}"
+    shapes = "1 input shape" if len(names) == 1 else f"{len(names)} input shapes"
+    return f"Network run by {library} with {shapes}: {', '.join(names)}"

@@ -26,6 +26,7 @@ SIZES = [(64, 80), (70, 64), (128, 150), (300, 900), (900, 300), (20, 30)]
 OPTIONS = {
     "fixed.mindir": ("mindir", "--height", 128, "--width", 128),
     "any.mindir": ("mindir", "--dynamic"),
+    "any.onnx": ("onnx", "--dynamic"),
     "fixed.onnx": ("onnx", "--height", 128, "--width", 128),
     "stages.onnx": ("onnx", "--height", 128, "--width", 128, "--all-stages"),
 }
@@ -79,6 +80,7 @@ def test_export_writes_a_graph_and_its_metadata_and_no_other_file(graphs):
     assert described["evaluation"] == RECIPE.evaluation.model_dump(mode="json")
     assert GraphMetadata.load(graphs / "stages.onnx").outputs == ("pafs_1", "pafs", "heatmaps_1", "heatmaps")
     assert GraphMetadata.load(graphs / "any.mindir").canvas is None
+    assert GraphMetadata.load(graphs / "any.onnx").canvas is None
 
 
 @pytest.mark.parametrize("name", ["fixed.onnx", "stages.onnx"])
@@ -91,15 +93,27 @@ def test_onnx_graph_has_named_outputs(graphs, name):
     assert (image.name, image.shape) == ("image", [2, 128, 128, 3])
 
 
+def test_dynamic_onnx_graph_declares_dynamic_shapes(graphs):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graphs / "any.onnx", providers=["CPUExecutionProvider"])
+    assert [value.shape for value in session.get_inputs()] == [["batch", "height", "width", 3]]
+    assert [value.shape for value in session.get_outputs()] == [
+        ["batch", 2 * len(LIMBS), "map_height", "map_width"],
+        ["batch", len(KEYPOINTS) + 1, "map_height", "map_width"],
+    ]
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_graph_outputs_the_maps_of_its_checkpoint(name, graphs, checkpoint):
-    graph, original = Predictor.load(graphs / name, "cpu"), Predictor.load(checkpoint, "cpu")
+    graph = Predictor.load(graphs / name, "cpu")
+    original = Predictor.load(checkpoint, "cpu", backend="mindspore")
     assert graph.config == original.config
     if graph.fixed_canvas:
         original.fixed_canvas = graph.fixed_canvas
     found, expected = graph.predict_maps(images()), original.predict_maps(images())
     assert graph.canvases == original.canvases
-    assert (graph.canvases == {(128, 128)}) == (name != "any.mindir")
+    assert (graph.canvases == {(128, 128)}) == (not name.startswith("any"))
     for one, other in zip(found, expected, strict=True):
         assert one.heatmaps.dtype == one.pafs.dtype == np.float32
         assert np.abs(one.heatmaps - other.heatmaps).max() < 1e-4
@@ -120,7 +134,8 @@ def test_evaluation_and_export_use_averaged_weights(checkpoint, tmp_path):
     state = [*OpenPose(RECIPE.model).get_parameters()]
     state += [ms.Parameter(tensor, name=f"ema.{name}") for name, tensor in average.items()]
     path = save_checkpoint(tmp_path / "run", state, RECIPE, TrainingPosition(9, 1, "", 1), keep=1)
-    found, expected = (Predictor.load(each, "cpu").predict_maps(images()[:1])[0] for each in (path, checkpoint))
+    predictors = (Predictor.load(each, "cpu", backend="mindspore") for each in (path, checkpoint))
+    found, expected = (predictor.predict_maps(images()[:1])[0] for predictor in predictors)
     assert np.array_equal(found.heatmaps, expected.heatmaps)
     assert np.array_equal(found.pafs, expected.pafs)
     result = export(path, "onnx", "--height", 64, "--width", 64, "--out", tmp_path / "graph.onnx")
@@ -137,7 +152,8 @@ def test_several_scales_need_a_graph_with_dynamic_shape(graphs, checkpoint):
         with pytest.raises(InputError, match=r"scales=\[0.5, 1.0, 1.5\].*--scales 1"):
             Predictor.load(graphs / name, "cpu", scales)
     found = Predictor.load(graphs / "any.mindir", "cpu", scales).predict_maps(images()[:3])
-    for one, other in zip(found, Predictor.load(checkpoint, "cpu", scales).predict_maps(images()[:3]), strict=True):
+    expected = Predictor.load(checkpoint, "cpu", scales, "mindspore").predict_maps(images()[:3])
+    for one, other in zip(found, expected, strict=True):
         assert np.abs(one.heatmaps - other.heatmaps).max() < 1e-4
 
 
@@ -219,7 +235,7 @@ def test_input_shape_follows_from_the_recipe():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("onnx", "--dynamic"), "--format mindir"),
+        (("air", "--dynamic"), "--format mindir or --format onnx"),
         (("air",), "on Ascend only"),
         (("onnx", "--height", 100), "--height 100: expected a multiple of 8"),
         (("onnx", "--width", 0), "--width 0: expected a multiple of 8 from 8 to 8192"),
@@ -247,6 +263,65 @@ def test_export_writes_beside_the_checkpoint_by_default(checkpoint, tmp_path):
     assert export(run, "onnx", "--batch", 3).exit_code == 0, "an earlier graph is replaced"
     assert GraphMetadata.load(run / "checkpoints" / "step-0000009.onnx").batch == 3
     assert Predictor.load(run, "cpu").source.suffix == ".ckpt"
+
+
+def cached_graphs(run):
+    return sorted(path.parent.name for path in (run / "checkpoints" / "onnx").glob("*/network.onnx"))
+
+
+def test_checkpoint_runs_with_onnxruntime_on_cpu_and_its_graph_is_made_once(checkpoint, tmp_path):
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    expected = Predictor.load(run, "cpu", backend="mindspore")
+    assert (expected.library, cached_graphs(run)) == ("MindSpore", [])
+    found = Predictor.load(run, "cpu")
+    assert (found.library, found.source, found.config) == ("onnxruntime", expected.source, expected.config)
+    for one, other in zip(found.predict_maps(images()), expected.predict_maps(images()), strict=True):
+        assert np.abs(one.heatmaps - other.heatmaps).max() < 1e-4
+        assert np.abs(one.pafs - other.pafs).max() < 1e-4
+    (name,) = cached_graphs(run)
+    made = (run / "checkpoints" / "onnx" / name / "network.onnx").stat().st_mtime_ns
+    assert Predictor.load(run, "cpu", ["evaluation.size=96"], "onnx").config.size == 96
+    assert (run / "checkpoints" / "onnx" / name / "network.onnx").stat().st_mtime_ns == made
+
+
+def test_graph_of_a_replaced_checkpoint_is_replaced(checkpoint, tmp_path):
+    import mindspore as ms
+
+    from training.checkpoint.checkpoint import TrainingPosition, save_checkpoint
+    from training.network.openpose import OpenPose
+
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    first = Predictor.load(run, "cpu").predict_maps(images()[:1])[0]
+    before = cached_graphs(run)
+    ms.set_seed(7)
+    save_checkpoint(run, OpenPose(RECIPE.model).get_parameters(), RECIPE, TrainingPosition(9, 1, "", 1), keep=1)
+    second = Predictor.load(run, "cpu").predict_maps(images()[:1])[0]
+    assert np.abs(first.heatmaps - second.heatmaps).max() > 1e-3
+    assert len(cached_graphs(run)) == 1
+    assert cached_graphs(run) != before
+    assert not list((run / "checkpoints" / "onnx").glob(".*"))
+
+
+def test_damaged_graph_in_the_cache_is_exported_again(checkpoint, tmp_path):
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    expected = Predictor.load(run, "cpu").predict_maps(images()[:1])[0]
+    (graph,) = (run / "checkpoints" / "onnx").glob("*/network.onnx")
+    graph.write_bytes(graph.read_bytes()[:-9])
+    found = Predictor.load(run, "cpu").predict_maps(images()[:1])[0]
+    assert np.array_equal(found.heatmaps, expected.heatmaps)
+
+
+def test_folder_that_cannot_be_written_is_no_obstacle(checkpoint, tmp_path):
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    (run / "checkpoints" / "onnx").write_text("a file where the cache would be")
+    assert Predictor.load(run, "cpu").library == "onnxruntime"
+
+
+def test_backend_that_cannot_run_the_file_is_an_error(graphs):
+    with pytest.raises(InputError, match=r"--backend mindspore: .*fixed.onnx runs with onnxruntime"):
+        Predictor.load(graphs / "fixed.onnx", "cpu", backend="mindspore")
+    with pytest.raises(InputError, match=r"--backend onnx: .*any.mindir runs with MindSpore"):
+        Predictor.load(graphs / "any.mindir", "cpu", backend="onnx")
 
 
 def test_benchmark_measures_every_back_end(checkpoint):

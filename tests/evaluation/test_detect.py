@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evaluation.inference.letterbox import choose_letterbox
 from evaluation.scoring.datasets import CocoDataset
-from evaluation.scoring.detect import Detections, format_canvases, merge_detections, partition_by_work
+from evaluation.scoring.detect import Detections, format_network, merge_detections, partition_by_work
 from evaluation.scoring.worker_processes import VISIBLE_DEVICES, WorkerError, detect_in_processes, visible_device
 from pipeline.errors import InputError
 from tests.support import coco_folder
@@ -53,7 +53,13 @@ def test_shares_have_equal_work_and_few_canvases():
 
 def detections(ground_truth, canvases):
     return Detections(
-        ground_truth, {image_id: [] for image_id in ground_truth}, frozenset(canvases), 3.0, "net", {"size": 64}
+        ground_truth,
+        {image_id: [] for image_id in ground_truth},
+        frozenset(canvases),
+        3.0,
+        "net",
+        {"size": 64},
+        "MindSpore",
     )
 
 
@@ -61,7 +67,9 @@ def test_detections_are_merged_by_image_id():
     whole = merge_detections([detections({5: (), 9: ()}, [(64, 64)]), detections({7: ()}, [(64, 64), (64, 128)])], 4.0)
     assert list(whole.ground_truth) == list(whole.people) == [5, 7, 9]
     assert (whole.canvases, whole.seconds, whole.source) == ({(64, 64), (64, 128)}, 4.0, "net")
-    assert format_canvases(whole.canvases) == "Compiled 2 network input shapes: 64x64, 128x64"
+    assert format_network(whole.library, whole.canvases) == (
+        "Network run by MindSpore with 2 input shapes: 64x64, 128x64"
+    )
     with pytest.raises(InputError, match="image id 5 occurs twice"):
         merge_detections([detections({5: ()}, []), detections({5: ()}, [])], 4.0)
 

@@ -201,7 +201,7 @@ def test_command_writes_all_outputs(made, tmp_path):
     assert len(list((out / "pictures").glob("found-*.jpg"))) == 5
     assert sorted(path.name for path in out.iterdir()) == ["eval.json", "pictures", "report", "results.json"]
     lines = result.stdout.splitlines()
-    assert lines[0] == "Compiled 1 network input shape: 128x64"
+    assert lines[0] == "Network run by onnxruntime with 1 input shape: 128x64"
     assert lines[1].split() == ["pictures", "people", *AP_KEYS]
     assert tuple(line.split("  ")[0] for line in lines[2:4]) == PROTOCOLS
     assert [line.split(": ")[0] for line in lines[4:]] == [
@@ -213,7 +213,7 @@ def test_command_writes_all_outputs(made, tmp_path):
 
 
 def test_command_writes_only_requested_outputs(made, tmp_path):
-    checkpoint = next((made / "run" / "checkpoints").iterdir())
+    checkpoint = next((made / "run" / "checkpoints").glob("*.ckpt"))
     numbers = tmp_path / "deep" / "numbers.json"
     options = ["--limit", 3, "--json", numbers, "--set", "evaluation.size=128", "--scales", "1,0.5", "--flip"]
     result = call("--ckpt", checkpoint, "--shards", made / "shards", *options, "--device", "cpu")

@@ -221,6 +221,8 @@ def test_preparing_removes_later_steps(tmp_path):
     folder = tmp_path / "checkpoints"
     (folder / ".step-0000008.ckpt").write_bytes(b"half")
     (folder / ".step-0000008.tmp").write_bytes(b"half")
+    (folder / ".step-0000006.onnx.abc").mkdir()
+    (folder / ".step-0000006.onnx.abc" / "step-0000006.onnx").write_bytes(b"half")
     lines = [json.dumps({"step": step, "loss": 0.5}) + "\n" for step in (2, 4, 5, 6)]
     (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 7, "lo')
     prepare_run_folder(tmp_path, tiny.recipe(), done=4)

@@ -5,7 +5,7 @@ config.yaml
 run.json
     Versions, command and machines of every session, see `training.loop.run_info`.
 checkpoints/
-    The newest checkpoints, and best.ckpt.
+    The newest checkpoints, and best.ckpt; in onnx/ the graphs that evaluations on a CPU made of them.
 tensorboard/
     Event files.
 logs/
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,7 +89,10 @@ def prepare_run_folder(run: Path, config: Config, done: int) -> None:
     """Create the folder of a run that starts after step `done`, and remove everything that belongs to later steps."""
     run.mkdir(parents=True, exist_ok=True)
     for temporary in (run / "checkpoints").glob(".*"):
-        temporary.unlink()
+        if temporary.is_dir():  # of an export that was killed
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink()
     for path in list_checkpoints(run):
         if path > checkpoint_path(run, done):
             path.replace(path.with_name(f"{path.name}.damaged"))

@@ -77,7 +77,7 @@ def choose_input_shape(
     if evaluation.scales != (1.0,):
         raise InputError(
             f"evaluation.scales={list(evaluation.scales)}: a graph with a fixed input size supports one scale only; "
-            'add --set "evaluation.scales=[1]", or export with --format mindir --dynamic'
+            'add --set "evaluation.scales=[1]", or export with --dynamic'
         )
     height = _round_up_to_stride(evaluation.size) if height is None else height
     width = _round_up_to_stride(evaluation.size * DEFAULT_ASPECT_RATIO) if width is None else width
@@ -117,7 +117,7 @@ def export_checkpoint(
         InputError: the file cannot be written, or the maps of the graph differ from those of the checkpoint.
     """
     from pipeline.system.files import set_default_permissions
-    from training.graphs.onnx_names import rename_onnx_outputs
+    from training.graphs.onnx_file import edit_onnx
 
     network = checkpoint_network(checkpoint, all_stages=all_stages)
     try:
@@ -129,7 +129,8 @@ def export_checkpoint(
         unfinished = folder / out.name
         write_graph(network, unfinished, file_format, shape)
         if file_format == "onnx":
-            rename_onnx_outputs(unfinished, output_names(checkpoint.config.model, all_stages=all_stages))
+            names = output_names(checkpoint.config.model, all_stages=all_stages)
+            edit_onnx(unfinished, names, dynamic=shape.batch is None)
         difference = compare_outputs(network, unfinished, file_format, shape)
         set_default_permissions(unfinished)
         metadata = make_metadata(checkpoint, unfinished, shape, evaluation, all_stages=all_stages)
@@ -166,14 +167,16 @@ def output_names(model: ModelConfig, *, all_stages: bool) -> tuple[str, ...]:
 
 
 def write_graph(network: nn.Cell, path: Path, file_format: str, shape: InputShape) -> None:
-    """Write the graph of a network with MindSpore."""
+    """Write the graph of a network with MindSpore. An ONNX graph always has a fixed shape, see `onnx_file`."""
     import mindspore as ms
     import numpy as np
 
-    if shape.batch is None:
+    if shape.batch is None and file_format != "onnx":
         images = ms.Tensor(shape=(None, None, None, 3), dtype=ms.uint8)
     else:
-        images = ms.Tensor(np.zeros(shape.example, dtype=np.uint8))
+        # not the shape of the comparison, which then shows that a dynamic graph accepts another one
+        shown = shape.example if shape.batch else (1, 8 * STRIDE, 8 * STRIDE, 3)
+        images = ms.Tensor(np.zeros(shown, dtype=np.uint8))
     ms.export(network, images, file_name=str(path), file_format=file_format.upper())
 
 
