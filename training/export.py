@@ -54,7 +54,7 @@ def main(
     silence_mindspore()
     from training.checkpoint.checkpoint import load_checkpoint
     from training.checkpoint.run_folder import find_checkpoint
-    from training.distributed.world import init_world, make_debug_folder
+    from training.distributed.world import init_world
     from training.graphs.metadata import SUFFIXES
     from training.recipes import override_evaluation
 
@@ -64,7 +64,7 @@ def main(
         )
     if out and (out.suffix != SUFFIXES[file_format] or out.is_dir()):
         raise InputError(f"--out {out}: expected a file name that ends in {SUFFIXES[file_format]}")
-    world = init_world(device, debug_folder=make_debug_folder())
+    world = init_world(device)
     if file_format == "air" and world.device != "Ascend":
         raise InputError(
             "--format air: MindSpore exports AIR on Ascend only, this device is CPU; use --format onnx or mindir"

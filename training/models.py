@@ -171,9 +171,9 @@ def main(measure: bool, rounds: int, as_json: bool, device: str) -> None:
     from pipeline.system.log_filters import silence_mindspore
 
     silence_mindspore()
-    from training.distributed.world import init_world, make_debug_folder
+    from training.distributed.world import init_world
 
-    init_world(device, debug_folder=make_debug_folder())
+    init_world(device)
     models = summarize_models(rounds if measure else 0)
     click.echo(json.dumps([asdict(model) for model in models], indent=1) if as_json else format_table(models))
 

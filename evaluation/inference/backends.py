@@ -85,11 +85,11 @@ def _load_checkpoint(path: Path, device: str, overrides: Sequence[str], backend:
 
     _require_mindspore(path)
     from training.checkpoint.checkpoint import load_checkpoint
-    from training.distributed.world import init_world, make_debug_folder
+    from training.distributed.world import init_world
     from training.graphs.graph_cache import cached_graph
     from training.recipes import override_evaluation
 
-    world = init_world(device, debug_folder=make_debug_folder())
+    world = init_world(device)
     checkpoint_file = find_checkpoint(path)
     if _choose_library(backend, world.device) == "onnxruntime":
         graph = _load_graph(cached_graph(checkpoint_file), "cpu", overrides)
@@ -151,9 +151,9 @@ def mindir_network(path: Path, device: str, metadata: GraphMetadata) -> Inferenc
     _require_mindspore(path)
     import mindspore as ms
 
-    from training.distributed.world import init_world, make_debug_folder
+    from training.distributed.world import init_world
 
-    init_world(device, debug_folder=make_debug_folder())
+    init_world(device)
     try:
         graph = ms.nn.GraphCell(ms.load(str(path)))
     except (RuntimeError, ValueError, TypeError) as error:

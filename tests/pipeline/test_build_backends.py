@@ -49,9 +49,10 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _dask(*arguments: object, cwd: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
+def _dask(*arguments: object, scratch: Path, cwd: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "dask", *map(str, arguments), "--no-dashboard"]
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "DASK_TEMPORARY_DIRECTORY": str(scratch)}  # else the scheduler's is left in /tmp
+    process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:
@@ -65,9 +66,11 @@ def _cluster(folder: Path, workers: int, cwd: Path = ROOT) -> Iterator[tuple[str
     address = f"127.0.0.1:{_free_port()}"
     host, port = address.split(":")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_dask("scheduler", "--host", host, "--port", port))
-        options = ("--nworkers", 1, "--nthreads", 1, "--local-directory", folder)
-        nannies = [stack.enter_context(_dask("worker", address, *options, cwd=cwd)) for _ in range(workers)]
+        stack.enter_context(_dask("scheduler", "--host", host, "--port", port, scratch=folder))
+        options = ("--nworkers", 1, "--nthreads", 1)
+        nannies = [
+            stack.enter_context(_dask("worker", address, *options, scratch=folder, cwd=cwd)) for _ in range(workers)
+        ]
         _wait_for(address, workers)
         yield address, nannies
 

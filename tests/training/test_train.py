@@ -54,7 +54,7 @@ def test_metrics_hold_every_step(tiny_run):
 
 
 def test_files_of_a_finished_run(tiny_run):
-    left = {path.name for path in tiny_run.iterdir()} - {"debug"}  # removed when the process exits
+    left = {path.name for path in tiny_run.iterdir()}
     assert left == {"checkpoints", "config.yaml", "metrics.jsonl", "run.json", "tensorboard"}
     assert [path.name for path in list_checkpoints(tiny_run)] == ["step-0000040.ckpt", "step-0000048.ckpt"]
     assert load_config(tiny_run / "config.yaml") == tiny.recipe()

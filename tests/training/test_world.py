@@ -78,3 +78,43 @@ def test_two_processes_gather_bytes_and_compute_equal_maps(tmp_path):
     for rank, log in enumerate(logs):
         assert f"rank {rank} of 2 agrees" in log, log[-3000:]
     assert not list(tmp_path.glob(".barrier-*"))
+
+
+_FAILED_COMPILATION = """
+from training.distributed.world import init_world
+
+init_world("cpu")
+import mindspore as ms
+from mindspore import nn, ops
+
+
+class Cell(nn.Cell):
+    def construct(self, x):
+        return ops.matmul(x, x)
+
+
+try:
+    Cell()(ms.Tensor([[1.0, 2.0, 3.0]]))
+except RuntimeError:
+    print("not compiled")
+"""
+
+
+def test_graphs_of_failed_compilations_go_to_the_users_cache(tmp_path):
+    """Neither the working directory nor the system's temporary folder receives files, at success nor at failure."""
+    for name in ("work", "cache", "tmp"):
+        (tmp_path / name).mkdir()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
+    script = tmp_path / "script.py"  # MindSpore compiles source text, which it finds in a file only
+    script.write_text(_FAILED_COMPILATION)
+    command = [sys.executable, str(script)]
+    result = subprocess.run(command, cwd=tmp_path / "work", env=environment, capture_output=True, text=True, check=True)
+    assert "not compiled" in result.stdout
+    assert not list((tmp_path / "work").iterdir())
+    assert not list((tmp_path / "tmp").iterdir())
+    assert list((tmp_path / "cache" / "openpose-mindspore").rglob("analyze_fail.ir"))

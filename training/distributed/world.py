@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +53,13 @@ class World:
         return gathered[: len(values)]
 
 
-def init_world(device: str, debug_folder: Path) -> World:
+def init_world(device: str, debug_folder: Path | None = None) -> World:
     """Select the device and connect to the other processes. Call it before creating any tensor.
 
     Args:
         device: `auto` (Ascend if MindSpore can load it, else CPU), `cpu` or `ascend`.
-        debug_folder: folder for the graphs that MindSpore dumps when compilation fails; without it they would go to
-            the working directory. The folder is removed at exit if it is empty.
+        debug_folder: folder for the graphs that MindSpore dumps when compilation fails, created only then; None for a
+            folder in the user's cache. Without it they would go to the working directory.
 
     Raises:
         InputError: the requested device is not available, or not all processes connected.
@@ -73,8 +69,8 @@ def init_world(device: str, debug_folder: Path) -> World:
         raise InputError("--device ascend: MindSpore finds no Ascend device; install CANN, or use --device cpu")
     target = "Ascend" if ascend and device != "cpu" else "CPU"
     _set_device(target)
-    ms.set_context(mode=ms.GRAPH_MODE, save_graphs_path=str(debug_folder))
-    atexit.register(_remove_if_empty, debug_folder)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    os.environ["MS_OM_PATH"] = str((debug_folder or _user_debug_folder()).resolve())
     if not launched_by_msrun():
         return World(target)
     _init_communication()
@@ -99,11 +95,8 @@ def _init_communication() -> None:
         ) from error
 
 
-def make_debug_folder() -> Path:
-    """Return a temporary `debug_folder` for `init_world`, for commands without a run folder; it is removed at exit."""
-    folder = Path(tempfile.mkdtemp(prefix="openpose-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+def _user_debug_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openpose-mindspore"
 
 
 def _set_device(target: str) -> None:
@@ -114,8 +107,3 @@ def _set_device(target: str) -> None:
     except RuntimeError:
         if current != target:
             raise
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
