@@ -1,8 +1,10 @@
-"""Command-line options shared by `evaluation.evaluate` and `evaluation.predict`. Only click is imported."""
+"""Command-line options shared by the commands of `evaluation`. Only click is imported before a command runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -49,3 +51,58 @@ def recipe_overrides(overrides: Sequence[str], scales: Sequence[float] | None, f
     if flip is not None:
         added.append(f"evaluation.flip={str(flip).lower()}")
     return (*overrides, *added)
+
+
+_GAIN = click.FloatRange(0, 10)
+_PERTURBATION_OPTIONS = (
+    click.option("--peak-gain", type=_GAIN, default=1.0, help="Factor on the heatmaps of the keypoints.  [default: 1]"),
+    click.option("--field-gain", type=_GAIN, default=1.0, help="Factor on the part affinity fields.  [default: 1]"),
+    click.option("--blur", type=click.FloatRange(0, 10), default=0.0, help="Standard deviation of the blur, in cells."),
+    click.option(
+        "--floor",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        help="Value of the heatmaps where they would be 0; 1 stays 1.",
+    ),
+    click.option(
+        "--noise",
+        type=click.FloatRange(0, 10),
+        default=0.0,
+        help="Standard deviation of white noise, in units of the maps, where a peak is 1 high.",
+    ),
+    click.option(
+        "--levels",
+        type=click.IntRange(2, 65536),
+        default=None,
+        help="Quantise to this number of values in 0..1 (heatmaps) and -1..1 (fields); 256 for 8-bit integers.",
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the noise."),
+)
+
+
+def perturbation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that perturb maps, in the order in which they are applied.
+
+    The command receives them as one argument `perturbation`, an `evaluation.saved_maps.perturbation.Perturbation`.
+    """
+
+    @functools.wraps(command)
+    def wrapper(
+        *args: Any,
+        peak_gain: float,
+        field_gain: float,
+        blur: float,
+        floor: float,
+        noise: float,
+        levels: int | None,
+        seed: int,
+        **other_options: Any,
+    ) -> Any:
+        from evaluation.saved_maps.perturbation import Perturbation
+
+        perturbation = Perturbation(peak_gain, field_gain, blur, floor, noise, levels or 0, seed)
+        return command(*args, perturbation=perturbation, **other_options)
+
+    for option in reversed(_PERTURBATION_OPTIONS):
+        option(wrapper)
+    return wrapper

@@ -1,21 +1,29 @@
-"""Measure how much AP the decoder loses on exact target maps, and why: python -m evaluation.oracle --help."""
+"""Measure the decoder without a network, on exact target maps or on saved maps: python -m evaluation.oracle --help."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from evaluation.evaluate import open_dataset
-from pipeline.errors import reports_input_errors
+from evaluation.options import perturbation_options
+from pipeline.errors import InputError, reports_input_errors
 
 if TYPE_CHECKING:
     from evaluation.decoder.decode import DecodeConfig
+    from evaluation.decoder_bench.compare import Comparison
+    from evaluation.saved_maps.folder import SavedMaps
+    from evaluation.saved_maps.perturbation import Perturbation
+    from evaluation.scoring.datasets import EvaluationDataset
     from evaluation.scoring.ground_truth import GroundTruth
     from evaluation.scoring.oracle_ablation import AblationStep, OracleImage
+
+Item = TypeVar("Item")
 
 _PATH = click.Path(path_type=Path)
 
@@ -28,7 +36,8 @@ PEOPLE_PER_IMAGE: dict[str, tuple[int, int]] = {
 }
 """Groups of images: minimum and maximum number of people with keypoints."""
 
-COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
+DEFAULT_SIZE = 368
+"""Shorter side in px of images whose exact target maps are rendered."""
 
 
 def run_ablation(images: Iterable[OracleImage], ground_truth: GroundTruth, config: DecodeConfig) -> dict[str, Any]:
@@ -88,12 +97,12 @@ def _score_groups(ground_truth: GroundTruth, results: list[dict[str, Any]]) -> d
 
 def format_groups(groups: Mapping[str, Mapping[str, float]]) -> str:
     """Format a table with a row for each group; `-` stands for an undefined number."""
+    from evaluation.scoring.metrics import SHORT_AP_KEYS, format_short_row
+
     header = f"{'people per image':16}  {'images':>6}  {'people':>6}"
-    lines = [header + "".join(f"  {name:>5}" for name in COLUMNS)]
+    lines = [header + "".join(f"  {name:>5}" for name in SHORT_AP_KEYS)]
     for name, group in groups.items():
-        cells = [f"{group[key]:.3f}" if group[key] >= 0 else "-" for key in COLUMNS]
-        counts = f"{name:16}  {group['images']:6}  {group['people']:6}"
-        lines.append(counts + "".join(f"  {cell:>5}" for cell in cells))
+        lines.append(f"{name:16}  {group['images']:6}  {group['people']:6}" + format_short_row(group))
     return "\n".join(lines)
 
 
@@ -108,11 +117,10 @@ def format_steps(steps: Mapping[str, Mapping[str, float]]) -> str:
 @click.option("--shards", type=_PATH, help="Ground truth: a dataset written by pipeline.shards.")
 @click.option("--coco", type=_PATH, help="Ground truth: a COCO folder, instead of --shards; images are not needed.")
 @click.option("--split", default="val2017", show_default=True, help="Split of the COCO folder.")
-@click.option("--size", type=click.IntRange(64, 2048), default=368, show_default=True, help="Shorter side in px.")
+@click.option("--maps", "folder", type=_PATH, help="Decode these maps, of any network, instead of exact target maps.")
+@click.option("--size", type=click.IntRange(64, 2048), help="Shorter side in px of exact maps.  [default: 368]")
 @click.option("--limit", type=click.IntRange(1), help="Use only the first images of the dataset.")
-@click.option("--noise", type=click.FloatRange(0, 10), default=0.0, help="Standard deviation of noise on the maps.")
-@click.option("--blur", type=click.FloatRange(0, 10), default=0.0, help="Standard deviation of the blur, in cells.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the noise.")
+@perturbation_options
 @click.option("--json", "json_file", type=_PATH, help="Write the numbers to this file.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Example: evaluation.decoder.gap=0.")
 @reports_input_errors
@@ -120,49 +128,117 @@ def main(
     shards: Path | None,
     coco: Path | None,
     split: str,
-    size: int,
+    folder: Path | None,
+    size: int | None,
     limit: int | None,
-    noise: float,
-    blur: float,
-    seed: int,
+    perturbation: Perturbation,
     json_file: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Render exact target maps from annotations, decode them, and print COCO AP and where it is lost.
+    """Measure the decoder without a network, on exact target maps or on saved maps.
 
-    No network is needed. The first table groups images by their number of people. The second table is an ablation: it
-    starts with the ground truth and adds one limitation of the decoder in each row.
+    Exact target maps are rendered from the annotations; an ablation then starts with the ground truth and adds one
+    limitation of the decoder in each row. With --maps, the images are those whose maps are in the folder, in files
+    such as 000000000790.npz for image 790. evaluation.evaluate --save-maps writes them. A file of another program has
+    `maps` (h, w, 57): 19 heatmaps, then 38 fields, in CMU's channel order, at 8 px a cell; `picture_hw`, the size of
+    the image; and `input_hw`, the size to which the image was resized.
+
+    A table shows AP and the duration of decoding an image for the default settings and, if given, for those of --set.
     """
-    from tqdm import tqdm
-
-    from evaluation.decoder.decode import DecodeConfig
-    from evaluation.scoring.oracle_ablation import Perturbation, load_oracle_images
-    from training.config import Config
-    from training.recipes import override_config
-
-    config = DecodeConfig(**override_config(Config(), overrides).evaluation.decoder.model_dump())
+    settings = _decoder_settings(overrides)
     dataset = open_dataset(shards, coco, split)
-    number = min(limit or len(dataset), len(dataset))
-    ground_truth = dict(list(dataset.ground_truth().items())[:number])
-    images = load_oracle_images(dataset, number, size, Perturbation(noise, blur, seed))
-    with tqdm(images, total=number, unit="image", desc="decode", disable=None) as progress:
-        numbers = run_ablation(progress, ground_truth, config)
+    if folder is None:
+        numbers = _measure_exact_maps(dataset, limit, size or DEFAULT_SIZE, perturbation, settings)
+    elif size is None:
+        numbers = _measure_saved_maps(dataset, folder, limit, perturbation, settings)
+    else:
+        raise InputError(f"--size {size}: is for exact maps; those in {folder} have their size already")
+    if json_file:
+        _write_json(json_file, {**asdict(perturbation), **numbers})
+
+
+def _decoder_settings(overrides: tuple[str, ...]) -> dict[str, DecodeConfig]:
+    """Return the default settings of the decoder and, if there are overrides, those with overrides."""
+    from evaluation.decoder.decode import DecodeConfig
+    from training.config import Config
+    from training.recipes import override_evaluation
+
+    changed = DecodeConfig(**override_evaluation(Config(), overrides).decoder.model_dump())
+    return {"defaults": DecodeConfig()} | ({"--set": changed} if overrides else {})
+
+
+def _measure_exact_maps(
+    dataset: EvaluationDataset,
+    limit: int | None,
+    size: int,
+    perturbation: Perturbation,
+    settings: Mapping[str, DecodeConfig],
+) -> dict[str, Any]:
+    """Print the tables for exact target maps; return their numbers."""
+    from evaluation.saved_maps.folder import SavedMaps
+    from evaluation.scoring.oracle_ablation import load_oracle_images
+
+    ground_truth = dict(list(dataset.ground_truth().items())[:limit])
+    number = len(ground_truth)
+    images = load_oracle_images(dataset, number, size, perturbation)
+    numbers = run_ablation(_with_progress(images, number, "ablation"), ground_truth, list(settings.values())[-1])
     click.echo(format_groups(numbers["groups"]))
     click.echo()
     click.echo(format_steps({**numbers["causes"], **numbers["besides"]}))
-    if json_file:
-        _write_json(json_file, {"size": size, "noise": noise, "blur": blur, "seed": seed, **numbers})
+    click.echo()
+    images = load_oracle_images(dataset, number, size, perturbation)
+    maps = (SavedMaps(image.image_id, image.maps, image.letterbox) for image in images)
+    return {"size": size, **numbers, **_compare(maps, ground_truth, perturbation, settings).to_json()}
+
+
+def _measure_saved_maps(
+    dataset: EvaluationDataset,
+    folder: Path,
+    limit: int | None,
+    perturbation: Perturbation,
+    settings: Mapping[str, DecodeConfig],
+) -> dict[str, Any]:
+    """Print the tables for saved maps; return their numbers."""
+    from evaluation.decoder_bench.saved_images import open_saved_images
+
+    images = open_saved_images(folder, dataset, limit)
+    click.echo(images.describe())
+    comparison = _compare(images, images.ground_truth, perturbation, settings)
+    groups = _score_groups(images.ground_truth, comparison.results)
+    click.echo()
+    click.echo(format_groups(groups))
+    return {"maps": str(folder), "groups": groups, **comparison.to_json()}
+
+
+def _compare(
+    maps: Iterable[SavedMaps],
+    ground_truth: GroundTruth,
+    perturbation: Perturbation,
+    settings: Mapping[str, DecodeConfig],
+) -> Comparison:
+    """Decode the maps with all settings and print the scores."""
+    from evaluation.decoder_bench.compare import compare_settings, format_comparison
+
+    progress = _with_progress(maps, len(ground_truth), "decode")
+    comparison = compare_settings(progress, ground_truth, settings, perturbation)
+    click.echo(format_comparison(comparison))
+    return comparison
+
+
+def _with_progress(items: Iterable[Item], total: int, name: str) -> Iterable[Item]:
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, unit="image", desc=name, disable=None)
 
 
 def _write_json(path: Path, numbers: dict[str, Any]) -> None:
-    from pipeline.errors import InputError
     from pipeline.system.files import write_atomically
 
     try:
         write_atomically(path, json.dumps(numbers, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    click.echo(f"{path}: the numbers of both tables")
+    click.echo(f"{path}: the numbers of all tables")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ from pipeline.skeleton import COCO_KEYPOINTS
 AP_KEYS: tuple[str, ...] = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """The ten numbers of COCO's keypoint evaluation, in pycocotools' order. M and L: areas of 32^2..96^2 and > 96^2 px."""
 
+SHORT_AP_KEYS: tuple[str, ...] = ("AP", "AP50", "AP75", "APM", "APL", "AR")
+"""Columns of tables with other columns beside COCO's numbers."""
+
 ALL_PICTURES, WITH_PEOPLE = "all pictures", "pictures with people"
 PROTOCOLS: tuple[str, ...] = (ALL_PICTURES, WITH_PEOPLE)
 """Names of the protocols, which differ in the images that are evaluated.
@@ -101,6 +104,11 @@ def evaluate_protocols(
         ALL_PICTURES: ProtocolScores(len(ground_truth), people, scores_all),
         WITH_PEOPLE: ProtocolScores(len(image_ids_with_people), people, scores_with_people),
     }
+
+
+def format_short_row(ap: Mapping[str, float]) -> str:
+    """Return the numbers of SHORT_AP_KEYS as right-aligned cells; `-` stands for an undefined number."""
+    return "".join(f"  {f'{ap[key]:.3f}' if ap[key] >= 0 else '-':>5}" for key in SHORT_AP_KEYS)
 
 
 def format_table(protocols: Mapping[str, ProtocolScores]) -> str:

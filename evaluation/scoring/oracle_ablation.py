@@ -19,6 +19,7 @@ from evaluation.decoder.decode import DecodeConfig, assemble_people, decode
 from evaluation.decoder.peaks import Peaks, find_peaks
 from evaluation.decoder.person import Person
 from evaluation.inference.letterbox import Letterbox, choose_letterbox, crop_maps
+from evaluation.saved_maps.perturbation import Perturbation
 from evaluation.scoring.datasets import EvaluationDataset
 from evaluation.scoring.ground_truth import annotated_keypoints
 from pipeline.annotations.coco import PersonFilter
@@ -30,35 +31,6 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Perturbation:
-    """Blur and noise that are applied to exact target maps.
-
-    Attributes:
-        noise: standard deviation of the Gaussian noise that is added to every value.
-        blur: standard deviation, in cells, of the Gaussian blur that is applied before the noise.
-        seed: random seed; the noise depends on it and on the image id.
-    """
-
-    noise: float = 0.0
-    blur: float = 0.0
-    seed: int = 0
-
-    def apply(self, maps: Maps, image_id: int) -> Maps:
-        """Return the perturbed maps; the noise of an image does not depend on its position in the dataset."""
-        rng = np.random.default_rng((self.seed, image_id))
-        return Maps(self._perturb(maps.heatmaps, rng), self._perturb(maps.pafs, rng), maps.stride)
-
-    def _perturb(self, channels: Floats, rng: np.random.Generator) -> Floats:
-        if self.blur:
-            import cv2
-
-            channels = np.stack([cv2.GaussianBlur(channel, (0, 0), self.blur) for channel in channels])
-        if self.noise:
-            channels = channels + rng.normal(0, self.noise, channels.shape).astype(np.float32)
-        return channels
-
-
-@dataclass(frozen=True)
 class OracleImage:
     """The annotated people of an image and the exact target maps rendered from them.
 
@@ -67,7 +39,7 @@ class OracleImage:
         letterbox: scale and padding of the image on the network's input.
         people: (P, 18, 3) x, y in px of the network's input and visibility, of all people with a labelled keypoint.
         used_in_training: (P,) True for people whose targets are rendered in training.
-        perturbation: blur and noise of the maps.
+        perturbation: changes to the maps.
     """
 
     image_id: int
@@ -84,6 +56,11 @@ class OracleImage:
     def maps(self) -> Maps:
         """Exact target maps of all people."""
         return self.render(self.people)
+
+    @cached_property
+    def perturbed_maps(self) -> Maps:
+        """Maps of all people, perturbed."""
+        return self.perturbation.apply(self.maps, self.image_id)
 
     @cached_property
     def maps_per_person(self) -> list[Maps]:
@@ -142,7 +119,7 @@ def _with_filters(image: OracleImage, config: DecodeConfig) -> list[Person]:
 
 
 def _perturbed(image: OracleImage, config: DecodeConfig) -> list[Person]:
-    return decode(image.perturbation.apply(image.maps, image.image_id), config)
+    return decode(image.perturbed_maps, config)
 
 
 def _training_people_only(image: OracleImage, config: DecodeConfig) -> list[Person]:
@@ -158,7 +135,7 @@ STEPS: dict[str, AblationStep] = {
     "+ part affinity fields averaged where people overlap": _shared_pafs,
     "+ nearby keypoints of two people merged into one peak": _shared_maps,
     "+ people with few keypoints or a low score removed": _with_filters,
-    "+ noise and blur": _perturbed,
+    "+ perturbations of the maps": _perturbed,
 }
 """Steps of the ablation. Each adds one limitation to the previous ones; the last is the complete decoder."""
 

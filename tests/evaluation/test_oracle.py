@@ -12,10 +12,12 @@ from click.testing import CliRunner
 
 from evaluation.decoder.decode import DecodeConfig, decode
 from evaluation.oracle import PEOPLE_PER_IMAGE, main, run_ablation
+from evaluation.saved_maps.perturbation import Perturbation
 from evaluation.scoring.datasets import CocoDataset
-from evaluation.scoring.oracle_ablation import GROUND_TRUTH, STEPS, Perturbation, load_oracle_images, split_by_limbs
+from evaluation.scoring.oracle_ablation import GROUND_TRUTH, STEPS, load_oracle_images, split_by_limbs
 from pipeline.skeleton import KEYPOINT_INDEX, NUM_KEYPOINTS
 from tests.support import coco_folder
+from tests.support.map_files import write_dataset, write_file
 from tests.support.people import NO_JITTER, standing_person
 
 SPLIT = "train2017"
@@ -110,12 +112,37 @@ def test_command_prints_both_tables_and_writes_json(tmp_path: Path) -> None:
     assert written["noise"] == 0.01
 
 
+def test_saved_maps_are_compared_by_two_settings(tmp_path: Path) -> None:
+    folder, file = write_dataset(tmp_path / "coco", list(range(1, 9))), tmp_path / "oracle.json"
+    for image_id in range(1, 7):
+        write_file(tmp_path / "maps", image_id)
+    arguments = ["--coco", str(folder), "--split", "val", "--maps", str(tmp_path / "maps"), "--json", str(file)]
+    setting = "evaluation.decoder.peak_threshold=1"
+    result = CliRunner().invoke(main, [*arguments, "--set", setting], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    first, header, defaults, changed, difference, *_ = result.output.splitlines()
+    assert first.startswith("6 of the 8 images of ")
+    assert header.split()[:3] == ["settings", "AP", "AP50"]
+    assert float(defaults.split()[1]) > 0.9
+    assert changed.split()[:2] == ["--set", "0.000"]
+    assert "below noise" in difference
+    written = json.loads(file.read_text())
+    assert written["settings"]["defaults"]["AP"] > 0.9
+    assert 0 < written["settings"]["--set"]["decode_ms"]["median"] < 1000
+    assert written["difference"]["images"] == written["groups"]["all"]["images"] == 6
+    alone = CliRunner().invoke(main, [*arguments, "--field-gain", "0", "--limit", "3"], catch_exceptions=False)
+    assert "difference" not in alone.output
+    assert json.loads(file.read_text())["field_gain"] == 0
+    assert json.loads(file.read_text())["settings"]["defaults"]["AP"] < 0.9
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "give either --shards DIR or --coco DIR"),
         (["--coco", "nowhere"], "no such file"),
         (["--coco", "nowhere", "--set", "evaluation.decoder.gap=99"], "evaluation.decoder.gap: 99"),
+        (["--coco", "nowhere", "--set", "model.stages=1"], "only evaluation.… can be set"),
     ],
 )
 def test_invalid_input_is_a_one_line_error(arguments: list[str], message: str) -> None:

@@ -41,8 +41,9 @@ LAYERS = {
     "evaluation": (
         "evaluation.decoder",
         "evaluation.inference",
+        "evaluation.saved_maps",
         "evaluation.scoring",
-        "evaluation.media",
+        "evaluation.media evaluation.decoder_bench",
         "evaluation.report",
         "evaluation.options",
         "evaluation.during_training",

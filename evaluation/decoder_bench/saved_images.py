@@ -1,0 +1,75 @@
+"""The images of a dataset whose maps lie in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.saved_maps.folder import SavedMaps, find_map_files, load_maps
+from evaluation.scoring.datasets import EvaluationDataset
+from evaluation.scoring.ground_truth import GroundTruth
+from pipeline.errors import InputError
+from pipeline.sample import Size
+
+
+@dataclass(frozen=True)
+class SavedImages:
+    """Images with ground truth and saved maps. Iteration yields the maps in the order of `ground_truth`.
+
+    Attributes:
+        folder: folder of the maps.
+        files: file of each image by image id, in ascending order.
+        sizes: (height, width) in px of each image by image id.
+        ground_truth: annotations of the same images.
+        dataset_name: path of the dataset.
+        dataset_images: number of images in the dataset, with and without maps.
+    """
+
+    folder: Path
+    files: dict[int, Path]
+    sizes: dict[int, Size]
+    ground_truth: GroundTruth
+    dataset_name: str
+    dataset_images: int
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[SavedMaps]:
+        """Yield the maps of each image; raise InputError if a file is damaged or does not fit the dataset."""
+        for image_id, path in self.files.items():
+            yield load_maps(path, self.sizes[image_id])
+
+    def describe(self) -> str:
+        """Return a line with the number of images and the folders."""
+        return f"{len(self):,} of the {self.dataset_images:,} images of {self.dataset_name} have maps in {self.folder}"
+
+
+def open_saved_images(folder: Path, dataset: EvaluationDataset, limit: int | None = None) -> SavedImages:
+    """Find the images of a dataset that have saved maps.
+
+    Args:
+        folder: folder with one file for each image.
+        dataset: dataset of these images; the image files are not needed.
+        limit: number of images, of the lowest image ids; default: all.
+
+    Raises:
+        InputError: the folder has no maps, or maps of an image that is not in the dataset.
+    """
+    files = find_map_files(folder)
+    sizes = dict(zip(dataset.image_ids(), dataset.sizes(), strict=True))
+    for image_id, path in files.items():
+        if image_id not in sizes:
+            raise InputError(f"{path}: image {image_id} is not in {dataset.name}; give the dataset of these maps")
+    files = dict(list(files.items())[:limit])
+    ground_truth = dataset.ground_truth()
+    return SavedImages(
+        folder,
+        files,
+        {image_id: sizes[image_id] for image_id in files},
+        {image_id: ground_truth[image_id] for image_id in files},
+        dataset.name,
+        len(dataset),
+    )
