@@ -1,4 +1,4 @@
-"""Figure of the network's output beside the training targets: heatmaps and part affinity fields of a few images."""
+"""Figure of what a network finds in a few images: people and maps, beside the annotated ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.decoder.decode import decode
+from evaluation.decoder.person import Person
 from evaluation.inference.letterbox import apply_letterbox, choose_letterbox, crop_maps
+from evaluation.media.overlay import draw_people
 from evaluation.scoring.datasets import Record, load_image
 from evaluation.scoring.ground_truth import annotated_keypoints
 from pipeline.loading.targets import TargetConfig, encode_maps
@@ -29,7 +32,7 @@ Image = NDArray[np.uint8]
 
 
 def draw_map_figure(predictor: Predictor, records: Iterable[Record], target_config: TargetConfig) -> Image:
-    """Draw one row for each image: annotated people, target maps and output maps, at the first configured scale.
+    """Draw one row for each image: people and maps, annotated and found, at the first configured scale.
 
     Args:
         predictor: the network, with a fixed canvas for all images.
@@ -55,9 +58,14 @@ def _draw_row(record: Record, image: Image, output: Maps, predictor: Predictor, 
     keypoints[..., :2] = letterbox.to_canvas(keypoints[..., :2])
     target = crop_maps(encode_maps(keypoints, letterbox.canvas, target_config), letterbox)
     height, width = (side * target.stride for side in target.grid)
-    background, keypoints = enlarge(apply_letterbox(image, letterbox)[:height, :width], keypoints)
+    scaled = apply_letterbox(image, letterbox)[:height, :width]
+    found = [
+        Person(enlarge(scaled, person.keypoints)[1], person.score) for person in decode(output, predictor.decode_config)
+    ]
+    background, keypoints = enlarge(scaled, keypoints)
     tiles = {
-        f"{record.image_id}": draw_keypoints(background, keypoints),
+        f"{record.image_id}, annotated": draw_keypoints(background, keypoints),
+        "found": draw_people(background, found),
         "heatmaps, target": draw_heatmaps(background, target.heatmaps),
         "heatmaps, output": draw_heatmaps(background, output.heatmaps),
         "part affinity fields, target": draw_pafs(background, target.pafs),

@@ -206,8 +206,9 @@ def test_figure_shows_targets_beside_outputs(val, oracle):
     """The outputs of an oracle network equal the targets."""
     sheet = CocoEvaluator(recipe("training.eval_pictures=3"), val)(oracle, ALONE, never, ignore).map_figure
     assert sheet.dtype == np.uint8
-    people, target_heatmaps, heatmaps, target_pafs, pafs = np.split(sheet[34:120], 5, axis=1)
+    people, found, target_heatmaps, heatmaps, target_pafs, pafs = np.split(sheet[34:120], 6, axis=1)
     np.testing.assert_array_equal(target_heatmaps, heatmaps)
     np.testing.assert_array_equal(target_pafs, pafs)
     assert (people != heatmaps).any()
+    assert (found != people).any()
     assert (heatmaps != pafs).any()

@@ -71,6 +71,16 @@ def test_log_and_events_hold_every_evaluation(evaluated_run):
     )
 
 
+def test_preview_shows_the_latest_evaluation(evaluated_run):
+    import cv2
+
+    (_, encoded) = read_curves(evaluated_run)["maps"][-1]
+    in_events = cv2.imdecode(np.frombuffer(encoded.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    preview = cv2.imread(str(evaluated_run / "preview.jpg"))
+    assert preview.shape == in_events.shape
+    assert np.abs(preview.astype(int) - in_events).mean() < 5
+
+
 class ScriptedEvaluator:
     """Returns the given AP values, one for each evaluation; raises the value if it is an exception."""
 

@@ -6,6 +6,8 @@ run.json
     Versions, command and machines of every session, see `training.loop.run_info`.
 checkpoints/
     The newest checkpoints, and best.ckpt; in onnx/ the graphs that evaluations on a CPU made of them.
+preview.jpg
+    Images with the people and maps found by the latest evaluation.
 tensorboard/
     Event files.
 logs/

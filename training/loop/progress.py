@@ -12,8 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline.system.files import write_atomically
 from training.distributed.environment import OUTPUT_IS_TERMINAL
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from training.loop.tensorboard import EventWriter
     from training.loop.validation import Score
 
+PREVIEW = "preview.jpg"
+"""Name of the figure of the latest evaluation in the run folder."""
 LOG_FILE_INTERVAL = 10.0
 """Seconds between two progress lines if stderr is a log file."""
 TERMINAL_INTERVAL = 0.2
@@ -88,6 +94,7 @@ class ProgressReporter:
         self.timer = DataWaitTimer()
         self.term_values: list[Mapping[str, float]] = []
         self.ap = ""
+        self.has_preview = False
         self.events: EventWriter | None = None
         self.overflows = self.new_overflows = 0
         self.on_terminal = sys.stderr.isatty() or os.environ.get(OUTPUT_IS_TERMINAL) == "1"
@@ -163,6 +170,7 @@ class ProgressReporter:
         if score.map_figure is not None and self.events:
             self.events.add_image(step, "maps", score.map_figure)
             self.events.flush()
+            self._write_preview(score.map_figure)
         ap, ap50, ar = (f"{score.metrics[name]:.3f}" if score.is_defined else "-" for name in ("AP", "AP50", "AR"))
         self.ap = f" AP {ap}"
         self.bar.set_postfix_str(self.ap.strip(), refresh=False)
@@ -170,6 +178,14 @@ class ProgressReporter:
         self.print_message(
             f"step {step}/{self.total_steps} AP {ap} AP50 {ap50} AR {ar} on {how}{', best so far' if best else ''}"
         )
+
+    def _write_preview(self, figure: NDArray[np.uint8]) -> None:
+        """Replace the figure of the previous evaluation; name the file once in a session."""
+        path = self.run / PREVIEW
+        write_atomically(path, simplejpeg.encode_jpeg(figure, quality=90, colorspace="BGR"))
+        if not self.has_preview:
+            self.has_preview = True
+            self.print_message(f"{path}: people and maps found so far, replaced after every evaluation")
 
     def print_message(self, text: str) -> None:
         """Print a line above the progress line."""
