@@ -15,17 +15,14 @@ This module needs NumPy only.
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.decoder.limbs import Floats, Indices, Limbs, candidate_pairs
+from evaluation.decoder.limbs import Floats, Indices, Limbs, candidates_of_kinds, pair_blocks
 from evaluation.decoder.peaks import Peaks
 from pipeline.skeleton import LIMB_INDICES, NUM_KEYPOINTS
-
-PartialPerson = dict[int, int]
-"""Keypoint kind (OpenPose-18 index) -> index into Peaks. A single candidate keypoint is a partial person, too."""
 
 
 def _find_bridges() -> Indices:
@@ -45,7 +42,54 @@ BRIDGES: Indices = _find_bridges()
 """(B, 3) keypoint kinds: two that may be joined by bridging, and the one between them that has to be missing."""
 
 
-def assemble(peaks: Peaks, limbs: Limbs, *, peak_weight: float, gap: float) -> list[PartialPerson]:
+class _Partition:
+    """Candidate keypoints grouped into people, each with at most one keypoint of a kind.
+
+    Plain lists of integers: most people are merged with few others, and an array operation for each would cost more.
+
+    Attributes:
+        person: of each candidate, the number of its person: the index of one of the person's candidates.
+        members: of each person, its candidates.
+        kinds: of each person, its keypoint kinds as a bit set.
+    """
+
+    def __init__(self, kind: Indices) -> None:
+        self.person = list(range(len(kind)))
+        self.members = [[i] for i in self.person]
+        self.kinds = (1 << kind).tolist()
+
+    def merge(self, start: Indices, end: Indices, priority: Floats) -> set[int]:
+        """Merge the people of each pair of candidates, highest priority first, unless they share a keypoint kind.
+
+        Returns:
+            The people that others were merged into.
+        """
+        person, members, kinds = self.person, self.members, self.kinds
+        order = np.argsort(-priority, kind="stable")
+        grown = set()
+        for a, b in zip(start[order].tolist(), end[order].tolist(), strict=True):
+            kept, absorbed = person[a], person[b]
+            if kept == absorbed or kinds[kept] & kinds[absorbed]:
+                continue
+            for candidate in members[absorbed]:
+                person[candidate] = kept
+            members[kept] += members[absorbed]
+            kinds[kept] |= kinds[absorbed]
+            grown.add(kept)
+            grown.discard(absorbed)
+        return grown
+
+    def index_table(self, peaks: Peaks, people: Indices) -> Indices:
+        """Return (P, 18) intp index into Peaks of each keypoint of the given people, -1 where it is missing."""
+        members = [self.members[i] for i in people.tolist()]
+        row = np.repeat(np.arange(len(members)), [len(candidates) for candidates in members])
+        candidate = np.array(list(chain.from_iterable(members)), dtype=np.intp)
+        table = np.full((len(members), NUM_KEYPOINTS), -1, dtype=np.intp)
+        table[row, peaks.kind[candidate]] = candidate
+        return table
+
+
+def assemble(peaks: Peaks, limbs: Limbs, *, peak_weight: float, gap: float) -> Indices:
     """Merge candidates into people, best limbs first, then bridge missing keypoints.
 
     A candidate without any limb becomes a person with one keypoint.
@@ -57,84 +101,101 @@ def assemble(peaks: Peaks, limbs: Limbs, *, peak_weight: float, gap: float) -> l
         gap: maximum distance that is bridged, in multiples of the longest limb of either part; 0 disables bridging.
 
     Returns:
-        People that together contain every candidate exactly once.
+        (P, 18) intp index into Peaks of each keypoint of each person, -1 where it is missing. Every candidate belongs
+        to one person.
     """
-    people: list[PartialPerson] = [{kind: i} for i, kind in enumerate(peaks.kind.tolist())]
+    people = _Partition(peaks.kind)
     priority = limbs.score + peak_weight * (peaks.score[limbs.start] + peaks.score[limbs.end])
-    people = _merge(people, limbs.start, limbs.end, priority)
-    count_before = 0
-    while gap > 0 and len(people) not in (count_before, 1):  # repeated, because merged parts may have longer limbs
-        count_before = len(people)
-        people = _merge(people, *_bridge_pairs(peaks, people, gap))
-    return people
+    grown = people.merge(limbs.start, limbs.end, priority)
+    if gap > 0 and grown:
+        _bridge(peaks, people, grown, gap)
+    person = np.array(people.person, dtype=np.intp)
+    return people.index_table(peaks, np.flatnonzero(person == np.arange(len(person))))
 
 
-def _merge(people: list[PartialPerson], start: Indices, end: Indices, priority: Floats) -> list[PartialPerson]:
-    """Merge the owners of each pair of candidates, highest priority first, unless they share a keypoint kind."""
-    owner = {candidate: person for person in people for candidate in person.values()}
-    order = np.argsort(-priority, kind="stable")
-    for a, b in zip(start[order].tolist(), end[order].tolist(), strict=True):
-        kept, absorbed = owner[a], owner[b]
-        if kept is absorbed or not kept.keys().isdisjoint(absorbed):
-            continue
-        kept.update(absorbed)
-        for candidate in absorbed.values():
-            owner[candidate] = kept
-    return list({id(person): person for person in owner.values()}.values())
+def _bridge(peaks: Peaks, people: _Partition, grown: set[int], gap: float) -> None:
+    """Merge people across missing keypoints, small gaps first; repeated, because merged parts may have longer limbs.
+
+    A pair of people is tried again only after one of the two has grown: otherwise they are still too far from each
+    other, or still have a keypoint kind in common.
+
+    Args:
+        peaks: the candidates.
+        people: the people, which are merged in place.
+        grown: the people with limbs.
+        gap: maximum distance, in multiples of the longest limb of either part.
+    """
+    starts, ends = (candidates_of_kinds(peaks.count, kinds) for kinds in BRIDGES[:, :2].T)
+    reach = np.zeros(len(peaks.kind), dtype=np.float32)  # of each person, by its number
+    while grown:
+        numbers = np.array(sorted(grown), dtype=np.intp)
+        reach[numbers] = gap * _longest_limbs(peaks, people.index_table(peaks, numbers))
+        person, kinds = np.array(people.person, dtype=np.intp), np.array(people.kinds, dtype=np.intp)
+        active = np.zeros(len(person), dtype=np.bool_)
+        active[numbers] = True
+        group_a, a, active_a = _free_candidates(*starts, person, kinds, active)
+        group_b, b, active_b = _free_candidates(*ends, person, kinds, active)
+        blocks = (
+            *pair_blocks(group_a[active_a], a[active_a], group_b, b),
+            *pair_blocks(group_a[~active_a], a[~active_a], group_b[active_b], b[active_b]),
+        )
+        near = [_near_pairs(peaks.position, person, reach[person], start, end) for _, start, end in blocks]
+        grown = people.merge(*(np.concatenate(arrays) for arrays in zip(*near, strict=True))) if near else set()
 
 
-def _bridge_pairs(peaks: Peaks, people: list[PartialPerson], gap: float) -> tuple[Indices, Indices, Floats]:
-    """Return the pairs of candidates (start, end) that bridging may join, and their priority: small gaps first."""
-    table = index_table(people)
-    person = _person_of_peak(peaks, table)
-    size = _longest_limbs(peaks, table)
-    missing = table < 0  # (P, 18)
-    bridge, start, end = candidate_pairs(peaks, BRIDGES[:, :2])
-    middle = BRIDGES[bridge, 2]
-    middle_missing = np.flatnonzero(missing[person[start], middle] & missing[person[end], middle])
-    start, end = start[middle_missing], end[middle_missing]
-    distance = np.hypot(*(peaks.position[end] - peaks.position[start]).T)
-    scale = np.maximum(size[person[start]], size[person[end]])
-    near = np.flatnonzero((distance <= gap * scale) & (person[start] != person[end]))
-    return start[near], end[near], -distance[near] / np.maximum(scale[near], np.finfo(np.float32).tiny)
+def _free_candidates(
+    bridge: Indices, candidate: Indices, person: Indices, kinds: Indices, active: NDArray[np.bool_]
+) -> tuple[Indices, Indices, NDArray[np.bool_]]:
+    """Select the candidates whose person lacks the keypoint in the middle of the bridge.
+
+    Args:
+        bridge: (A,) row of BRIDGES.
+        candidate: (A,) index into Peaks.
+        person: (N,) person of each candidate.
+        kinds: (N,) keypoint kinds of each person, by its number, as a bit set.
+        active: (N,) True for people that have grown, by their numbers.
+
+    Returns:
+        The selected rows and candidates, and True where the person of the candidate has grown.
+    """
+    owner = person.take(candidate)
+    free = np.flatnonzero((kinds.take(owner) >> BRIDGES[bridge, 2]) & 1 == 0)
+    return bridge.take(free), candidate.take(free), active.take(owner.take(free))
+
+
+def _near_pairs(
+    position: Floats, person: Indices, reach: Floats, start: Indices, end: Indices
+) -> tuple[Indices, Indices, Floats]:
+    """Return start, end and priority of the pairs of candidates of different people within the reach of either."""
+    dx, dy = (axis.take(start) - axis.take(end) for axis in np.ascontiguousarray(position.T))
+    squared, limit = dx * dx + dy * dy, np.maximum(reach.take(start), reach.take(end))
+    near = np.flatnonzero((squared <= limit * limit) & (person.take(start) != person.take(end)))
+    ratio = np.sqrt(squared[near]) / np.maximum(limit[near], np.finfo(np.float32).tiny)
+    return start[near], end[near], -ratio
 
 
 def _longest_limbs(peaks: Peaks, table: Indices) -> Floats:
     """Return (P,) length in cells of the longest limb of each person; 0 for people without a limb."""
-    ends = table[:, LIMB_INDICES]  # (P, L, 2)
-    step = peaks.position[ends[..., 1]] - peaks.position[ends[..., 0]]
-    length = np.hypot(step[..., 0], step[..., 1])
-    return np.asarray(np.where((ends >= 0).all(axis=2), length, 0).max(axis=1), dtype=np.float32)
+    start, end = table[:, LIMB_INDICES[:, 0]], table[:, LIMB_INDICES[:, 1]]  # (P, L)
+    step = peaks.position[end] - peaks.position[start]
+    length = np.where((start >= 0) & (end >= 0), np.hypot(step[..., 0], step[..., 1]), 0)
+    return np.asarray(length.max(axis=1))
 
 
-def _person_of_peak(peaks: Peaks, table: Indices) -> Indices:
-    """Return (N,) intp index of the person that each candidate belongs to, -1 for none."""
-    person = np.full(len(peaks.kind), -1, dtype=np.intp)
-    person[table[table >= 0]] = np.nonzero(table >= 0)[0]
-    return person
+def keypoint_table(peaks: Peaks, table: Indices, position: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (P, 18, 3) x, y, score of people given by their indices; `position` holds the (N, 2) coordinates."""
+    keypoints = np.zeros((*table.shape, 3), dtype=np.float32)
+    found = table >= 0
+    keypoints[found, :2] = position[table[found]]
+    keypoints[found, 2] = peaks.score[table[found]]
+    return keypoints
 
 
-def index_table(people: list[PartialPerson]) -> Indices:
-    """Return (P, 18) intp index into Peaks of each keypoint, -1 where it is missing."""
-    table = np.full((len(people), NUM_KEYPOINTS), -1, dtype=np.intp)
-    row = np.repeat(np.arange(len(people)), [len(person) for person in people])
-    table[row, [kind for person in people for kind in person]] = [i for person in people for i in person.values()]
-    return table
-
-
-def keypoint_table(peaks: Peaks, people: list[PartialPerson], position: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (P, 18, 3) x, y, score of all people; `position` holds the (N, 2) coordinates of the candidates."""
-    indices = index_table(people)
-    table = np.zeros((*indices.shape, 3), dtype=np.float32)
-    found = indices >= 0
-    table[found, :2] = position[indices[found]]
-    table[found, 2] = peaks.score[indices[found]]
-    return table
-
-
-def limb_score_sums(peaks: Peaks, limbs: Limbs, people: list[PartialPerson]) -> Floats:
+def limb_score_sums(peaks: Peaks, limbs: Limbs, table: Indices) -> Floats:
     """Return (P,) sum of the scores of all candidate limbs whose two ends belong to the person."""
-    person = _person_of_peak(peaks, index_table(people))
+    person = np.full(len(peaks.kind), -1, dtype=np.intp)
+    row, kind = np.nonzero(table >= 0)
+    person[table[row, kind]] = row
     start, end = person[limbs.start], person[limbs.end]
     within = (start == end) & (start >= 0)
-    return np.bincount(start[within], limbs.score[within], minlength=len(people)).astype(np.float32)
+    return np.bincount(start[within], limbs.score[within], minlength=len(table)).astype(np.float32)

@@ -102,9 +102,9 @@ def decode(maps: Maps, config: DecodeConfig = DecodeConfig()) -> list[Person]:
     Raises:
         ValueError: a value of the maps is NaN or infinite. No other maps raise an error.
     """
-    _check_finite(maps)
-    heatmaps = _smooth(maps.heatmaps[:NUM_KEYPOINTS], config.smooth)
-    with np.errstate(over="ignore", invalid="ignore"):  # products of very large finite values may overflow
+    with np.errstate(over="ignore", invalid="ignore"):  # sums and products of very large finite values may overflow
+        _check_finite(maps)
+        heatmaps = _smooth(maps.heatmaps[:NUM_KEYPOINTS], config.smooth)
         return assemble_people(find_peaks(heatmaps, config.peak_threshold, config.max_peaks), maps, config)
 
 
@@ -119,11 +119,12 @@ def assemble_people(peaks: Peaks, maps: Maps, config: DecodeConfig) -> list[Pers
         near=config.near,
     )
     people = assemble(peaks, limbs, peak_weight=config.peak_weight, gap=config.gap)
-    people = [person for person in people if len(person) >= config.min_keypoints]
+    people = people[np.count_nonzero(people >= 0, axis=1) >= config.min_keypoints]
     keypoints = keypoint_table(peaks, people, grid_to_pixel(peaks.position, maps.stride))
     scores = person_scores(keypoints, limb_score_sums(peaks, limbs, people))
-    order = np.argsort(-scores, kind="stable")
-    return [Person(keypoints[i], float(scores[i])) for i in order if scores[i] >= config.min_score]
+    selected = np.flatnonzero(scores >= config.min_score)
+    selected = selected[np.argsort(-scores[selected], kind="stable")]
+    return [Person(*person) for person in zip(keypoints[selected], scores[selected].tolist(), strict=True)]
 
 
 def _smooth(heatmaps: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -155,6 +156,8 @@ def person_scores(keypoints: NDArray[np.float32], limb_sums: NDArray[np.float32]
 
 def _check_finite(maps: Maps) -> None:
     for name, array in (("heatmaps", maps.heatmaps), ("pafs", maps.pafs)):
+        if np.isfinite(array.sum()):  # one pass, without a temporary array; the sum of finite values may overflow
+            continue
         bad = array.size - np.count_nonzero(np.isfinite(array))
         if bad:
             raise ValueError(f"Maps.{name}: {bad} of {array.size} values are NaN or infinite, expected finite ones")
