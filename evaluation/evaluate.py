@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evaluation.inference.backends import BackendName
     from evaluation.inference.predictor import Predictor
     from evaluation.report.outputs import Outputs
+    from evaluation.saved_maps.writer import MapWriter
     from evaluation.scoring.datasets import EvaluationDataset
     from evaluation.scoring.detect import Detections
     from evaluation.scoring.evaluation import Evaluation
@@ -37,7 +38,11 @@ def open_dataset(shards: Path | None, coco: Path | None, split: str) -> Evaluati
 
 
 def detect(
-    load_predictor: Callable[[], Predictor], dataset: EvaluationDataset, number: int, processes: int
+    load_predictor: Callable[[], Predictor],
+    dataset: EvaluationDataset,
+    number: int,
+    processes: int,
+    writer: MapWriter | None = None,
 ) -> Detections:
     """Detect people in the first images of a dataset, with a progress bar.
 
@@ -46,19 +51,28 @@ def detect(
         dataset: dataset to evaluate.
         number: number of images to evaluate.
         processes: number of worker processes; 1 runs in this process.
+        writer: saves the maps of each image; images whose maps it has already do not run through the network.
     """
     from tqdm import tqdm
 
-    from evaluation.scoring.detect import detect_people, partition_by_work
+    from evaluation.scoring.detect import decode_saved_maps, detect_people, partition_by_work
     from evaluation.scoring.worker_processes import detect_in_processes
 
-    if processes > 1:
-        shares = partition_by_work(dataset.sizes()[:number], processes)
-        with tqdm(total=number, unit="image", desc="evaluate", smoothing=0.1, disable=None) as progress:
-            return detect_in_processes(load_predictor, dataset, shares, progress.update)
-    predictor = load_predictor()
+    indices, saved = list(range(number)), {}
+    if writer:
+        ids, files = dataset.image_ids(), writer.saved()
+        indices = [i for i in indices if ids[i] not in files]
+        saved = {image_id: files[image_id] for image_id in ids[:number] if image_id in files}
+    predictor = load_predictor() if processes == 1 or not indices else None
     with tqdm(total=number, unit="image", desc="evaluate", smoothing=0.1, disable=None) as progress:
-        return detect_people(predictor, dataset.records(range(number)), progress.update)
+        if predictor:
+            detections = detect_people(predictor, dataset.records(indices), progress.update, writer)
+        else:
+            sizes = dataset.sizes()
+            shares = partition_by_work([sizes[i] for i in indices], processes)
+            shares = [[indices[i] for i in share] for share in shares]
+            detections = detect_in_processes(load_predictor, dataset, shares, progress.update, writer)
+        return decode_saved_maps(saved, dataset, detections, progress.update) if saved else detections
 
 
 def score_results_file(path: Path, dataset: EvaluationDataset, number: int) -> Evaluation:
@@ -80,6 +94,7 @@ def score_results_file(path: Path, dataset: EvaluationDataset, number: int) -> E
 @click.option("--out", type=_PATH, help="Folder of all outputs; without it, only outputs with a path are written.")
 @click.option("--json", "json_file", type=_PATH, help="File for the scores.  [default: OUT/eval.json]")
 @click.option("--save-results", type=_PATH, help="File for COCO keypoint results.  [default: OUT/results.json]")
+@click.option("--save-maps", type=_PATH, help="Folder for the maps that are decoded; an interrupted run can go on.")
 @click.option("--pictures", type=_PATH, help="Folder for images with skeletons.  [default: OUT/pictures]")
 @click.option("--report", type=_PATH, help="Folder for the HTML report.  [default: OUT/report]")
 @click.option("--num-pictures", type=click.IntRange(0), default=24, show_default=True, help="Images in --pictures.")
@@ -100,6 +115,7 @@ def main(
     out: Path | None,
     json_file: Path | None,
     save_results: Path | None,
+    save_maps: Path | None,
     pictures: Path | None,
     report: Path | None,
     num_pictures: int,
@@ -115,9 +131,15 @@ def main(
 
     The table has two rows. The first evaluates all pictures, so detections on pictures without people lower AP. The
     second evaluates only pictures with people, as some other projects do.
+
+    The maps of --save-maps are rounded to float16 before they are decoded, so evaluation.oracle --maps and
+    evaluation.tune find the same people in them. Its folder may have maps of the same network, input size and dataset
+    from an earlier run; these are decoded again and not computed again.
     """
     from evaluation.report.outputs import Outputs
 
+    if results and save_maps:
+        raise InputError("--save-maps needs a network: give --ckpt instead of --results")
     if (ckpt is None) == (results is None):
         raise InputError("give either --ckpt FILE_OR_RUN or --results FILE")
     outputs = Outputs(
@@ -128,7 +150,7 @@ def main(
         number=num_pictures,
     )
     changes = recipe_overrides(overrides, scales, flip)
-    _run(open_dataset(shards, coco, split), ckpt, results, outputs, limit, nproc, device, backend, changes)
+    _run(open_dataset(shards, coco, split), ckpt, results, outputs, save_maps, limit, nproc, device, backend, changes)
 
 
 def _run(
@@ -136,6 +158,7 @@ def _run(
     ckpt: Path | None,
     results: Path | None,
     outputs: Outputs,
+    save_maps: Path | None,
     limit: int | None,
     processes: int,
     device: str,
@@ -157,16 +180,29 @@ def _run(
     else:
         assert ckpt is not None
         load_predictor = functools.partial(Predictor.load, ckpt, device, overrides, backend)
+        writer = _open_writer(save_maps, dataset) if save_maps else None
         try:
-            detections = detect(load_predictor, dataset, number, processes)
+            detections = detect(load_predictor, dataset, number, processes, writer)
         except WorkerError as error:
             raise click.ClickException(str(error)) from error
         evaluation = score_detections(detections)
-        settings["processes"] = processes
-        click.echo(format_network(detections.library, detections.canvases))
+        settings |= {"processes": processes, "save_maps": save_maps and str(save_maps)}
+        if detections.canvases:  # else all maps had been saved
+            click.echo(format_network(detections.library, detections.canvases))
     click.echo(format_table(evaluation.protocols))
     for line in outputs.write(evaluation, dataset, settings):
         click.echo(line)
+    if save_maps:
+        click.echo(f"{save_maps}/: maps of {number:,} images, for evaluation.oracle --maps and evaluation.tune")
+
+
+def _open_writer(folder: Path, dataset: EvaluationDataset) -> MapWriter:
+    from evaluation.saved_maps.writer import MapWriter
+    from evaluation.scoring.datasets import identify
+
+    writer = MapWriter(folder, identify(dataset))
+    writer.check_folder()
+    return writer
 
 
 def _command_line() -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.saved_maps.folder import SavedMaps, find_map_files, load_maps
-from evaluation.scoring.datasets import EvaluationDataset
+from evaluation.saved_maps.writer import check_dataset
+from evaluation.scoring.datasets import EvaluationDataset, identify
 from evaluation.scoring.ground_truth import GroundTruth
 from pipeline.errors import InputError
 from pipeline.sample import Size
@@ -56,9 +57,10 @@ def open_saved_images(folder: Path, dataset: EvaluationDataset, limit: int | Non
         limit: number of images, of the lowest image ids; default: all.
 
     Raises:
-        InputError: the folder has no maps, or maps of an image that is not in the dataset.
+        InputError: the folder has no maps, or maps of another dataset or of an image that is not in the dataset.
     """
     files = find_map_files(folder)
+    check_dataset(folder, identify(dataset))
     sizes = dict(zip(dataset.image_ids(), dataset.sizes(), strict=True))
     for image_id, path in files.items():
         if image_id not in sizes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -116,7 +117,10 @@ class Predictor:
         return [detections[i] for i in sorted(detections)]
 
     def predict_stream(
-        self, items: Iterable[Item], load: Callable[[Item], Image | None]
+        self,
+        items: Iterable[Item],
+        load: Callable[[Item], Image | None],
+        save: Callable[[Item, Maps, Letterbox], object] | None = None,
     ) -> Iterator[tuple[Item, list[Person]]]:
         """Find the people in any number of images with bounded memory.
 
@@ -127,6 +131,8 @@ class Predictor:
             items: any objects that identify images; iterated in the calling thread.
             load: function that returns the image of an item, (H, W, 3) uint8 BGR, or None to skip the item. It is
                 called once for each item, in worker threads.
+            save: called with the decoded maps of each item and the letterbox of their grid, in worker threads. The maps
+                are then rounded to float16 before decoding, so that saved maps decode to the same people.
 
         Yields:
             Each item with its people in pixels of its image. Images of the same size keep the order of the input;
@@ -137,11 +143,19 @@ class Predictor:
         """
         with create_thread_pool() as pool:
             outputs = self._run_network(pool, items, load)
-            yield from prefetch_map(pool, self._decode, outputs, depth=2 * self.config.batch_size)
+            decode_output = partial(self._decode, save=save)
+            yield from prefetch_map(pool, decode_output, outputs, depth=2 * self.config.batch_size)
 
-    def _decode(self, output: _NetworkOutput[Item]) -> tuple[Item, list[Person]]:
+    def _decode(
+        self, output: _NetworkOutput[Item], save: Callable[[Item, Maps, Letterbox], object] | None
+    ) -> tuple[Item, list[Person]]:
         maps, letterbox = average_scales(output.maps, output.letterboxes)
-        return output.item, decode_people(maps, letterbox, self.decode_config)
+        if save is None:
+            return output.item, decode_people(maps, letterbox, self.decode_config)
+        maps = _round_to_half(maps)
+        people = decode_people(maps, letterbox, self.decode_config)
+        save(output.item, maps, letterbox)
+        return output.item, people
 
     def _run_network(
         self, pool: Executor, items: Iterable[Item], load: Callable[[Item], Image | None]
@@ -184,6 +198,13 @@ class Predictor:
         batch[: len(canvases)] = canvases
         pafs, heatmaps = self.network(batch)
         return [Maps(heatmaps[i], pafs[i]) for i in range(len(canvases))]
+
+
+def _round_to_half(maps: Maps) -> Maps:
+    """Return float32 maps whose values are representable in float16; values above its range become infinite."""
+    with np.errstate(over="ignore"):
+        heatmaps, pafs = (array.astype(np.float16).astype(np.float32) for array in (maps.heatmaps, maps.pafs))
+    return Maps(heatmaps, pafs, maps.stride)
 
 
 def decode_people(maps: Maps, letterbox: Letterbox, config: DecodeConfig) -> list[Person]:

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.saved_maps.writer import DatasetIdentity
 from evaluation.scoring.ground_truth import GroundTruth, add_annotations
 from pipeline.annotations.coco import AnnotatedImage, PersonFilter, annotation_file, image_path, read_annotations
 from pipeline.errors import InputError
 from pipeline.sample import Size
 from pipeline.storage.manifest import Manifest
+from pipeline.system.files import json_sha256
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,16 @@ def _to_ground_truth(annotations_by_image: Iterator[tuple[int, tuple[dict[str, A
     for image_id, people in annotations_by_image:
         add_annotations(ground_truth, image_id, people)
     return ground_truth
+
+
+def identify(dataset: EvaluationDataset) -> DatasetIdentity:
+    """Return the identity of a dataset. It does not depend on the order of the images, or on where they are stored."""
+    ground_truth = dataset.ground_truth()
+    images = {
+        str(image_id): [size, [[person.get("iscrowd", 0), person["keypoints"]] for person in ground_truth[image_id]]]
+        for image_id, size in zip(dataset.image_ids(), dataset.sizes(), strict=True)
+    }
+    return DatasetIdentity(dataset.name, len(dataset), json_sha256(images))
 
 
 def load_images(dataset: EvaluationDataset, image_ids: Sequence[int]) -> dict[int, NDArray[np.uint8]]:

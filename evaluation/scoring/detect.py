@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.scoring.datasets import Record, load_image
+from evaluation.inference.letterbox import Letterbox
+from evaluation.saved_maps.folder import load_maps
+from evaluation.saved_maps.writer import MapWriter, NetworkIdentity
+from evaluation.scoring.datasets import EvaluationDataset, Record, load_image
 from evaluation.scoring.ground_truth import GroundTruth, add_annotations
+from pipeline.maps import Maps
 from pipeline.sample import Size
+from pipeline.system.files import file_sha256
 
 if TYPE_CHECKING:
     from evaluation.decoder.person import Person
@@ -46,7 +53,10 @@ class Detections:
 
 
 def detect_people(
-    predictor: Predictor, records: Iterable[Record], on_image: Callable[[], object] = do_nothing
+    predictor: Predictor,
+    records: Iterable[Record],
+    on_image: Callable[[], object] = do_nothing,
+    writer: MapWriter | None = None,
 ) -> Detections:
     """Detect people in the image of every record.
 
@@ -54,15 +64,20 @@ def detect_people(
         predictor: network and configuration.
         records: records of an `EvaluationDataset`.
         on_image: called after each image.
+        writer: saves the maps of each image.
 
     Raises:
-        InputError: an image cannot be decoded or does not have the annotated size, an image id occurs twice, or the
-            network's output is not finite.
+        InputError: an image cannot be decoded or does not have the annotated size, an image id occurs twice, the
+            network's output is not finite, or the folder of `writer` has maps of another network.
     """
     ground_truth: GroundTruth = {}
     people: dict[int, list[Person]] = {}
     start = time.monotonic()
-    for record, detected in predictor.predict_stream(_collect_annotations(records, ground_truth), load_image):
+    save = None
+    if writer:
+        writer.write_index(_network_identity(predictor))
+        save = functools.partial(_save_maps, writer)
+    for record, detected in predictor.predict_stream(_collect_annotations(records, ground_truth), load_image, save):
         people[record.image_id] = detected
         on_image()
     return Detections(
@@ -74,6 +89,53 @@ def detect_people(
         predictor.config.model_dump(mode="json"),
         predictor.library,
     )
+
+
+def _network_identity(predictor: Predictor) -> NetworkIdentity:
+    config = predictor.config
+    return NetworkIdentity(
+        str(predictor.source),
+        file_sha256(predictor.source) if predictor.source else "",
+        predictor.library,
+        config.size,
+        list(config.scales),
+        config.flip,
+        list(predictor.fixed_canvas) if predictor.fixed_canvas else None,
+    )
+
+
+def _save_maps(writer: MapWriter, record: Record, maps: Maps, letterbox: Letterbox) -> None:
+    writer.write(record.image_id, maps, letterbox)
+
+
+def decode_saved_maps(
+    files: Mapping[int, Path],
+    dataset: EvaluationDataset,
+    detections: Detections,
+    on_image: Callable[[], object] = do_nothing,
+) -> Detections:
+    """Add the people in images whose maps were saved by an earlier run with the same network.
+
+    Args:
+        files: files of maps by image id.
+        dataset: dataset with these images.
+        detections: detections of the network in other images.
+        on_image: called after each image.
+    """
+    from evaluation.decoder.decode import DecodeConfig
+    from evaluation.inference.predictor import decode_people
+
+    start = time.monotonic()
+    config = DecodeConfig(**detections.config["decoder"])
+    sizes = dict(zip(dataset.image_ids(), dataset.sizes(), strict=True))
+    ground_truth = dataset.ground_truth()
+    people: dict[int, list[Person]] = {}
+    for image_id, path in files.items():
+        saved = load_maps(path, sizes[image_id])
+        people[image_id] = decode_people(saved.maps, saved.letterbox, config)
+        on_image()
+    part = replace(detections, ground_truth={image_id: ground_truth[image_id] for image_id in people}, people=people)
+    return merge_detections([detections, part], detections.seconds + time.monotonic() - start)
 
 
 def _collect_annotations(records: Iterable[Record], ground_truth: GroundTruth) -> Iterator[Record]:

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
+from evaluation.saved_maps.writer import MapWriter
 from evaluation.scoring.datasets import EvaluationDataset
 from evaluation.scoring.detect import Detections, detect_people, do_nothing, merge_detections
 from pipeline.errors import InputError
@@ -37,6 +38,7 @@ def detect_in_processes(
     dataset: EvaluationDataset,
     shares: Sequence[Sequence[int]],
     on_image: Callable[[], object] = do_nothing,
+    writer: MapWriter | None = None,
 ) -> Detections:
     """Run `detect.detect_people` in one process for each share; all processes have ended when this returns.
 
@@ -45,6 +47,7 @@ def detect_in_processes(
         dataset: dataset to evaluate.
         shares: indices of the images of each process.
         on_image: called in this process after each image of any process.
+        writer: saves the maps of each image.
 
     Raises:
         InputError: as `detect_people`; the first error of any process.
@@ -58,7 +61,7 @@ def detect_in_processes(
     try:
         for rank, share in enumerate(shares):
             receiver, sender = context.Pipe(duplex=False)
-            arguments = (sender, load_predictor, dataset, share, devices[rank])
+            arguments = (sender, load_predictor, dataset, share, writer, devices[rank])
             process = context.Process(target=_run_worker, args=arguments, daemon=True)
             process.start()
             sender.close()  # then the worker holds the only open end, and `recv` raises EOFError when the worker ends
@@ -116,6 +119,7 @@ def _run_worker(
     load_predictor: Callable[[], Predictor],
     dataset: EvaluationDataset,
     share: Sequence[int],
+    writer: MapWriter | None,
     device: str,
 ) -> None:
     """Detect people in a worker process; send None after each image, then the detections or an exception."""
@@ -126,7 +130,7 @@ def _run_worker(
     exit_with_process(parent.pid)
     os.environ[VISIBLE_DEVICES] = device
     try:
-        detections = detect_people(load_predictor(), dataset.records(share), lambda: sender.send(None))
+        detections = detect_people(load_predictor(), dataset.records(share), lambda: sender.send(None), writer)
     except InputError as error:
         sender.send(InputError(str(error)))
     except Exception as error:

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from evaluation.decoder.person import Person
 from evaluation.evaluate import main
 from evaluation.inference.predictor import Predictor
+from evaluation.oracle import main as oracle_main
 from evaluation.report.gallery import CROWDED, choose_images, write_pictures
 from evaluation.report.outputs import summarize
 from evaluation.scoring.datasets import CocoDataset, Record, ShardDataset, load_image
@@ -297,7 +298,8 @@ def shapes(made, tmp_path_factory):
 def test_output_does_not_depend_on_the_number_of_processes(made, shapes, tmp_path):
     for processes in (1, 2, 3):
         files = ["--save-results", tmp_path / f"{processes}.json", "--json", tmp_path / f"n{processes}.json"]
-        result = call(*network(made), *shapes, "--nproc", processes, *files)
+        maps = ["--save-maps", tmp_path / f"maps{processes}"]
+        result = call(*network(made), *shapes, "--nproc", processes, *files, *maps)
         assert result.exit_code == 0, result.output
     written = [(tmp_path / f"{processes}.json").read_bytes() for processes in (1, 2, 3)]
     assert written[0] == written[1] == written[2]
@@ -306,8 +308,62 @@ def test_output_does_not_depend_on_the_number_of_processes(made, shapes, tmp_pat
     for one in numbers:
         assert one.pop("seconds") > 0
         assert one.pop("images_per_s") > 0
-        assert one.pop("processes") in (1, 2, 3)
+        assert one.pop("save_maps") == str(tmp_path / f"maps{one.pop('processes')}")
     assert numbers[0] == numbers[1] == numbers[2]
+    saved = [
+        {path.name: path.read_bytes() for path in (tmp_path / f"maps{processes}").iterdir()} for processes in (1, 2, 3)
+    ]
+    assert len(saved[0]) == 12
+    assert saved[0] == saved[1] == saved[2]
+
+
+def test_saved_maps_are_those_decoded_and_do_not_depend_on_interruptions(made, shapes, tmp_path):
+    one, two, numbers = tmp_path / "one", tmp_path / "two", tmp_path / "numbers.json"
+    assert call(*network(made), *shapes, "--save-maps", one, "--limit", 4).exit_code == 0
+    assert len(list(one.glob("*.npz"))) == 4
+    before = (one / "index.json").read_bytes()
+    resumed = call(*network(made), *shapes, "--save-maps", one, "--save-results", tmp_path / "1.json")
+    assert resumed.exit_code == 0, resumed.output
+    assert (one / "index.json").read_bytes() == before
+    again = call(*network(made), *shapes, "--save-maps", one, "--save-results", tmp_path / "2.json", "--nproc", 2)
+    assert f"{one}/: maps of 11 images" in again.output
+    call(*network(made), *shapes, "--save-maps", two, "--save-results", tmp_path / "3.json")
+    assert len({(tmp_path / f"{i}.json").read_bytes() for i in (1, 2, 3)}) == 1
+    files = sorted(path.name for path in one.iterdir())
+    assert len(files) == 12
+    assert [(one / name).read_bytes() for name in files] == [(two / name).read_bytes() for name in files]
+    decoded = [f"--set=evaluation.decoder.{name}=0" for name in ("peak_threshold", "limb_threshold", "min_score")]
+    oracle = CliRunner().invoke(
+        oracle_main, list(map(str, [*shapes, "--maps", one, "--json", numbers, *decoded])), catch_exceptions=False
+    )
+    assert oracle.exit_code == 0, oracle.output
+    call("--results", tmp_path / "1.json", *shapes, "--json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    compared = json.loads(numbers.read_text())["settings"]["--set"]
+    assert [compared[key] for key in AP_KEYS] == [scores[key] for key in AP_KEYS]
+
+
+def test_a_folder_of_maps_takes_one_network_input_and_dataset(made, tmp_path):
+    folder = tmp_path / "maps"
+    arguments = [*network(made), "--shards", made / "shards", "--limit", 2, "--save-maps", folder]
+    assert call(*arguments).exit_code == 0
+    other = coco_folder.write(tmp_path / "coco", coco_folder.mixed(4), "val")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "000000000001.npz").write_bytes(b"")
+    from_other = [*network(made), "--coco", other, "--split", "val", "--save-maps"]
+    for refused, message in (
+        ([*arguments, "--set", "evaluation.size=128"], "with size 64, not 128; give another folder"),
+        ([*arguments, "--flip"], "with flip False, not True; give another folder"),
+        ([*from_other, folder], "has other images or annotations"),
+        ([*from_other, foreign], "has files but no index.json; give a new folder"),
+        (["--results", foreign, "--coco", other, "--save-maps", folder], "--save-maps needs a network"),
+    ):
+        result = call(*refused)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    (folder / "index.json").write_text("{}")
+    assert "index.json: damaged" in call(*arguments).stderr
 
 
 def test_damaged_image_in_a_worker_is_a_one_line_error(made, tmp_path):
