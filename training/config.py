@@ -256,7 +256,7 @@ class DecoderConfig(StrictModel):
         default=0.0, ge=0, le=5, description="cells; sigma of a Gaussian blur of the heatmaps, 0 for none"
     )
     peak_threshold: float = Field(
-        default=0.1, ge=0, le=1, description="heatmap value above which a peak is a candidate keypoint"
+        default=0.1, ge=0, le=1, description="interpolated height above which a peak is a candidate keypoint"
     )
     max_peaks: int = Field(
         default=64, ge=1, le=1000, description="maximum number of candidates per keypoint kind in an image"

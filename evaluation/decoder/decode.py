@@ -49,7 +49,8 @@ class DecodeConfig:
         smooth: sigma, in grid cells, of a Gaussian filter on the heatmaps; 0 disables it. It helps only if noise
             differs between adjacent cells by more than a tenth of the peak height. Even then 0.7 cells cost .02
             AP on maps rendered from real annotations, and .08 on exact maps, because close peaks merge.
-        peak_threshold: heatmap value, 0..1, that a peak must exceed to become a candidate keypoint.
+        peak_threshold: height, 0..1, that a peak must exceed to become a candidate keypoint. It is the interpolated
+            height between the cells (see `peaks`), so that the threshold means the same wherever a peak lies.
         max_peaks: maximum number of candidates of one keypoint kind in an image; the highest are kept.
         limb_samples: minimum number of sampling points along a candidate limb, both ends included. Limbs longer than
             this number of cells are sampled once for each cell.

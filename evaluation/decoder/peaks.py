@@ -24,8 +24,11 @@ GAUSSIAN_CURVATURE = (8 / 7) ** 2
 """Curvature, per cell squared, of the targets' Gaussian (sigma 7 px, cells of 8 px). It is assumed in the corners of
 the grid, and it is the upper limit of the curvature from which the height of a peak between cells is computed."""
 
-PERPENDICULAR_WEIGHTS = np.array([0.5, 1.0, 0.5], dtype=np.float32)
-"""Weights of the three rows that are summed to locate a peak along x, and of the three columns along y."""
+MAX_RISE = float(np.exp(GAUSSIAN_CURVATURE / 4))
+"""Maximum ratio, 1.39, of a peak's height to the value of its cell: that of a Gaussian centred on a cell's corner."""
+
+_NEIGHBOURS = np.array([(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)])
+"""(9, 2) row and column of the cells of a 3x3 neighbourhood, relative to the peak."""
 
 
 @dataclass(frozen=True)
@@ -46,32 +49,36 @@ class Peaks:
 
 
 def find_peaks(heatmaps: NDArray[np.float32], threshold: float, max_peaks: int) -> Peaks:
-    """Find the local maxima above a threshold.
+    """Find the local maxima whose interpolated height is above a threshold.
+
+    The height counts, not the value of the cell: the cell of a peak between four cells has .72 of its height. A
+    threshold on cells would reject such a peak and accept an equally high one in the centre of a cell.
 
     If neighbouring cells have exactly the same value, the first in row-major order is the peak.
 
     Args:
         heatmaps: (K, h, w) float32, finite.
-        threshold: value that a peak must exceed.
+        threshold: height that a peak must exceed.
         max_peaks: maximum number of candidates of one keypoint kind; the highest are kept.
     """
     kinds, height, width = heatmaps.shape
-    padded = np.full((kinds, height + 2, width + 2), -np.inf, dtype=np.float32)
+    row = width + 2
+    padded = np.full((kinds, height + 2, row), -np.inf, dtype=np.float32)
     padded[:, 1:-1, 1:-1] = heatmaps
     flat = padded.reshape(-1)
-    cells = np.flatnonzero(flat > threshold)
-    row = width + 2
+    cells = np.flatnonzero(flat > threshold / MAX_RISE)
     for earlier in (-1, -row, -row - 1, -row + 1):
-        value = flat[cells]
-        cells = cells[(value > flat[cells + earlier]) & (value >= flat[cells - earlier])]
-    kind = cells // (row * (height + 2))
-    if len(cells) > max_peaks:
-        kept = _highest_of_each_kind(kind, flat[cells], max_peaks)
-        cells, kind = cells[kept], kind[kept]
-    y, x = np.divmod(cells % (row * (height + 2)), row)
-    offset, score = _refine(flat, cells, row)
-    position = (np.stack([x - 1, y - 1], axis=1) + offset).astype(np.float32)
-    return Peaks(kind, position, score, np.bincount(kind, minlength=kinds))
+        value = flat.take(cells)
+        cells = cells[(value > flat.take(cells + earlier)) & (value >= flat.take(cells - earlier))]
+    offset, score = _refine(flat.take(cells + (_NEIGHBOURS @ (row, 1))[:, None]))
+    high = np.flatnonzero(score > threshold)
+    kind = cells[high] // (row * (height + 2))
+    if len(high) > max_peaks:
+        kept = _highest_of_each_kind(kind, score[high], max_peaks)
+        high, kind = high[kept], kind[kept]
+    y, x = np.divmod(cells[high] % (row * (height + 2)), row)
+    position = np.stack([x - 1 + offset[0, high], y - 1 + offset[1, high]], axis=1).astype(np.float32)
+    return Peaks(kind, position, score[high], np.bincount(kind, minlength=kinds))
 
 
 def _highest_of_each_kind(kind: NDArray[np.intp], score: NDArray[np.float32], max_peaks: int) -> NDArray[np.intp]:
@@ -82,37 +89,54 @@ def _highest_of_each_kind(kind: NDArray[np.intp], score: NDArray[np.float32], ma
     return np.sort(order[rank < max_peaks])
 
 
-def _refine(
-    flat: NDArray[np.float32], cells: NDArray[np.intp], row: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _refine(neighbourhood: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Fit a Gaussian to the 3x3 neighbourhood of each peak.
 
     Each axis is fitted separately, to sums over the other axis with weights 1, 2, 1. Sums of a Gaussian are the same
-    Gaussian, and noise in single cells has less influence. At the edge of the grid one neighbour is missing; there the
-    curvature of the other axis is used, because the Gaussian is equally wide along both axes.
+    Gaussian, and noise in single cells has less influence.
 
     Args:
-        flat: all heatmaps, padded by one cell of -inf on each side, as one row.
-        cells: (N,) indices of the peaks in `flat`.
-        row: number of cells from one row of a padded heatmap to the next.
+        neighbourhood: (9, N) values of the cells around each peak in the order of _NEIGHBOURS; -inf outside the grid.
 
     Returns:
-        (N, 2) float32 x, y of the centre relative to the cell, within half a cell; (N,) float32 height.
+        (2, N) float32 x, y of the centre relative to the cell, within half a cell; (N,) float32 height.
     """
-    neighbours = flat[cells[:, None] + np.array([-row - 1, -row, -row + 1, -1, 0, 1, row - 1, row, row + 1])]
-    peak = np.maximum(flat[cells], np.finfo(np.float32).tiny)
-    inside = np.isfinite(neighbours)
-    cross = inside[:, [3, 5, 1, 7]].reshape(-1, 2, 2)  # (N, axis, side): left, right; up, down
-    window = np.where(inside, neighbours / peak[:, None], 0).reshape(-1, 3, 3)  # (N, y, x)
-    sums = np.stack([PERPENDICULAR_WEIGHTS @ window, window @ PERPENDICULAR_WEIGHTS], axis=1)  # (N, axis, 3)
-    logs = np.log(np.maximum(sums, MIN_RELATIVE_VALUE))
-    drop = logs[:, :, 1:2] - logs[:, :, ::2]  # (N, axis, side): difference between the middle and each neighbour
-    curvature = np.where(cross.all(axis=2), drop.sum(axis=2), np.nan)  # (N, axis)
-    curvature = np.where(np.isnan(curvature), curvature[:, ::-1], curvature)
-    curvature = np.where(np.isnan(curvature), GAUSSIAN_CURVATURE, curvature)
+    peak = neighbourhood[4]
+    window = neighbourhood / np.maximum(peak, np.finfo(np.float32).tiny)
+    window[np.isneginf(window)] = 0
+    window = window.reshape(3, 3, -1)  # (y, x, N)
+    sums = np.stack([window[0] + 2 * window[1] + window[2], window[:, 0] + 2 * window[:, 1] + window[:, 2]])
+    logs = np.log(np.maximum(sums, 2 * MIN_RELATIVE_VALUE))  # (axis, 3, N)
+    drop = logs[:, 1:2] - logs[:, ::2]  # (axis, side, N): difference between the middle and each neighbour
+    curvature = drop[:, 0] + drop[:, 1]  # (axis, N)
+    inside = np.isfinite(neighbourhood[[[3, 5], [1, 7]]])  # (axis, side, N): left, right; up, down
+    if not inside.all():
+        drop, curvature = _extrapolate(drop, curvature, inside)
     curvature = np.maximum(curvature, MIN_CURVATURE)
-    drop = np.where(cross, drop, curvature[..., None] - drop[..., ::-1])
-    drop = np.where(cross.any(axis=2, keepdims=True), drop, 0)
-    offset = np.clip((drop[..., 0] - drop[..., 1]) / (2 * curvature), -0.5, 0.5)
-    rise = np.minimum(curvature, GAUSSIAN_CURVATURE) * offset**2 / 2
-    return offset.astype(np.float32), (flat[cells] * np.exp(rise.sum(axis=1))).astype(np.float32)
+    offset = np.clip((drop[:, 0] - drop[:, 1]) / (2 * curvature), -0.5, 0.5)
+    rise = np.minimum(curvature, GAUSSIAN_CURVATURE) * offset * offset
+    return offset, peak * np.exp((rise[0] + rise[1]) / 2)
+
+
+def _extrapolate(
+    drop: NDArray[np.float32], curvature: NDArray[np.float32], inside: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Replace the values of neighbours outside the grid.
+
+    The curvature of the other axis is used, because the Gaussian is equally wide along both axes; in a corner, that of
+    the targets.
+
+    Args:
+        drop: (axis, side, N) difference between the logarithms of the peak and of the neighbour on each side.
+        curvature: (axis, N) sum of the two.
+        inside: (axis, side, N) False for neighbours outside the grid.
+
+    Returns:
+        The same two arrays.
+    """
+    curvature = np.where(inside.all(axis=1), curvature, np.nan)
+    curvature = np.where(np.isnan(curvature), curvature[::-1], curvature)
+    curvature = np.where(np.isnan(curvature), np.float32(GAUSSIAN_CURVATURE), curvature)
+    limited = np.maximum(curvature, MIN_CURVATURE)
+    drop = np.where(inside, drop, limited[:, None] - drop[:, ::-1])
+    return np.where(inside.any(axis=1, keepdims=True), drop, 0), curvature

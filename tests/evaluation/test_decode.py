@@ -247,3 +247,15 @@ def test_decoding_thirty_people_is_fast() -> None:
     assert numbers["people_found"]["30"] >= 25
     assert numbers["decode_ms"]["1"] < 10
     assert numbers["decode_ms"]["30"] < 80
+
+
+@pytest.mark.parametrize("offset", [(0.0, 0.0), (4.0, 0.0), (4.0, 4.0), (1.3, 2.9)])
+def test_the_threshold_means_the_same_height_wherever_a_peak_lies_between_the_cells(
+    offset: tuple[float, float],
+) -> None:
+    people = np.zeros((1, NUM_KEYPOINTS, 3), dtype=np.float32)
+    people[0, KEYPOINT_INDEX["nose"]] = (99.5 + offset[0], 59.5 + offset[1], 2)  # (0, 0) is the centre of a cell
+    maps = encode_maps(people, SIZE)
+    for height, number in ((0.21, 1), (0.19, 0)):
+        lower = Maps(maps.heatmaps * np.float32(height), maps.pafs)
+        assert len(decode(lower, DecodeConfig(peak_threshold=0.2, min_score=0))) == number

@@ -117,7 +117,7 @@ def test_saved_maps_are_compared_by_two_settings(tmp_path: Path) -> None:
     for image_id in range(1, 7):
         write_file(tmp_path / "maps", image_id)
     arguments = ["--coco", str(folder), "--split", "val", "--maps", str(tmp_path / "maps"), "--json", str(file)]
-    setting = "evaluation.decoder.peak_threshold=1"
+    setting = "evaluation.decoder.min_score=5"
     result = CliRunner().invoke(main, [*arguments, "--set", setting], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     first, header, defaults, changed, difference, *_ = result.output.splitlines()
