@@ -15,7 +15,7 @@ from pipeline.config_base import StrictModel
 from pipeline.loading.augment import AugmentConfig
 from pipeline.loading.targets import TargetConfig
 from pipeline.maps import STRIDE
-from pipeline.skeleton import NUM_KEYPOINTS
+from pipeline.skeleton import KEYPOINTS, NUM_KEYPOINTS
 
 MIN_SCALE = 0.1
 MAX_SCALE = 4.0
@@ -144,6 +144,36 @@ class DataConfig(StrictModel):
     )
 
 
+class LossConfig(StrictModel):
+    """Weights in the loss, a weighted mean of squared errors of the maps; 1 everywhere is the loss of the paper."""
+
+    paf_weight: float = Field(default=1.0, ge=0, le=1000, description="factor on the terms of part affinity fields")
+    heatmap_weight: float = Field(default=1.0, ge=0, le=1000, description="factor on the terms of heatmaps")
+    early_stage_weight: float = Field(
+        default=1.0, ge=0, le=1000, description="factor on the terms of all stages but the last of each kind of map"
+    )
+    target_weight: float = Field(
+        default=1.0,
+        ge=1,
+        le=1000,
+        description="factor on the squared error in cells with a keypoint or limb, where the target is 1; in the empty "
+        "cells of a map, which are most of them, it is 1, and between them proportional to the target",
+    )
+    keypoint_weights: dict[str, float] = Field(
+        default={}, description="factors on the squared error of single heatmaps, such as {left_wrist: 2}; others: 1"
+    )
+
+    @field_validator("keypoint_weights")
+    @classmethod
+    def _check_keypoints(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, weight in value.items():
+            if name not in KEYPOINTS:
+                raise ValueError(f"{name}: expected keypoints from {', '.join(KEYPOINTS)}")
+            if not 0 <= weight <= 1000:
+                raise ValueError(f"{name}: {weight}: expected a factor from 0 to 1000")
+        return value
+
+
 class TrainingConfig(StrictModel):
     """How the network is trained. A step is one update of the weights."""
 
@@ -161,6 +191,7 @@ class TrainingConfig(StrictModel):
     max_steps: int | None = Field(
         default=None, ge=1, description="steps after which training ends before the last epoch; null: no limit"
     )
+    loss: LossConfig = Field(default=LossConfig(), description="weights in the loss")
     optimizer: Literal["adam", "momentum"] = Field(default="adam", description="optimizer; momentum: SGD with momentum")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD, or beta1 of Adam")
     beta2: float = Field(

@@ -21,9 +21,9 @@ def build_loss(network: nn.Cell, config: Config, targets_on_device: bool) -> nn.
     The batch holds targets, or keypoints if `targets_on_device`; see `LossFromMaps` and `LossFromKeypoints`.
     """
     if not targets_on_device:
-        return LossFromMaps(network)
+        return LossFromMaps(network, config.training.loss)
     size = (config.data.size, config.data.size)
-    return LossFromKeypoints(network, RenderTargets(size, config.data.target))
+    return LossFromKeypoints(network, RenderTargets(size, config.data.target), config.training.loss)
 
 
 class ComputeGradients(nn.Cell):
