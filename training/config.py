@@ -289,6 +289,9 @@ class DecoderConfig(StrictModel):
     peak_threshold: float = Field(
         default=0.1, ge=0, le=1, description="interpolated height above which a peak is a candidate keypoint"
     )
+    peak_noise: float = Field(
+        default=3.5, ge=0, le=100, description="the same in multiples of the white noise in the heatmaps; 0 for none"
+    )
     max_peaks: int = Field(
         default=64, ge=1, le=1000, description="maximum number of candidates per keypoint kind in an image"
     )

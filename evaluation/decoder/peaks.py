@@ -31,6 +31,13 @@ _NEIGHBOURS = np.array([(row, column) for row in (-1, 0, 1) for column in (-1, 0
 """(9, 2) row and column of the cells of a 3x3 neighbourhood, relative to the peak."""
 
 
+_NOISE_STEP = 4
+"""Every fourth row and column is used to estimate the noise: a few thousand cells suffice."""
+
+_MEDIAN_TO_STDDEV = 1 / 0.6745
+"""Standard deviation of normally distributed values, divided by the median of their absolute values."""
+
+
 @dataclass(frozen=True)
 class Peaks:
     """N candidate keypoints, sorted by keypoint kind.
@@ -79,6 +86,28 @@ def find_peaks(heatmaps: NDArray[np.float32], threshold: float, max_peaks: int) 
     y, x = np.divmod(cells[high] % (row * (height + 2)), row)
     position = np.stack([x - 1 + offset[0, high], y - 1 + offset[1, high]], axis=1).astype(np.float32)
     return Peaks(kind, position, score[high], np.bincount(kind, minlength=kinds))
+
+
+def noise_level(heatmaps: NDArray[np.float32]) -> float:
+    """Estimate the standard deviation of white noise in heatmaps.
+
+    The difference between a cell and the mean of its left and right neighbour is near 0 in smooth maps, whatever their
+    background, and has sqrt(1.5) times the deviation of white noise. The median leaves out the peaks (Donoho and
+    Johnstone, Biometrika 1994, estimate noise in this way from the finest wavelet coefficients).
+
+    Args:
+        heatmaps: (K, h, w) float32, finite.
+
+    Returns:
+        The standard deviation; 0 for grids of fewer than 3 columns or 2 rows.
+    """
+    rows = heatmaps[:, 1::_NOISE_STEP]
+    left, middle, right = (rows[:, :, i : i - 2 or None : _NOISE_STEP] for i in range(3))
+    difference = np.abs(middle - (left + right) / 2).ravel()
+    if not difference.size:
+        return 0.0
+    median = np.partition(difference, difference.size // 2)[difference.size // 2]
+    return float(median) * _MEDIAN_TO_STDDEV / 1.5**0.5
 
 
 def _highest_of_each_kind(kind: NDArray[np.intp], score: NDArray[np.float32], max_peaks: int) -> NDArray[np.intp]:

@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.decoder.decode import DecodeConfig, assemble_people, decode
-from evaluation.decoder.peaks import Peaks, find_peaks
+from evaluation.decoder.decode import DecodeConfig, assemble_people, decode, find_candidates
+from evaluation.decoder.peaks import Peaks
 from evaluation.decoder.person import Person
 from evaluation.inference.letterbox import Letterbox, choose_letterbox, crop_maps
 from evaluation.saved_maps.perturbation import Perturbation
@@ -103,10 +103,7 @@ def _decode_each_person(image: OracleImage, config: DecodeConfig) -> list[Person
 
 
 def _shared_pafs(image: OracleImage, config: DecodeConfig) -> list[Person]:
-    peaks = [
-        find_peaks(maps.heatmaps[:NUM_KEYPOINTS], config.peak_threshold, config.max_peaks)
-        for maps in image.maps_per_person
-    ]
+    peaks = [find_candidates(maps.heatmaps[:NUM_KEYPOINTS], config) for maps in image.maps_per_person]
     return assemble_people(_concatenate_peaks(peaks), image.maps, _without_filters(config)) if peaks else []
 
 

@@ -185,7 +185,7 @@ def test_only_the_highest_peaks_of_each_kind_are_candidates() -> None:
     ]
 
 
-def test_smoothing_reduces_errors_and_false_people_in_strong_noise() -> None:
+def test_smoothing_reduces_errors_in_strong_noise() -> None:
     rng = np.random.default_rng(3)
     people = standing_person(200, 30, 180, NO_JITTER)[None]
     maps = encode_maps(people, SIZE)
@@ -203,7 +203,7 @@ def test_smoothing_reduces_errors_and_false_people_in_strong_noise() -> None:
             distance = np.linalg.norm(keypoints[:, :2] - people[0, :, :2], axis=1)
             errors[sigma] += np.where(keypoints[:, 2] > 0, np.minimum(distance, 50), 50).tolist()
     assert np.mean(errors[0.7]) < 0.9 * np.mean(errors[0.0])
-    assert 10 <= counts[0.7] < counts[0.0]
+    assert counts == {0.0: 10, 0.7: 10}  # no false people
 
 
 @pytest.mark.parametrize(
