@@ -106,7 +106,7 @@ class Benchmark:
             coco = self.coco
             numbers |= shard_numbers(_measure("shards", lambda: measure_shards(coco, self.split, self.records, (1, 2))))
         numbers |= _measure("training", lambda: measure_training(self.shards, self.folder, steps=steps))
-        numbers["decode_people_ms"] = _measure("decoding", measure_decoding)["decode_ms"]
+        numbers["decoding"] = _measure("decoding", measure_decoding)
         numbers["evaluation"] = _measure("evaluation", lambda: measure_evaluation(self.shards, limit=100))
         numbers["backends"] = _measure("back ends", lambda: measure_backends(None))
         if full_network:
