@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evaluation.options import backend_option, flip_option, recipe_overrides, scales_option
+from evaluation.options import backend_option, flip_option, recipe_overrides, scales_option, settings_options
 from pipeline.errors import InputError, reports_input_errors
 from training.options import device_option
 
@@ -104,8 +104,8 @@ def score_results_file(path: Path, dataset: EvaluationDataset, number: int) -> E
 @backend_option
 @scales_option
 @flip_option
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Example: evaluation.size=432.")
 @reports_input_errors
+@settings_options
 def main(
     ckpt: Path | None,
     results: Path | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -41,6 +42,34 @@ backend_option = click.option(
     "else MindSpore. The ONNX graph is kept in the folder onnx/ beside the checkpoint.",
 )
 """Passes `backend` to the command: the name of `evaluation.inference.backends.load_backend`."""
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options --config and --set to a command.
+
+    The command receives both as one argument `overrides`, a tuple of strings `evaluation.field=value`; those of --set
+    come last and therefore take precedence. Raises InputError if the file of --config is invalid.
+    """
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, config: Path | None, overrides: tuple[str, ...], **other_options: Any) -> Any:
+        from training.recipes import read_evaluation_overrides
+
+        from_file = read_evaluation_overrides(config) if config else ()
+        return command(*args, overrides=(*from_file, *overrides), **other_options)
+
+    set_help = (
+        "Replace a field of the recipe, or of --config.  Examples: evaluation.size=432, evaluation.decoder.gap=0."
+    )
+    click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help=set_help)(wrapper)
+    config_help = "YAML file whose section evaluation replaces fields of the recipe; evaluation.tune writes one."
+    click.option("--config", type=click.Path(path_type=Path), help=config_help)(wrapper)
+    return wrapper
+
+
+def parse_names(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Return the names in a list separated by commas; none if the option is not given."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if value else ()
 
 
 def recipe_overrides(overrides: Sequence[str], scales: Sequence[float] | None, flip: bool | None) -> tuple[str, ...]:

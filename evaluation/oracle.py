@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from evaluation.evaluate import open_dataset
-from evaluation.options import perturbation_options
+from evaluation.options import perturbation_options, settings_options
 from pipeline.errors import InputError, reports_input_errors
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def format_steps(steps: Mapping[str, Mapping[str, float]]) -> str:
 @click.option("--limit", type=click.IntRange(1), help="Use only the first images of the dataset.")
 @perturbation_options
 @click.option("--json", "json_file", type=_PATH, help="Write the numbers to this file.")
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Example: evaluation.decoder.gap=0.")
 @reports_input_errors
+@settings_options
 def main(
     shards: Path | None,
     coco: Path | None,
@@ -145,7 +145,7 @@ def main(
 
     A table shows AP and the duration of decoding an image for the default settings and, if given, for those of --set.
     """
-    settings = _decoder_settings(overrides)
+    settings = decoder_settings(overrides)
     dataset = open_dataset(shards, coco, split)
     if folder is None:
         numbers = _measure_exact_maps(dataset, limit, size or DEFAULT_SIZE, perturbation, settings)
@@ -157,7 +157,7 @@ def main(
         _write_json(json_file, {**asdict(perturbation), **numbers})
 
 
-def _decoder_settings(overrides: tuple[str, ...]) -> dict[str, DecodeConfig]:
+def decoder_settings(overrides: tuple[str, ...]) -> dict[str, DecodeConfig]:
     """Return the default settings of the decoder and, if there are overrides, those with overrides."""
     from evaluation.decoder.decode import DecodeConfig
     from training.config import Config

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evaluation.options import backend_option, flip_option, recipe_overrides, scales_option
+from evaluation.options import backend_option, flip_option, recipe_overrides, scales_option, settings_options
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.skeleton import NUM_KEYPOINTS
 from pipeline.system.log_filters import silence_opencv
@@ -56,14 +56,8 @@ def _parse_outputs(_context: click.Context, _option: click.Parameter, value: str
 @flip_option
 @device_option
 @backend_option
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="Override the recipe: evaluation.size=432.",
-)
 @reports_input_errors
+@settings_options
 def main(
     sources: tuple[str, ...],
     ckpt: Path,

@@ -7,6 +7,7 @@ module imports neither MindSpore nor the readers of the data pipeline.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,6 +70,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: the file cannot be read or is not YAML, or a field is unknown, of the wrong type or out of range.
     """
+    tree = _read_tree(path)
+    for override in overrides:
+        _apply_override(tree, override)
+    return parse_config(tree, source=str(path))
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    """Return the sections of a recipe file, not yet validated; raise InputError if it cannot be read."""
     try:
         tree = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -81,9 +90,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         tree = {}
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected sections ({', '.join(Config.model_fields)}), found {type(tree).__name__}")
-    for override in overrides:
-        _apply_override(tree, override)
-    return parse_config(tree, source=str(path))
+    return tree
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:
@@ -108,6 +115,31 @@ def override_evaluation(config: Config, overrides: Sequence[str]) -> EvaluationC
                 f"--set {override}: only evaluation.… can be set for a trained network, as in evaluation.size=432"
             )
     return override_config(config, overrides).evaluation
+
+
+def read_evaluation_overrides(path: Path) -> tuple[str, ...]:
+    """Read a recipe file with fields of the section `evaluation`, such as evaluation.tune writes, as overrides.
+
+    Raises:
+        InputError: as `load_config`, and if the file has another section, which cannot change after training.
+    """
+    tree = _read_tree(path)
+    for section in tree:
+        if section != "evaluation":
+            raise InputError(
+                f"{path}: {section}: only the section evaluation can change for a trained network; remove the others"
+            )
+    parse_config(tree, source=str(path))  # the message then names the file
+    return tuple(f"{name}={json.dumps(value)}" for name, value in _flatten(tree))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of every field in nested sections."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def parse_config(tree: Mapping[str, Any], source: str) -> Config:

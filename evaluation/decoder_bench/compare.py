@@ -30,7 +30,7 @@ class DecodedImages:
 
     Attributes:
         results: COCO keypoint results.
-        milliseconds: duration of `decode` for each image, the shortest of REPEATS calls.
+        milliseconds: duration of `decode` for each image, the shortest of several calls.
     """
 
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -47,7 +47,10 @@ class DecodedImages:
 
 
 def decode_with_each(
-    images: Iterable[SavedMaps], configs: Sequence[DecodeConfig], perturbation: Perturbation
+    images: Iterable[SavedMaps],
+    configs: Sequence[DecodeConfig],
+    perturbation: Perturbation,
+    repeats: int = REPEATS,
 ) -> list[DecodedImages]:
     """Decode the maps of every image with each configuration.
 
@@ -55,6 +58,7 @@ def decode_with_each(
         images: maps and letterboxes.
         configs: configurations of the decoder.
         perturbation: changes to the maps before decoding; its duration is not measured.
+        repeats: number of times that an image is decoded to measure the duration.
 
     Returns:
         Detections by configuration.
@@ -63,15 +67,15 @@ def decode_with_each(
     for image in images:
         maps = perturbation.apply(image.maps, image.image_id)
         for config, output in zip(configs, decoded, strict=True):
-            people, milliseconds = _decode_and_measure(maps, config)
+            people, milliseconds = _decode_and_measure(maps, config, repeats)
             output.milliseconds.append(milliseconds)
             output.results += to_coco_results(image.image_id, people_to_image(people, image.letterbox))
     return decoded
 
 
-def _decode_and_measure(maps: Maps, config: DecodeConfig) -> tuple[list[Person], float]:
+def _decode_and_measure(maps: Maps, config: DecodeConfig, repeats: int) -> tuple[list[Person], float]:
     durations = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         people = decode(maps, config)
         durations.append(1000 * (time.perf_counter() - start))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluation.saved_maps.folder import SavedMaps, find_map_files, load_maps
@@ -43,6 +43,15 @@ class SavedImages:
         for image_id, path in self.files.items():
             yield load_maps(path, self.sizes[image_id])
 
+    def select(self, image_ids: Sequence[int]) -> SavedImages:
+        """Return some of the images, in the given order."""
+        return replace(
+            self,
+            files={image_id: self.files[image_id] for image_id in image_ids},
+            sizes={image_id: self.sizes[image_id] for image_id in image_ids},
+            ground_truth={image_id: self.ground_truth[image_id] for image_id in image_ids},
+        )
+
     def describe(self) -> str:
         """Return a line with the number of images and the folders."""
         return f"{len(self):,} of the {self.dataset_images:,} images of {self.dataset_name} have maps in {self.folder}"
@@ -61,17 +70,9 @@ def open_saved_images(folder: Path, dataset: EvaluationDataset, limit: int | Non
     """
     files = find_map_files(folder)
     check_dataset(folder, identify(dataset))
-    sizes = dict(zip(dataset.image_ids(), dataset.sizes(), strict=True))
+    all_sizes = dict(zip(dataset.image_ids(), dataset.sizes(), strict=True))
     for image_id, path in files.items():
-        if image_id not in sizes:
+        if image_id not in all_sizes:
             raise InputError(f"{path}: image {image_id} is not in {dataset.name}; give the dataset of these maps")
-    files = dict(list(files.items())[:limit])
-    ground_truth = dataset.ground_truth()
-    return SavedImages(
-        folder,
-        files,
-        {image_id: sizes[image_id] for image_id in files},
-        {image_id: ground_truth[image_id] for image_id in files},
-        dataset.name,
-        len(dataset),
-    )
+    images = SavedImages(folder, files, all_sizes, dataset.ground_truth(), dataset.name, len(dataset))
+    return images.select(list(files)[:limit])

@@ -49,6 +49,7 @@ LAYERS = {
         "evaluation.during_training",
         "evaluation.evaluate evaluation.predict",
         "evaluation.oracle",
+        "evaluation.tune",
     ),
 }
 """Each package from its lowest layer to its commands: a module imports its own folder and layers below it, and of other
@@ -182,7 +183,7 @@ def test_one_command_passes_the_evaluator_to_the_trainer():
 
 
 def test_few_modules_of_evaluation_know_training():
-    commands = {"evaluation.predict", "evaluation.evaluate", "evaluation.oracle"}
+    commands = {f"evaluation.{name}" for name in ("predict", "evaluate", "oracle", "options")}
     known = {"evaluation.inference.backends", "evaluation.inference.predictor", "evaluation.during_training"} | commands
     assert users("training") & inside("evaluation") <= known
 

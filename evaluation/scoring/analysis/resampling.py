@@ -89,6 +89,18 @@ def match_detections(
     )
 
 
+def concatenate(parts: Sequence[MatchedDetections]) -> MatchedDetections:
+    """Return the detections of several lists of images as those of one list."""
+    first_image = np.cumsum([0, *(len(part.required) for part in parts)])
+    return MatchedDetections(
+        np.concatenate([part.image + first for part, first in zip(parts, first_image[:-1], strict=True)]),
+        np.concatenate([part.score for part in parts]),
+        np.concatenate([part.true_positive for part in parts], axis=1),
+        np.concatenate([part.false_positive for part in parts], axis=1),
+        np.concatenate([part.required for part in parts]),
+    )
+
+
 @dataclass(frozen=True)
 class Difference:
     """Difference in AP between two sets of detections on the same images.
