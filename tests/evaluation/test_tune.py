@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -235,3 +236,16 @@ def test_a_file_of_settings_changes_the_section_evaluation_only(tmp_path: Path) 
 def test_fractions_end_with_all_images() -> None:
     assert FRACTIONS[-1] == 1
     assert list(FRACTIONS) == sorted(FRACTIONS)
+
+
+def test_a_damaged_file_is_a_one_line_error_of_the_workers(low_peaks: Path, tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    shutil.copytree(low_peaks / "maps", maps)
+    damaged = maps / "000000000007.npz"
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    result = call(
+        main, "--maps", maps, "--coco", low_peaks / "coco", "--split", "val", "--out", tmp_path / "o", "--workers", 2
+    )
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {damaged}: damaged")
+    assert len(result.stderr.splitlines()) == 1
