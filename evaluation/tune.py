@@ -86,7 +86,10 @@ def main(
     trials = Trials.open(out / "trials.jsonl", chunks)
     plan = Plan(rounds, candidates, seed)
     with tqdm(total=expected_scores(plan, len(chunks), folds), unit="trial", desc="tune", disable=None) as progress:
-        tuning = tune(trials, base, space, plan, folds, workers or usable_cores(), progress.update)
+        try:
+            tuning = tune(trials, base, space, plan, folds, workers or usable_cores(), progress.update)
+        except KeyboardInterrupt:
+            raise click.ClickException(f"interrupted; the same command goes on from {trials.file}") from None
         progress.total = progress.n  # the number of trials was an estimate
     _report(tuning, images, out)
 
