@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,24 +87,20 @@ class MapWriter:
             raise InputError(f"{self.folder}: cannot be created: {error.strerror}") from error
         if (self.folder / INDEX).exists():
             check_dataset(self.folder, self.dataset)
-        elif any(self.folder.iterdir()):
+        elif any(not path.name.startswith(".") for path in self.folder.iterdir()):  # hidden: of a killed run
             raise InputError(f"{self.folder}: has files but no {INDEX}; give a new folder for the maps")
 
     def write_index(self, network: NetworkIdentity) -> None:
         """Write the index, unless another process did; raise InputError if the folder is of another network."""
         content = {"format": FORMAT, "network": asdict(network), "dataset": asdict(self.dataset)}
         path = self.folder / INDEX
-        temporary = path.with_name(f".{INDEX}.{os.getpid()}")
         try:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            try:
-                os.link(temporary, path)  # fails if the index exists
-            except FileExistsError:
-                self._compare(read_index(self.folder), network)
+            if not path.exists():
+                write_atomically(path, json.dumps(content, indent=1) + "\n")
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        check_dataset(self.folder, self.dataset)
+        self._compare(read_index(self.folder), network)
 
     def _compare(self, index: dict[str, Any], network: NetworkIdentity) -> None:
         for name, value in asdict(network).items():
