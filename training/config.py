@@ -287,10 +287,13 @@ class DecoderConfig(StrictModel):
         default=0.0, ge=0, le=5, description="cells; sigma of a Gaussian blur of the heatmaps, 0 for none"
     )
     peak_threshold: float = Field(
-        default=0.1, ge=0, le=1, description="interpolated height above which a peak is a candidate keypoint"
+        default=0.05, ge=0, le=1, description="interpolated height above which a peak may be a person of its own"
+    )
+    weak_peak_threshold: float = Field(
+        default=0.02, ge=0, le=1, description="height above which a peak may join a person by a limb"
     )
     peak_noise: float = Field(
-        default=3.5, ge=0, le=100, description="the same in multiples of the white noise in the heatmaps; 0 for none"
+        default=4.0, ge=0, le=100, description="the same in multiples of the white noise in the heatmaps; 0 for none"
     )
     max_peaks: int = Field(
         default=64, ge=1, le=1000, description="maximum number of candidates per keypoint kind in an image"
@@ -299,7 +302,7 @@ class DecoderConfig(StrictModel):
         default=10, ge=2, le=100, description="minimum number of points sampled along a candidate limb"
     )
     limb_threshold: float = Field(
-        default=0.05, ge=0, le=1, description="agreement with the field above which a point supports a limb"
+        default=0.02, ge=0, le=1, description="agreement with the field above which a point supports a limb"
     )
     limb_fraction: float = Field(
         default=0.8, ge=0, le=1, description="fraction of the points of a limb that must support it"
@@ -310,6 +313,9 @@ class DecoderConfig(StrictModel):
     peak_weight: float = Field(
         default=0.1, ge=0, le=10, description="weight of the peak heights in the order in which limbs are joined"
     )
+    rival_weight: float = Field(
+        default=0.3, ge=0, le=10, description="weight of the best other limb at either end in that order"
+    )
     gap: float = Field(
         default=2.0,
         ge=0,
@@ -319,7 +325,10 @@ class DecoderConfig(StrictModel):
     min_keypoints: int = Field(
         default=1, ge=1, le=NUM_KEYPOINTS, description="detections with fewer keypoints are discarded"
     )
-    min_score: float = Field(default=0.02, ge=0, le=10, description="detections with a lower score are discarded")
+    min_score: float = Field(default=0.035, ge=0, le=10, description="detections with a lower score are discarded")
+    score_prior: float = Field(
+        default=10.0, ge=0, le=1e6, description="scores of 0 that are added to a person's scores before their mean"
+    )
 
 
 class EvaluationConfig(StrictModel):

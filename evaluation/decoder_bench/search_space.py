@@ -60,14 +60,17 @@ class Parameter:
 
 SEARCHED: dict[str, Parameter] = {
     "smooth": Parameter(0.0, 1.0),
-    "peak_threshold": Parameter(0.02, 0.4, "log"),
+    "peak_threshold": Parameter(0.01, 0.4, "log"),
+    "weak_peak_threshold": Parameter(0.005, 0.2, "log"),
     "peak_noise": Parameter(0.0, 6.0),
     "limb_threshold": Parameter(0.0, 0.25),
     "limb_fraction": Parameter(0.4, 1.0),
     "near": Parameter(0.0, 1.5),
     "peak_weight": Parameter(0.0, 1.0),
+    "rival_weight": Parameter(0.0, 1.0),
     "gap": Parameter(0.0, 4.0),
     "min_score": Parameter(0.001, 0.1, "log"),
+    "score_prior": Parameter(0.0, 50.0),
 }
 """Fields of DecodeConfig that are searched."""
 

@@ -3,11 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.decoder.assembly import BRIDGES
+from evaluation.decoder.assembly import BRIDGES, assemble
 from evaluation.decoder.decode import DecodeConfig, decode
+from evaluation.decoder.limbs import Limbs
+from evaluation.decoder.peaks import Peaks
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import STRIDE, Maps
-from pipeline.skeleton import KEYPOINT_INDEX, KEYPOINTS, LIMB_INDICES
+from pipeline.skeleton import KEYPOINT_INDEX, KEYPOINTS, LIMB_INDICES, NUM_KEYPOINTS
 from tests.support.people import NO_JITTER, SIZE, Floats, assert_same_people, standing_person
 
 WITHOUT_BRIDGES = DecodeConfig(gap=0)
@@ -122,3 +124,68 @@ def test_bridges_span_one_keypoint_and_are_never_limbs() -> None:
         assert {frozenset((a, middle)), frozenset((b, middle))} <= limbs
     hips = sorted((KEYPOINT_INDEX["right_hip"], KEYPOINT_INDEX["left_hip"]))
     assert [*hips, KEYPOINT_INDEX["neck"]] in BRIDGES.tolist()
+
+
+FACE_AND_SHOULDER = ("neck", "right_shoulder", "right_ear", "right_eye", "nose")
+"""Keypoints whose limbs form a ring, so that two ways of limbs lead from each to each."""
+
+
+def two_people_with_a_false_limb(false: float, true: float, others: float) -> tuple[Peaks, Limbs]:
+    """Return candidates 0 and 1 of each kind, for two people, and limbs between them; one limb joins both people.
+
+    Args:
+        false: score of the limb from the first person's neck to the second person's nose.
+        true: score of the limbs from each person's neck to its own nose.
+        others: score of each person's other limbs.
+    """
+    kinds = sorted(KEYPOINT_INDEX[name] for name in FACE_AND_SHOULDER)
+    first = {kind: 2 * i for i, kind in enumerate(kinds)}
+    found = []
+    for limb, (a, b) in enumerate(LIMB_INDICES.tolist()):
+        if a in first and b in first:
+            is_rivalled = (KEYPOINTS[a], KEYPOINTS[b]) == ("neck", "nose")
+            found += [(limb, first[a] + i, first[b] + i, true if is_rivalled else others) for i in range(2)]
+            found += [(limb, first[a], first[b] + 1, false)] if is_rivalled else []
+    limb, start, end, score = zip(*found, strict=True)
+    count = np.zeros(NUM_KEYPOINTS, dtype=np.intp)
+    count[kinds] = 2
+    number = 2 * len(kinds)
+    peaks = Peaks(np.repeat(kinds, 2), np.zeros((number, 2), np.float32), np.ones(number, np.float32), count)
+    return peaks, Limbs(np.array(limb), np.array(start), np.array(end), np.array(score, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("rival_weight", "scores", "mixed"),
+    [(0.3, (0.60, 0.58, 0.5), False), (0.0, (0.60, 0.58, 0.5), True), (0.3, (0.9, 0.3, 0.2), True)],
+)
+def test_a_limb_with_a_rival_of_similar_score_waits_for_limbs_without_one(
+    rival_weight: float, scores: tuple[float, float, float], mixed: bool
+) -> None:
+    peaks, limbs = two_people_with_a_false_limb(*scores)
+    strong = np.ones(len(peaks.kind), dtype=bool)
+    table = assemble(peaks, limbs, strong, peak_weight=0.1, rival_weight=rival_weight, gap=0)
+    neck, nose = (table[:, KEYPOINT_INDEX[name]] for name in ("neck", "nose"))
+    # even candidates are those of the first person, odd ones those of the second
+    assert bool((neck % 2 != nose % 2).any()) == mixed
+
+
+def test_weak_candidates_join_by_limbs_and_are_no_people_of_their_own() -> None:
+    peaks, limbs = two_people_with_a_false_limb(false=0.1, true=0.5, others=0.5)
+    strong = np.zeros(10, dtype=bool)
+    strong[0] = True  # the first person's nose: the others are reached over one, two and more limbs
+    (row,) = assemble(peaks, limbs, strong, peak_weight=0.1, rival_weight=0.3, gap=2)
+    assert row[row >= 0].tolist() == [0, 2, 4, 6, 8]
+    assert len(assemble(peaks, limbs, np.zeros(10, dtype=bool), peak_weight=0.1, rival_weight=0.3, gap=2)) == 0
+
+
+def test_a_gap_in_the_field_neither_splits_a_person_nor_joins_neighbours() -> None:
+    """Something hides a fifth of a forearm of each of two people who stand close to each other."""
+    people = np.stack([standing_person(x, 30, 180, NO_JITTER) for x in (150, 230)])
+    maps = encode_maps(people, SIZE)
+    elbow, wrist = (people[:, KEYPOINT_INDEX[f"left_{name}"], 1] for name in ("elbow", "wrist"))
+    middle = ((elbow + wrist) / 2 / STRIDE).astype(int)
+    limb = [tuple(pair) for pair in LIMB_INDICES.tolist()].index(
+        (KEYPOINT_INDEX["left_elbow"], KEYPOINT_INDEX["left_wrist"])
+    )
+    maps.pafs[2 * limb : 2 * limb + 2, middle.min()] = 0
+    assert_same_people(decode(maps), people, within=0.05)
