@@ -48,7 +48,7 @@ def split_into_chunks(images: SavedImages, folds: int, seed: int) -> list[SavedI
     """
     number = len(images)
     if number < 2 * folds:
-        raise InputError(f"{images.folder}: maps of {number} images, expected at least {2 * folds} for {folds} folds")
+        raise InputError(f"{images.folder}: {number} maps, expected at least {2 * folds} for {folds} folds")
     count = min(number, max(4 * folds, -(-number // CHUNK_IMAGES)))
     ids = np.random.default_rng(seed).permutation(list(images.files))
     return [images.select(sorted(part.tolist())) for part in np.array_split(ids, count)]

@@ -193,7 +193,7 @@ def test_scores_are_read_as_they_were_written(low_peaks: Path, tmp_path: Path) -
     [
         (
             ["--maps", "{maps}", "--coco", "{coco}", "--folds", "9"],
-            "maps of 16 images, expected at least 18 for 9 folds",
+            "16 maps, expected at least 18 for 9 folds",
         ),
         (["--maps", "{coco}", "--coco", "{coco}"], "no maps; expected files such as"),
         (["--maps", "{maps}", "--coco", "{coco}", "--fields", "gapp"], "did you mean gap?"),
