@@ -215,9 +215,7 @@ def _prefilter(sums: Floats, segments: _Segments, threshold: float) -> NDArray[n
         column = (segments.x + segments.dx * np.float32(fraction)).astype(np.int32)
         row = (segments.y + segments.dy * np.float32(fraction)).astype(np.int32)
         cell = first + (row * width + column)
-        agreement = flat.take(cell) * segments.dx
-        cell += channel
-        agreement += flat.take(cell) * segments.dy
+        agreement = flat.take(cell) * segments.dx + flat[channel:].take(cell) * segments.dy
         votes += agreement > minimum
     return votes >= _PREFILTER_SUPPORT
 
@@ -262,8 +260,7 @@ def _sample_agreement(pafs: Floats, segments: _Segments, block: slice, first: In
     right, below = x - column.astype(np.float32), y - row.astype(np.float32)
     cell = np.repeat(segments.limb[block] * (2 * channel), count) + (row * width + column)
     agreement = _interpolate(flat, cell, width, right, below) * np.repeat(dx * inverse, count)
-    cell += channel
-    agreement += _interpolate(flat, cell, width, right, below) * np.repeat(dy * inverse, count)
+    agreement += _interpolate(flat[channel:], cell, width, right, below) * np.repeat(dy * inverse, count)
     return agreement
 
 
@@ -271,16 +268,16 @@ def _interpolate(flat: Floats, cell: Indices, width: int, right: Floats, below: 
     """Interpolate between four cells of a channel.
 
     Args:
-        flat: all channels as one row.
+        flat: the channels as one row.
         cell: (S,) index of the upper left cell.
         width: number of cells in a row of the grid.
         right: (S,) weight, 0..1, of the cells to the right. Where it is 0, a cell beyond the edge is read and does not
             count; `mode="clip"` keeps its index within the array.
         below: (S,) weight, 0..1, of the cells below, likewise.
     """
-    upper = flat.take(cell)
-    upper += (flat.take(cell + 1, mode="clip") - upper) * right
-    lower = flat.take(cell + width, mode="clip")
-    lower += (flat.take(cell + (width + 1), mode="clip") - lower) * right
-    upper += (lower - upper) * below
-    return upper
+    upper_left, upper_right = flat.take(cell), flat[1:].take(cell, mode="clip")
+    lower_left, lower_right = flat[width:].take(cell, mode="clip"), flat[width + 1 :].take(cell, mode="clip")
+    upper_left += (upper_right - upper_left) * right
+    lower_left += (lower_right - lower_left) * right
+    upper_left += (lower_left - upper_left) * below
+    return upper_left
