@@ -18,6 +18,8 @@ from pipeline.build.backends import dask_cluster
 from pipeline.build.build_set import BuildResult, build
 from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError, reports_input_errors
+from pipeline.images.exif import ExifRule
+from pipeline.storage.manifest import Manifest
 from pipeline.system.cpu import default_workers
 
 
@@ -34,6 +36,8 @@ def _format_summary(out: Path, result: BuildResult) -> str:
         (repeated, "repeated left out"),
         (renumbered, "renumbered"),
         (len(manifest.skipped), "bad pictures skipped"),
+        (manifest.counts.get("turned", 0), "turned as their EXIF orientation says"),
+        (manifest.counts.get("reduced", 0), "stored smaller"),
     ]
     content += "".join(f", {count} {note}" for count, note in notes if count)
     if not result.written:
@@ -41,6 +45,16 @@ def _format_summary(out: Path, result: BuildResult) -> str:
     kept = len(manifest.shards) - result.written
     kept_note = f", {kept} shards kept" if kept > 0 else ""
     return f"{out}: {content}{kept_note}, {seconds:.1f} s, {manifest.records / seconds:.0f} pictures/s"
+
+
+def _warn_of_orientation(manifest: Manifest) -> None:
+    """Warn of pictures whose sizes do not show whether their annotations refer to the turned or the stored picture."""
+    count = manifest.counts.get("ambiguous", 0)
+    if count and manifest.exif == "apply":
+        _print_to_stderr(
+            f"Warning: {count} pictures have an EXIF orientation that their size does not confirm (upside down, "
+            "mirrored or square): they were turned; if the annotations refer to the stored pictures: --exif ignore"
+        )
 
 
 def _print_to_stderr(line: str) -> None:
@@ -92,6 +106,20 @@ def _print_to_stderr(line: str) -> None:
 @click.option(
     "--on-bad-image", type=click.Choice(["fail", "skip"]), default="fail", help="Action on a damaged or missing image."
 )
+@click.option(
+    "--exif",
+    type=click.Choice(["apply", "ignore"]),
+    default="apply",
+    help="apply: pictures are turned as their EXIF orientation says, as viewers and annotation tools show them, and "
+    "annotations refer to the turned picture; where they fit only the stored picture, it is not turned. ignore: no "
+    "picture is turned.",
+)
+@click.option(
+    "--max-side",
+    type=click.IntRange(64),
+    show_default="store all pictures as they are",
+    help="Shrink pictures whose longer side exceeds this many px, and their annotations; JPEG of quality 95.",
+)
 @click.option("--force", is_flag=True, help="Rebuild a complete set.")
 @reports_input_errors
 def main(
@@ -109,6 +137,8 @@ def main(
     min_area: float,
     keep_empty: bool | None,
     on_bad_image: str,
+    exif: ExifRule,
+    max_side: int | None,
     force: bool,
 ) -> None:
     """Pack images and annotations into MindRecord shards.
@@ -120,7 +150,9 @@ def main(
     sources = splits_from_options(coco, split, annotations, pictures)
     if keep_empty is None:
         keep_empty = not all(source.annotations or source.split.startswith("train") for source in sources)
-    options = BuildOptions(PersonFilter(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip")
+    options = BuildOptions(
+        PersonFilter(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip", exif, max_side
+    )
     if (backend == "dask") != bool(scheduler):
         raise InputError("--backend dask and --scheduler HOST:PORT must be given together")
     if scheduler and workers:
@@ -136,6 +168,7 @@ def main(
             result = build(sources, out, options, workers=workers, force=force, announce=_print_to_stderr)
         except OSError as error:
             raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
+    _warn_of_orientation(result.manifest)
     click.echo(_format_summary(out, result))
 
 

@@ -14,6 +14,7 @@ from evaluation.saved_maps.writer import DatasetIdentity
 from evaluation.scoring.ground_truth import GroundTruth, add_annotations
 from pipeline.annotations.coco import AnnotatedImage, PersonFilter, annotation_file, image_path, read_annotations
 from pipeline.errors import InputError
+from pipeline.images.exif import ExifRule
 from pipeline.sample import Size
 from pipeline.storage.manifest import Manifest
 from pipeline.system.files import json_sha256
@@ -30,6 +31,7 @@ class Record:
         data: (N,) uint8 bytes of the image file.
         name: name of the image in messages.
         remedy: what the user can do if the image is damaged; the end of an error message.
+        exif: rule for its EXIF orientation.
     """
 
     image_id: int
@@ -39,6 +41,7 @@ class Record:
     data: NDArray[np.uint8]
     name: str
     remedy: str
+    exif: ExifRule = "apply"
 
 
 class EvaluationDataset(Protocol):
@@ -125,6 +128,7 @@ class ShardDataset:
                 raw_bytes(row["image"]),
                 name=f"image {image_id}",
                 remedy="run make shards again",
+                exif=self.manifest.exif,
             )
 
     def _rows(self, columns: Sequence[str], indices: Sequence[int]) -> Iterator[Any]:
@@ -224,14 +228,9 @@ def load_images(dataset: EvaluationDataset, image_ids: Sequence[int]) -> dict[in
 
 def load_image(record: Record) -> NDArray[np.uint8]:
     """Decode an image to (H, W, 3) uint8 BGR; raise InputError if it is damaged or not of the annotated size."""
-    from pipeline.storage.images import decode_image
+    from pipeline.images.decode import decode_image
 
     try:
-        image = decode_image(record.data, strict=True)
+        return decode_image(record.data, size=(record.height, record.width), exif=record.exif, strict=True)
     except InputError as error:
         raise InputError(f"{record.name}: {error}: {record.remedy}") from error
-    height, width, _ = image.shape
-    if (height, width) != (record.height, record.width):
-        sizes = f"image is {width}x{height} px, but its annotation says {record.width}x{record.height} px"
-        raise InputError(f"{record.name}: {sizes}: {record.remedy}")
-    return image

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from pipeline.annotations.ignore_region import Region, are_numbers, ignore_mask, parse_region
 from pipeline.errors import InputError
+from pipeline.images.decode import MAX_PIXELS
 from pipeline.sample import Annotation
 from pipeline.skeleton import COCO_KEYPOINTS, NUM_KEYPOINTS, from_coco
-from pipeline.storage.images import MAX_PIXELS
 from pipeline.storage.records import mask_to_rle
 
 NUM_KEYPOINT_VALUES = 3 * len(COCO_KEYPOINTS)

@@ -17,9 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.build.staging import images_being_read
 from pipeline.errors import InputError
 
 _CONTINUE_ADVICE = "run the same command again to write the missing shards"
+_MAX_NAMED_IMAGES = 4
 _ADDRESS = re.compile(r"(\w+://)?[^\s:/]+:\d+")
 
 CONNECT_TIMEOUT = 10
@@ -96,9 +98,18 @@ def worker_failures_as_input_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except killed:
-        raise InputError(f"{out}: a worker was killed (out of memory?): {_CONTINUE_ADVICE}") from None
+        cause = f"a worker was killed (out of memory?){_describe_reading(out)}"
+        raise InputError(f"{out}: {cause}: {_CONTINUE_ADVICE}") from None
     except lost:
         raise InputError(f"{out}: lost the connection to the scheduler or to all workers: {_CONTINUE_ADVICE}") from None
+
+
+def _describe_reading(out: Path) -> str:
+    names = images_being_read(out)
+    if not names:
+        return ""
+    more = f" and {len(names) - _MAX_NAMED_IMAGES} more" if len(names) > _MAX_NAMED_IMAGES else ""
+    return f" while {', '.join(names[:_MAX_NAMED_IMAGES])}{more} {'was' if len(names) == 1 else 'were'} being read"
 
 
 def check_folders_exist(folders: Sequence[Path]) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 from pipeline.annotations.sources import Split, SplitFields
 from pipeline.build.backends import stall_timeout, worker_failures_as_input_errors
 from pipeline.build.plan import BuildOptions, Plan, make_plan
-from pipeline.build.write_shard import STAGING_FOLDER, ShardResult, write_shard
+from pipeline.build.staging import STAGING_FOLDER
+from pipeline.build.write_shard import ShardResult, write_shard
 from pipeline.errors import InputError
 from pipeline.storage.manifest import FILE_NAME, Manifest, SkippedImage, Source, find_file_problem
 from pipeline.storage.statistics import Statistics
@@ -186,15 +187,17 @@ def _check_files_exist(out: Path, results: Sequence[ShardResult]) -> None:
 
 
 def _make_manifest(plan: Plan, options: BuildOptions, results: Sequence[ShardResult]) -> Manifest:
-    statistics = Statistics()
+    statistics, counts = Statistics(), Counter[str]()
     for result in results:
         statistics.merge(result.statistics)
+        counts.update(result.counts)
     return Manifest(
         sources=_count_records(plan, results),
         options=options.to_json(),
         statistics=statistics,
         skipped=tuple(image for result in results for image in result.bad),
         shards=tuple(result.shard for result in results if result.shard),
+        counts=dict(sorted(counts.items())),
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.annotations.coco import AnnotatedImage, PersonFilter, read_annotations
 from pipeline.annotations.sources import Candidate, Split, SplitFields, resolve_image_ids
 from pipeline.errors import InputError
+from pipeline.images.exif import ExifRule
 from pipeline.storage.manifest import Source
 from pipeline.storage.records import SCHEMA, VERSION
 
@@ -47,12 +48,16 @@ class BuildOptions:
         keep_empty: keep images without a trainable person.
         records_per_shard: maximum number of images in a shard. Small sets are split into several smaller shards.
         skip_bad: leave out missing and damaged images instead of failing.
+        exif: whether pictures are turned as their EXIF orientation says.
+        max_side: longest side in px of a stored picture; larger ones are stored smaller. None stores all as they are.
     """
 
     person_filter: PersonFilter = field(default_factory=PersonFilter)
     keep_empty: bool = False
     records_per_shard: int = 256
     skip_bad: bool = False
+    exif: ExifRule = "apply"
+    max_side: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as they are stored in the manifest."""
@@ -62,6 +67,8 @@ class BuildOptions:
             "keep_empty": self.keep_empty,
             "records_per_shard": self.records_per_shard,
             "on_bad_image": "skip" if self.skip_bad else "fail",
+            "exif": self.exif,
+            "max_side": self.max_side,
         }
 
 
@@ -89,6 +96,7 @@ class Task:
         layout: layout of the data file.
         person_filter: criteria for trainable people.
         skip_bad: leave out missing and damaged images.
+        exif, max_side: as in `BuildOptions`.
         key: hash that identifies the content of the shard. A finished shard with the same key is kept.
     """
 
@@ -98,6 +106,8 @@ class Task:
     layout: Layout
     person_filter: PersonFilter
     skip_bad: bool
+    exif: ExifRule
+    max_side: int | None
     key: str
 
 
@@ -156,7 +166,7 @@ def _make_tasks(
     kept: Sequence[Candidate], sources: Sequence[Source], image_folders: tuple[Path, ...], options: BuildOptions
 ) -> tuple[Task, ...]:
     groups = [kept[cut] for cut in _even_slices(len(kept), options.records_per_shard)]
-    layout = _choose_layout(groups)
+    layout = _choose_layout(groups, options.max_side)
     return tuple(
         Task(
             file=f"shard-{number:05d}.mindrecord",
@@ -165,7 +175,9 @@ def _make_tasks(
             layout=layout,
             person_filter=options.person_filter,
             skip_bad=options.skip_bad,
-            key=_compute_key(sources, options.person_filter, layout, group),
+            exif=options.exif,
+            max_side=options.max_side,
+            key=_compute_key(sources, options, layout, group),
         )
         for number, group in enumerate(groups)
     )
@@ -188,8 +200,10 @@ def _file_bytes(path: str) -> int:
         return -1
 
 
-def _record_bytes(candidate: Candidate) -> int:
+def _record_bytes(candidate: Candidate, max_side: int | None) -> int:
     """Return an upper bound of the bytes of a record's blobs.
+
+    A picture that is stored smaller has less than a byte for each pixel.
 
     After the dilation by 16 px, a row of the ignore region has at most W / 17 runs of four bytes.
     """
@@ -198,12 +212,13 @@ def _record_bytes(candidate: Candidate) -> int:
     image = candidate.image
     has_ignored = not all(person.trainable for person in image.people)
     run_bytes = image.height * image.width // 4 + 4096 if has_ignored else 0
-    return max(candidate.file_bytes, 0) + _PERSON_BYTES * len(image.people) + run_bytes
+    image_bytes = max(candidate.file_bytes, max_side**2 if max_side else 0)
+    return image_bytes + _PERSON_BYTES * len(image.people) + run_bytes
 
 
-def _choose_layout(groups: Sequence[Sequence[Candidate]]) -> Layout:
+def _choose_layout(groups: Sequence[Sequence[Candidate]], max_side: int | None) -> Layout:
     """Return the smallest powers of two that fit. With MindRecord's defaults, every file would have about 50 MB."""
-    record_bytes = [[_record_bytes(candidate) for candidate in group] for group in groups]
+    record_bytes = [[_record_bytes(candidate, max_side) for candidate in group] for group in groups]
     page_size = min(_power_of_two(max(map(max, record_bytes)) + 4096, _MIN_PAGE_BYTES), _MAX_PAGE_BYTES)
     # a large record can leave half of the previous page empty, and scalars are stored in separate pages
     pages = max(2 * (sum(group) // page_size) + 8 for group in record_bytes)
@@ -215,16 +230,19 @@ def _power_of_two(value: int, minimum: int) -> int:
     return max(1 << (value - 1).bit_length(), minimum)
 
 
-def _compute_key(
-    sources: Sequence[Source], person_filter: PersonFilter, layout: Layout, group: Sequence[Candidate]
-) -> str:
+def _compute_key(sources: Sequence[Source], options: BuildOptions, layout: Layout, group: Sequence[Candidate]) -> str:
     # the names in this dictionary are hashed: renaming one would rebuild existing shards
-    content = {
+    content: dict[str, Any] = {
         "format": VERSION,
         "schema": SCHEMA,
         "sources": [source.json_sha256 for source in sources],
-        "rules": asdict(person_filter),
+        "rules": asdict(options.person_filter),
         "layout": {"page": layout.page_size, "header": layout.header_size},
         "pictures": [(one.source, one.image.image_id, one.image.file_name, one.file_bytes) for one in group],
     }
+    # options that older builds did not have are hashed only if they are used
+    if options.exif != "apply":
+        content["exif"] = options.exif
+    if options.max_side:
+        content["max_side"] = options.max_side
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import sqlite3
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,17 +26,17 @@ import numpy as np
 from pipeline.annotations.coco import AnnotatedImage, image_path
 from pipeline.build.backends import check_folders_exist
 from pipeline.build.plan import MAX_FILE_BYTES, Layout, Task
+from pipeline.build.reduce_image import reduce_image
+from pipeline.build.staging import STAGING_FOLDER, note_progress
 from pipeline.errors import InputError
+from pipeline.images.decode import check_image, decode_image, describe_size_difference
+from pipeline.images.exif import UPRIGHT, choose_orientation, is_ambiguous
 from pipeline.sample import Annotation
-from pipeline.storage.images import check_image
 from pipeline.storage.manifest import Shard, SkippedImage, find_file_problem
 from pipeline.storage.records import SCHEMA, encode_runs, pack
 from pipeline.storage.statistics import Statistics
 from pipeline.system.files import file_sha256, json_sha256, set_default_permissions, write_atomically
 from pipeline.system.malloc import keep_freed_memory
-
-STAGING_FOLDER = ".building"
-"""Name of the folder of unfinished shards in the output folder."""
 
 _BATCH_RECORDS = 32
 _BATCH_BYTES = 16 << 20
@@ -55,6 +56,9 @@ class ShardResult:
         key: key of the task.
         statistics: statistics of the records; their JSON key is `tally`.
         bad: images that are missing or damaged.
+        counts: number of images by format, if it is not JPEG, and by name: "turned" as their EXIF orientation says;
+            "ambiguous", where the sizes do not show whether the annotations refer to the turned or the stored picture;
+            "reduced" to `max_side`.
         shard: the files of the shard; None if no shard was written.
         reused: True if the files of an earlier build were kept.
     """
@@ -62,6 +66,7 @@ class ShardResult:
     key: str
     statistics: Statistics = field(default_factory=Statistics)
     bad: list[SkippedImage] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
     shard: Shard | None = None
     reused: bool = False
 
@@ -113,23 +118,46 @@ def write_shard(task: Task, out: Path) -> ShardResult:
 
 def _write(task: Task, path: Path) -> ShardResult:
     result = ShardResult(task.key)
-    with _open_writer(path, task.layout) as write:
+    with _open_writer(path, task.layout) as write, note_progress(path.parent) as note:
         for source, image in task.images:
+            note(f"{task.image_folders[source]}{os.sep}{image.file_name}")
             try:
-                data = _read_image(task.image_folders[source], image)
+                data, stored, counts = _read_image(task, source, image)
             except InputError as error:
                 result.bad.append(SkippedImage(source, image.file_name, str(error)))
                 continue
+            result.counts.update(counts)
             if task.skip_bad or not result.bad:
-                write(_make_record(source, image, data, result.statistics))
+                write(_make_record(source, stored, data, result.statistics))
     if result.statistics.records and (task.skip_bad or not result.bad):
         result.shard = _describe_shard(path, result.statistics)
     return result
 
 
-def _read_image(folder: Path, image: AnnotatedImage) -> bytes:
-    """Read and check an image file. Raise InputError with a description of the problem."""
-    path = image_path(folder, image.file_name)
+def _read_image(task: Task, source: int, image: AnnotatedImage) -> tuple[bytes, AnnotatedImage, list[str]]:
+    """Read and check an image, and shrink it if it is too large. Raise InputError with a description of the problem.
+
+    Returns:
+        The bytes to store, the annotations that belong to them, and the names under which the image is counted.
+    """
+    data = _read_file(image_path(task.image_folders[source], image.file_name))
+    header = check_image(data)
+    annotated = (image.height, image.width)
+    orientation = choose_orientation(header.size, header.orientation, annotated, task.exif)
+    if orientation is None:
+        raise InputError(describe_size_difference(header, annotated, task.exif))
+    counts = [] if header.format == "JPEG" else [header.format]
+    if orientation != UPRIGHT:
+        counts.append("turned")
+    if is_ambiguous(header.size, header.orientation):
+        counts.append("ambiguous")
+    if task.max_side and max(annotated) > task.max_side:
+        data, image = reduce_image(decode_image(data, size=annotated, exif=task.exif), image, task.max_side)
+        counts.append("reduced")
+    return data, image, counts
+
+
+def _read_file(path: str) -> bytes:
     try:
         info = os.stat(path)  # noqa: PTH116 (Path objects would cost as much as reading does)
         if not stat.S_ISREG(info.st_mode):
@@ -137,15 +165,11 @@ def _read_image(folder: Path, image: AnnotatedImage) -> bytes:
         if info.st_size > MAX_FILE_BYTES:
             raise InputError(f"has {info.st_size} bytes, expected at most {MAX_FILE_BYTES}")
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-            data = file.read()
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError("is missing") from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}") from error
-    height, width = check_image(data)
-    if (height, width) != (image.height, image.width):
-        raise InputError(f"is {width}x{height} px, but {image.width}x{image.height} px in the annotations")
-    return data
 
 
 def _make_record(source: int, image: AnnotatedImage, data: bytes, statistics: Statistics) -> dict[str, Any]:
@@ -222,7 +246,8 @@ def _load_finished(task: Task, out: Path) -> ShardResult | None:
             return None
         shard = data["shard"] and Shard(**data["shard"])
         bad = [SkippedImage(**item) for item in data["bad"]]
-        result = ShardResult(data["key"], Statistics.from_json(data["tally"]), bad, shard, reused=True)
+        counts = Counter(data["counts"] if bad else data.get("counts", {}))  # without counts, EXIF was ignored
+        result = ShardResult(data["key"], Statistics.from_json(data["tally"]), bad, counts, shard, reused=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if result.key != task.key or (bad and not task.skip_bad):
@@ -241,6 +266,7 @@ def _to_json(result: ShardResult) -> dict[str, Any]:
         "key": result.key,
         "shard": asdict(result.shard) if result.shard else None,
         "bad": [asdict(image) for image in result.bad],
+        "counts": result.counts,
         "tally": result.statistics.to_json(),
     }
     return {**content, "sha256": json_sha256(content)}

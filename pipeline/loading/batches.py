@@ -203,5 +203,5 @@ def create_batches(
         indices=order[start:stop],
         max_people=max_people,
         threads=threads or default_threads(world_size),
-        collator=Collator((height, width), seed, epoch, augment, targets),
+        collator=Collator((height, width), seed, epoch, augment, targets, manifest.exif),
     )

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.images.decode import decode_image
+from pipeline.images.exif import ExifRule
 from pipeline.loading.augment import (
     Augmentation,
     AugmentConfig,
@@ -25,7 +26,6 @@ from pipeline.loading.augment import (
 from pipeline.loading.targets import TargetConfig, encode_maps
 from pipeline.maps import Maps
 from pipeline.sample import Sample, Size
-from pipeline.storage.images import decode_image
 from pipeline.storage.mindrecord_reader import Row
 from pipeline.storage.records import decode_runs, raw_bytes, unpack_ignore, unpack_keypoints
 from pipeline.system.buffers import ThreadBuffers
@@ -67,23 +67,15 @@ def sample_rng(seed: int, epoch: int, image_id: int) -> np.random.Generator:
     return _thread_generator.generator
 
 
-def unpack_sample(row: Row) -> Sample:
-    """Decode a row. Raises InputError for an image that cannot be decoded or for damaged columns."""
+def unpack_sample(row: Row, exif: ExifRule = "apply") -> Sample:
+    """Decode a row of a set with this rule. Raises InputError for a damaged image or damaged columns."""
     size, runs = unpack_ignore(row["ignore"])
     return Sample(
         image_id=int(row["image_id"]),
-        image=_decode_row_image(row, size),
+        image=decode_image(raw_bytes(row["image"]), size=size, exif=exif, strict=True),
         keypoints=unpack_keypoints(row["keypoints"]),
         ignore=decode_runs(runs, *size),
     )
-
-
-def _decode_row_image(row: Row, size: Size, buffers: ThreadBuffers | None = None) -> NDArray[np.uint8]:
-    image = decode_image(raw_bytes(row["image"]), strict=True, buffers=buffers)
-    if image.shape[:2] != size:
-        found, expected = (f"{width}x{height}" for height, width in (image.shape[:2], size))
-        raise InputError(f"the image has {found} px, but its annotations expect {expected}")
-    return image
 
 
 @dataclass(frozen=True)
@@ -96,6 +88,7 @@ class Collator:
         epoch: counted from 0.
         augment: distribution of the augmentations; None fits the whole image into the input instead.
         targets: settings of the heatmaps and part affinity fields to render; None renders none.
+        exif: rule of the set for the EXIF orientation of images.
     """
 
     size: Size
@@ -103,6 +96,7 @@ class Collator:
     epoch: int
     augment: AugmentConfig | None
     targets: TargetConfig | None
+    exif: ExifRule = "apply"
 
     def write_labels(self, row: Row, batch: Batch, index: int) -> Augmentation:
         """Write everything but the image of a row into the batch, as sample `index`.
@@ -134,7 +128,7 @@ class Collator:
         from pipeline.loading.warp import augment_image
 
         size, _ = unpack_ignore(row["ignore"])
-        image = _decode_row_image(row, size, _buffers)
+        image = decode_image(raw_bytes(row["image"]), size=size, exif=self.exif, strict=True, buffers=_buffers)
         augment_image(image, augmentation, affine_matrix(augmentation, self.size), out=batch["image"][index])
 
     def _augmentation(self, image_id: int, keypoints: NDArray[np.float32], image_size: Size) -> Augmentation:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.images.exif import ExifRule
 from pipeline.storage.records import VERSION
 from pipeline.storage.statistics import Statistics
 from pipeline.system.files import file_sha256, json_sha256, write_atomically
@@ -106,10 +107,12 @@ class Manifest:
 
     Attributes:
         sources: sources of the records. The `source` column of a record is an index into this tuple.
-        options: options of the build: min_keypoints, min_area, keep_empty, records_per_shard, on_bad_image.
+        options: options of the build: min_keypoints, min_area, keep_empty, records_per_shard, on_bad_image, exif,
+            max_side.
         statistics: statistics of the records; their JSON key is `tally`.
         skipped: images left out because their files are missing or damaged.
         shards: the shards in reading order.
+        counts: numbers of pictures by what is special about them, see `pipeline.build.write_shard`.
     """
 
     sources: tuple[Source, ...]
@@ -117,6 +120,12 @@ class Manifest:
     statistics: Statistics
     skipped: tuple[SkippedImage, ...]
     shards: tuple[Shard, ...]
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def exif(self) -> ExifRule:
+        """Whether pictures are turned as their EXIF orientation says. Sets of version 0.3 and earlier ignore it."""
+        return "apply" if self.options.get("exif") == "apply" else "ignore"
 
     @property
     def records(self) -> int:
@@ -165,6 +174,7 @@ class Manifest:
             "skipped": [asdict(picture) for picture in self.skipped],
             "tally": self.statistics.to_json(),
             "shards": [asdict(shard) for shard in self.shards],
+            **({"counts": self.counts} if self.counts else {}),
         }
 
     def save(self, folder: Path) -> None:
@@ -224,6 +234,7 @@ class Manifest:
             statistics=Statistics.from_json(data.get("tally")),
             skipped=tuple(_parse_entry(SkippedImage, item, "skipped") for item in _get_list(data, "skipped")),
             shards=tuple(_parse_entry(Shard, item, "shards") for item in _get_list(data, "shards")),
+            counts=_parse_counts(data.get("counts", {})),
         )
         manifest._check_consistency(data)
         if data.get("fingerprint", manifest.fingerprint) != manifest.fingerprint:
@@ -309,13 +320,19 @@ def _get_list(data: dict[str, Any], name: str) -> list[Any]:
     return items
 
 
+def _parse_counts(data: object) -> dict[str, int]:
+    if not isinstance(data, dict) or not all(type(count) is int and count >= 0 for count in data.values()):
+        raise InputError("counts: expected an object of integers")
+    return data
+
+
 def _parse_entry(cls: type[Any], item: object, name: str) -> Any:
     kinds = {"int": int, "str": str}
-    expected = {field: kinds[str(kind)] for field, kind in cls.__annotations__.items()}
+    expected = {key: kinds[str(kind)] for key, kind in cls.__annotations__.items()}
     if not isinstance(item, dict) or set(item) != set(expected):
         raise InputError(f"{name}: each entry must be an object with {', '.join(expected)}")
-    for field, kind in expected.items():
-        value = item[field]
+    for key, kind in expected.items():
+        value = item[key]
         if type(value) is not kind or (isinstance(value, int) and value < 0):
-            raise InputError(f"{name}: {field} is {str(value)[:40]!r}, expected {kind.__name__}")
+            raise InputError(f"{name}: {key} is {str(value)[:40]!r}, expected {kind.__name__}")
     return cls(**item)

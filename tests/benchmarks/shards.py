@@ -122,7 +122,7 @@ def measure_stages(coco: Path, split: str, *, rounds: int = 3) -> dict[str, floa
 def _stages(task: Any, path: Path) -> Iterator[tuple[str, float]]:
     from pipeline.annotations.coco import image_path
     from pipeline.build import write_shard as writing
-    from pipeline.storage.images import check_image
+    from pipeline.images.decode import check_image
     from pipeline.storage.mindrecord_writer import create_writer
     from pipeline.storage.records import SCHEMA
     from pipeline.storage.statistics import Statistics

@@ -108,7 +108,7 @@ def test_damaged_image_is_named():
     good = record(5, 50, (40, 60), no_people)
     with pytest.raises(InputError, match=r"image 5: .*JPEG.*replace it"):
         load_image(replace(good, data=good.data[: len(good.data) // 2]))
-    with pytest.raises(InputError, match="image 5: image is 60x40 px, but its annotation says 40x60 px: replace it"):
+    with pytest.raises(InputError, match="image 5: is 60x40 px, but 40x60 px in the annotations: replace it"):
         load_image(replace(good, height=60, width=40))
 
 

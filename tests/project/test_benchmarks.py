@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipeline.storage.images import decode_image
+from pipeline.images.decode import decode_image
 from pipeline.synthetic import generate
 from tests.benchmarks.__main__ import main, ratios, shard_numbers
 from tests.benchmarks.online import STAGES, measure_online, measure_stages

@@ -19,6 +19,7 @@ LAYERS = {
         "pipeline.skeleton pipeline.sample pipeline.errors pipeline.config_base",
         "pipeline.maps",
         "pipeline.system",
+        "pipeline.images",
         "pipeline.storage",
         "pipeline.annotations",
         "pipeline.loading pipeline.build",

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from pipeline.annotations.coco import PersonFilter, annotation_file, read_annotations
-from pipeline.storage.images import check_image, decode_image
+from pipeline.images.decode import check_image, decode_image
 from pipeline.storage.manifest import FILE_NAME, Manifest
 from pipeline.system.log_filters import silence_opencv
 from tests.faults.input_tester import InputTester
