@@ -114,7 +114,7 @@ def load_maps(path: Path, image_size: Size | None = None) -> SavedMaps:
 def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         with path.open("rb") as file:  # np.load would leave a damaged file open
-            content = np.load(file, allow_pickle=False)
+            content = np.load(file)
             if not isinstance(content, Mapping):
                 raise ValueError("one array")
             return dict(content)

@@ -1,6 +1,6 @@
 """Headers of the image formats other than JPEG: size, EXIF orientation, and whether pixels are missing.
 
-Sources: PNG (W3C), WebP container (Google), BMP (Microsoft), TIFF 6.0 (Adobe), JPEG 2000 (ITU-T T.800).
+Sources: PNG (W3C), WebP container (Google), BMP (Microsoft), TIFF 6.0 (Adobe).
 """
 
 from __future__ import annotations
@@ -201,23 +201,10 @@ def _check_tiff(data: memoryview) -> None:
             raise InputError("damaged TIFF: it ends too early")
 
 
-def _read_jpeg2000(data: memoryview) -> Container:
-    """Read the size from the SIZ marker of the code stream, or from the image header box before it."""
-    start = bytes(data[:4096])
-    box, marker = start.find(b"ihdr"), start.find(b"\xff\x4f\xff\x51")
-    if box >= 0:
-        return Container("JPEG 2000", (_number(data, box + 4, 4), _number(data, box + 8, 4)))
-    if marker < 0:
-        raise _IncompleteHeaderError
-    width, height, left, top = (_number(data, marker + 8 + 4 * i, 4) for i in range(4))
-    return Container("JPEG 2000", (height - top, width - left))
-
-
 _READERS: tuple[tuple[Callable[[bytes], bool], Callable[[memoryview], Container]], ...] = (
     (lambda start: start.startswith(PNG_SIGNATURE), _read_png),
     (lambda start: start[:4] == b"RIFF" and start[8:12] == b"WEBP", _read_webp),
     (lambda start: start.startswith(b"BM"), _read_bmp),
     (lambda start: start[:4] in (b"II*\0", b"MM\0*"), _read_tiff),
-    (lambda start: start.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")), _read_jpeg2000),
 )
 """For each format, whether the first 16 bytes of a file are of this format, and the reader of its header."""

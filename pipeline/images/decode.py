@@ -2,8 +2,8 @@
 
 The content decides the format, not the name. The usual kinds of JPEG are decoded by libjpeg-turbo (simplejpeg), which
 reports missing data; OpenCV would fill the missing part with grey. OpenCV decodes the rest: JPEG with four components
-or unusual sampling, PNG, WebP, BMP, TIFF and JPEG 2000. Every header is read here first, because decoders trust
-what a header states: an unusual one could make them exhaust or corrupt memory.
+or unusual sampling, PNG, WebP, BMP and TIFF. Its decoder of JPEG 2000 is not used: damaged files crash it. Every header
+is read here first, because decoders trust what a header states: an unusual one could exhaust or corrupt memory.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ from pipeline.system.buffers import ThreadBuffers
 MAX_PIXELS = 300_000_000
 """Maximum number of pixels. An image whose header states more is rejected before it is decoded. The largest sensors of
 phones have 200 million."""
+
+_ALWAYS_ACCEPTED_PIXELS = 16_000_000
+_MAX_PIXELS_PER_BYTE = 500
+"""A file with more pixels than `_ALWAYS_ACCEPTED_PIXELS` and more than these for each of its bytes is rejected: its
+header is damaged, or meant to exhaust memory. A JPEG of one colour has less than 200."""
 
 ImageBytes = bytes | NDArray[np.uint8]
 Image = NDArray[np.uint8]
@@ -76,6 +81,8 @@ def read_header(data: ImageBytes) -> ImageHeader:
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         limit = MAX_PIXELS // 1_000_000
         raise InputError(f"its header states {width}x{height} px, expected at most {limit} million pixels")
+    if height * width > max(_ALWAYS_ACCEPTED_PIXELS, _MAX_PIXELS_PER_BYTE * len(data)):
+        raise InputError(f"its header states {width}x{height} px, but the file has only {len(data)} bytes")
     return header
 
 
@@ -89,7 +96,8 @@ def _describe_unknown(start: bytes) -> str:
     brand = start[8:12] if start[4:8] == b"ftyp" else b""
     name = {b"avif": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF"}.get(brand)
     name = "GIF" if start.startswith(b"GIF8") else name
-    supported = "JPEG, PNG, WebP, BMP, TIFF or JPEG 2000"
+    name = "JPEG 2000" if start.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")) else name
+    supported = "JPEG, PNG, WebP, BMP or TIFF"
     return f"{name} is not supported; convert it to {supported}" if name else f"not an image: expected {supported}"
 
 

@@ -28,7 +28,7 @@ SUITES = [
 def test_invalid_input_is_rejected_in_one_line(suite: Callable[[int, int, Path], FaultReport], tmp_path: Path) -> None:
     report = suite(1, 40, tmp_path)
     assert report.failures == []
-    assert report.cases in (40, 120)
+    assert report.cases in (40, 160)
     assert not report.figures[0].startswith("0 accepted")
 
 

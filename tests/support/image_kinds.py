@@ -113,7 +113,6 @@ READABLE: dict[str, Callable[[], bytes]] = {
     "BMP grey": lambda: encode("BMP", mode="L"),
     "TIFF": lambda: encode("TIFF"),
     "TIFF LZW": lambda: encode("TIFF", compression="tiff_lzw"),
-    "JPEG 2000": lambda: encode("JPEG2000"),
 }
 """Files that OpenCV and Pillow read to the same pixels, by name."""
 
@@ -125,6 +124,7 @@ UNREADABLE: dict[str, Callable[[], bytes]] = {
     "odd sampling": lambda: with_sampling(_jpeg(), (0x44, 0x33, 0x12)),
     "AVIF": lambda: b"\0\0\0\x20ftypavif" + bytes(99),
     "GIF": lambda: encode("GIF"),
+    "JPEG 2000": lambda: encode("JPEG2000"),
     "text": lambda: b"not a picture",
     "empty": lambda: b"",
 }

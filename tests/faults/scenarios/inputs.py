@@ -9,21 +9,20 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import simplejpeg
 import yaml
 from click.testing import CliRunner
 
 from pipeline.annotations.coco import PersonFilter, annotation_file, read_annotations
-from pipeline.images.decode import check_image, decode_image
+from pipeline.images.decode import check_image, decode_image, decode_reduced
 from pipeline.storage.manifest import FILE_NAME, Manifest
 from pipeline.system.log_filters import silence_opencv
 from tests.faults.input_tester import InputTester
 from tests.faults.mutate import Generator, json_variant, mutate_bytes, mutate_tree
 from tests.faults.report import FaultReport
 from tests.faults.shard_sets import build_in_process, command_problem, create_source
-from tests.support.coco_folder import ROOT, jpeg, mixed, write
+from tests.support.coco_folder import ROOT, mixed, write
+from tests.support.image_kinds import READABLE, UNREADABLE, with_frame, with_sampling
 
 COMMAND_INTERVAL = 40
 """Every case with a multiple of this number is also tested with the command line."""
@@ -52,16 +51,22 @@ def annotations(seed: int, cases: int, folder: Path) -> FaultReport:
 
 
 def _encoded_images() -> list[bytes]:
-    colour = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    encoded = [jpeg(48, 64), jpeg(1, 1), jpeg(48, 64) + b"\0" * 100]
-    encoded.append(bytes(simplejpeg.encode_jpeg(colour[:, :, :1].copy(), colorspace="GRAY")))
-    cmyk = np.ascontiguousarray(np.dstack([colour, colour[:, :, :1]]))
-    encoded.append(bytes(simplejpeg.encode_jpeg(cmyk, colorspace="CMYK")))
-    encoded.append(cv2.imencode(".jpg", colour, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes())
-    for image in (colour, colour[:, :, 0], colour.astype(np.uint16) * 257, np.dstack([colour, colour[:, :, :1]])):
-        encoded.append(cv2.imencode(".png", image)[1].tobytes())
-    encoded.extend([b"", b"\0", b"GIF89a" + bytes(90), cv2.imencode(".bmp", colour)[1].tobytes()])
-    return encoded
+    return [make() for make in (*READABLE.values(), *UNREADABLE.values())]
+
+
+_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+
+
+def _with_other_frame(data: bytes, rng: Generator) -> bytes:
+    """Return a JPEG with another process, precision or sampling in its header; other data unchanged."""
+    if not data.startswith(b"\xff\xd8"):
+        return data
+    try:
+        if rng.random() < 1 / 2:
+            return with_frame(data, int(rng.choice(_FRAMES)), int(rng.choice([8, 12, 16])))
+        return with_sampling(data, tuple(int(factor) for factor in rng.integers(0, 256, 3)))
+    except (StopIteration, IndexError):
+        return data
 
 
 def _with_other_size(data: bytes, rng: Generator) -> bytes:
@@ -91,10 +96,12 @@ def images(seed: int, cases: int, folder: Path) -> FaultReport:
         rng = np.random.default_rng((seed, case))
         data = originals[case % len(originals)]
         if case >= len(originals):
-            data = _with_other_size(data, rng) if rng.random() < 1 / 8 else mutate_bytes(data, rng)
+            change = (_with_other_size, _with_other_frame, *[mutate_bytes] * 4)[int(rng.integers(6))]
+            data = change(data, rng)
         path.write_bytes(data)
         tester.run(f"checked image (case {case})", lambda: check_image(path.read_bytes()))
         tester.run(f"strictly decoded image (case {case})", lambda: decode_image(path.read_bytes(), strict=True))
+        tester.run(f"image decoded at a fraction (case {case})", lambda: decode_reduced(path.read_bytes(), 8))
         more = [build] if case % COMMAND_INTERVAL == 0 else []
         tester.run(f"decoded image (case {case})", lambda: decode_image(path.read_bytes()), *more)
     return tester.result()
