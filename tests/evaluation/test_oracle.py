@@ -125,7 +125,7 @@ def test_saved_maps_are_compared_by_two_settings(tmp_path: Path) -> None:
     assert header.split()[:3] == ["settings", "AP", "AP50"]
     assert float(defaults.split()[1]) > 0.9
     assert changed.split()[:2] == ["--set", "0.000"]
-    assert "below noise" in difference
+    assert "worse by more than noise" in difference
     written = json.loads(file.read_text())
     assert written["settings"]["defaults"]["AP"] > 0.9
     assert 0 < written["settings"]["--set"]["decode_ms"]["median"] < 1000

@@ -47,7 +47,7 @@ def test_equal_detections_differ_by_nothing_and_missing_ones_by_more_than_noise(
     assert better.above_noise
     assert better.low < better.value < better.high
     assert str(better).endswith("above noise")
-    assert str(worse).endswith("below noise")
+    assert str(worse).endswith("worse by more than noise")
     assert bootstrap_difference(half, full, samples=200) == better
     assert bootstrap_difference(half, full, samples=200, seed=1) != better
 

@@ -124,7 +124,13 @@ class Difference:
         return self.low > 0
 
     def __str__(self) -> str:
-        verdict = "above noise" if self.above_noise else "below noise" if self.high < 0 else "not distinct from noise"
+        verdict = (
+            "above noise"
+            if self.above_noise
+            else "worse by more than noise"
+            if self.high < 0
+            else "not distinct from noise"
+        )
         return (
             f"{self.value:+.4f} AP ({CONFIDENCE:.0%} interval {self.low:+.4f} to {self.high:+.4f}, "
             f"paired bootstrap of {self.images:,} images): {verdict}"
