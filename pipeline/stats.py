@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +25,9 @@ from pipeline.system.log_filters import silence_mindspore
 
 _BAR_LENGTH = 30
 """Length of the longest bar of a chart, in characters."""
+
+_MAX_DECODED = 200
+"""Maximum number of images of a format that are decoded to measure the time."""
 
 _MAX_PEOPLE_BIN = 8
 """Images with this many people or more share one bar in the text."""
@@ -41,8 +46,11 @@ def describe(manifest: Manifest, statistics: Statistics | None = None) -> dict[s
         A dictionary of: each count of `Statistics`, where `people_per_image`, `keypoints_per_person` and the histograms
         are lists and `keypoints` is [not labelled, hidden, visible] by name; `shards` (the number of shards);
         `shard_bytes`; `records_per_shard` and `bytes_per_shard` ([min, mean, max]); `edges` of the histograms;
-        `skipped` (the number of skipped images); and `sources`.
+        `skipped` (the number of skipped images); `formats` (the number of images by format); `turned` as their EXIF
+        orientation says, and `reduced` to the build's --max-side (numbers of images); and `sources`.
     """
+    counts = dict(manifest.counts)
+    special = {name: counts.pop(name, 0) for name in ("turned", "ambiguous", "reduced")}
     sizes = [shard.bytes + shard.index_bytes for shard in manifest.shards]
     return {
         **(statistics or manifest.statistics).to_json(),
@@ -51,6 +59,9 @@ def describe(manifest: Manifest, statistics: Statistics | None = None) -> dict[s
         "records_per_shard": _min_mean_max([shard.records for shard in manifest.shards]),
         "bytes_per_shard": _min_mean_max(sizes),
         "skipped": len(manifest.skipped),
+        "formats": {"JPEG": manifest.records - sum(counts.values()), **counts},
+        "turned": special["turned"],
+        "reduced": special["reduced"],
         "sources": [asdict(source) for source in manifest.sources],
         "edges": {"box": BOX_EDGES, "image": IMAGE_EDGES, "ignored_fraction": IGNORED_EDGES},
     }
@@ -67,6 +78,7 @@ def describe_union(manifests: Sequence[Manifest], all_statistics: Sequence[Stati
         statistics=total,
         skipped=tuple(picture for manifest in manifests for picture in manifest.skipped),
         shards=tuple(shard for manifest in manifests for shard in manifest.shards),
+        counts=dict(sum((Counter(manifest.counts) for manifest in manifests), Counter())),
     )
     return describe(union)
 
@@ -102,6 +114,24 @@ def scan(folder: Path, manifest: Manifest) -> Statistics:
             picture_bytes=raw_bytes(row["image"]).size,
         )
     return statistics
+
+
+def measure_decoding(folder: Path, manifest: Manifest) -> dict[str, float]:
+    """Return the mean time in ms to decode an image of each format, over at most `_MAX_DECODED` images of each."""
+    silence_mindspore()
+    from pipeline.images.decode import decode_image, read_header
+    from pipeline.storage.mindrecord_reader import read_rows
+    from pipeline.storage.records import raw_bytes
+
+    seconds: dict[str, list[float]] = {}
+    for row in read_rows(folder, manifest, ("image",), range(manifest.records)):
+        data = raw_bytes(row["image"])
+        measured = seconds.setdefault(read_header(data).format, [])
+        if len(measured) < _MAX_DECODED:
+            start = time.perf_counter()
+            decode_image(data, strict=True)
+            measured.append(time.perf_counter() - start)
+    return {name: 1000 * sum(values) / len(values) for name, values in seconds.items()}
 
 
 def format_text(name: str, figures: dict[str, Any]) -> str:
@@ -142,8 +172,23 @@ def _format_totals(name: str, figures: dict[str, Any]) -> str:
             f"  shards        {figures['shards']:>10,}   {fewest:,} to {most:,} records, {mean:,.0f} on average,"
             f" {megabytes:,.1f} MB each, {figures['shard_bytes'] / 1e6:,.1f} MB in all",
             f"  skipped       {figures['skipped']:>10,}   bad pictures",
+            *_format_formats(figures),
         ]
     )
+
+
+def _format_formats(figures: dict[str, Any]) -> list[str]:
+    """Return lines about formats, unless all images are JPEGs as their files have them and nothing was measured."""
+    lines, decode_ms = [], figures.get("decode_ms", {})
+    for name, count in figures["formats"].items():
+        if count and (decode_ms or name != "JPEG" or count < figures["records"]):
+            time_text = f", {decode_ms[name]:.1f} ms each to decode" if name in decode_ms else ""
+            lines.append(f"  {name:<14}{count:>10,}   pictures{time_text}")
+    if figures["turned"]:
+        lines.append(f"  turned        {figures['turned']:>10,}   pictures, as their EXIF orientation says")
+    if figures["reduced"]:
+        lines.append(f"  reduced       {figures['reduced']:>10,}   pictures, stored smaller")
+    return lines
 
 
 def _format_sources(figures: dict[str, Any]) -> str:
@@ -207,7 +252,12 @@ def _find_folders(shards: Sequence[Path]) -> list[Path]:
 @click.argument("shards", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the total of all sets, and each set in `sets`.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also write a plot to this image file.")
-@click.option("--scan", "from_records", is_flag=True, help="Count from the records instead of the manifest.")
+@click.option(
+    "--scan",
+    "from_records",
+    is_flag=True,
+    help="Count from the records instead of the manifest, and measure how long images take to decode.",
+)
 @reports_input_errors
 def main(*, shards: tuple[Path, ...], as_json: bool, plot: Path | None, from_records: bool) -> None:
     """Print statistics of the sets of shards in or below SHARDS (default: every set below shards/)."""
@@ -221,6 +271,9 @@ def main(*, shards: tuple[Path, ...], as_json: bool, plot: Path | None, from_rec
         str(folder): describe(manifest, statistics)
         for folder, manifest, statistics in zip(folders, manifests, all_statistics, strict=True)
     }
+    if from_records:
+        for folder, manifest in zip(folders, manifests, strict=True):
+            sets[str(folder)]["decode_ms"] = measure_decoding(folder, manifest)
     if as_json:
         total = describe_union(manifests, all_statistics)
         click.echo(json.dumps({**total, "sets": sets} if len(sets) > 1 else total, indent=1))

@@ -242,3 +242,26 @@ def test_a_killed_worker_ends_the_build_with_the_name_of_its_image(tmp_path: Pat
     assert "a worker was killed (out of memory?) while " in result.stderr
     assert f"{117:012d}.jpg" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_stats_name_formats_and_turned_pictures(tmp_path: Path) -> None:
+    from pipeline.stats import main as stats
+
+    files = {
+        1: READABLE["PNG"](),
+        2: with_orientation(READABLE["JPEG"](), 3),
+        3: READABLE["JPEG"](),
+        4: READABLE["BMP"](),
+    }
+    folder = _coco(tmp_path / "coco", dict.fromkeys(files, (60, 80)), files)
+    assert _build(folder, tmp_path / "set").exit_code == 0
+    result = CliRunner().invoke(stats, [str(tmp_path / "set"), "--scan"])
+    words = [line.split() for line in result.output.splitlines()]
+    for name, count in (("JPEG", "2"), ("PNG", "1"), ("BMP", "1")):
+        (line,) = (line for line in words if line[:1] == [name])
+        assert line[1:3] == [count, "pictures,"]
+        assert float(line[3]) > 0
+    assert ["turned", "1"] in [line[:2] for line in words]
+    figures = json.loads(CliRunner().invoke(stats, [str(tmp_path / "set"), "--json"]).output)
+    assert figures["formats"] == {"JPEG": 2, "PNG": 1, "BMP": 1}
+    assert (figures["turned"], figures["reduced"]) == (1, 0)
