@@ -293,7 +293,10 @@ class DecoderConfig(StrictModel):
         default=0.02, ge=0, le=1, description="height above which a peak may join a person by a limb"
     )
     peak_noise: float = Field(
-        default=4.0, ge=0, le=100, description="the same in multiples of the white noise in the heatmaps; 0 for none"
+        default=4.0, ge=0, le=100, description="peak_threshold in multiples of the heatmaps' white noise; 0 for none"
+    )
+    weak_peak_noise: float = Field(
+        default=3.0, ge=0, le=100, description="weak_peak_threshold in multiples of that noise; 0 for none"
     )
     max_peaks: int = Field(
         default=64, ge=1, le=1000, description="maximum number of candidates per keypoint kind in an image"

@@ -99,7 +99,6 @@ class _Partition:
 def assemble(
     peaks: Peaks,
     limbs: Limbs,
-    strong: NDArray[np.bool_],
     *,
     peak_weight: float,
     rival_weight: float,
@@ -112,7 +111,6 @@ def assemble(
     Args:
         peaks: the candidate keypoints.
         limbs: the candidate limbs.
-        strong: (N,) True for candidates that may be a person of their own.
         peak_weight: weight of the peak scores of a limb's two ends, relative to the limb's own score, for sorting.
         rival_weight: weight of the best other limb at either end, likewise.
         gap: maximum distance that is bridged, in multiples of the longest limb of either part; 0 disables bridging.
@@ -125,9 +123,9 @@ def assemble(
     priority = limbs.score + peak_weight * (peaks.score[limbs.start] + peaks.score[limbs.end])
     if rival_weight:
         priority = priority - rival_weight * _best_rivals(limbs, priority)
-    certain = strong[limbs.start] & strong[limbs.end]
+    certain = peaks.strong[limbs.start] & peaks.strong[limbs.end]
     people.merge(limbs.start[certain], limbs.end[certain], priority[certain])
-    accepted = _attach(people, limbs, priority, strong)
+    accepted = _attach(people, limbs, priority, peaks.strong)
     numbers = np.unique(np.array(people.person, dtype=np.intp)[accepted])
     grown = {i for i in numbers.tolist() if len(people.members[i]) > 1}
     if gap > 0 and grown:

@@ -46,17 +46,19 @@ class Peaks:
         kind: (N,) intp keypoint kind (OpenPose-18 index), ascending.
         position: (N, 2) float32 x, y in grid cells, with sub-cell accuracy.
         score: (N,) float32 height of the interpolated peak: the value of its cell or slightly more.
+        strong: (N,) True for candidates that may be a person of their own; the others may only join one by a limb.
         count: (K,) intp number of candidates of each kind.
     """
 
     kind: NDArray[np.intp]
     position: NDArray[np.float32]
     score: NDArray[np.float32]
+    strong: NDArray[np.bool_]
     count: NDArray[np.intp]
 
 
-def find_peaks(heatmaps: NDArray[np.float32], threshold: float, max_peaks: int) -> Peaks:
-    """Find the local maxima whose interpolated height is above a threshold.
+def find_peaks(heatmaps: NDArray[np.float32], strong: float, weak: float, max_peaks: int) -> Peaks:
+    """Find the local maxima whose interpolated height is above a threshold, the lower one of two.
 
     The height counts, not the value of the cell: the cell of a peak between four cells has .72 of its height. A
     threshold on cells would reject such a peak and accept an equally high one in the centre of a cell.
@@ -65,7 +67,8 @@ def find_peaks(heatmaps: NDArray[np.float32], threshold: float, max_peaks: int) 
 
     Args:
         heatmaps: (K, h, w) float32, finite.
-        threshold: height that a peak must exceed.
+        strong: height that a strong peak must exceed.
+        weak: height that a weak peak must exceed.
         max_peaks: maximum number of candidates of one keypoint kind; the highest are kept.
     """
     kinds, height, width = heatmaps.shape
@@ -73,19 +76,21 @@ def find_peaks(heatmaps: NDArray[np.float32], threshold: float, max_peaks: int) 
     padded = np.full((kinds, height + 2, row), -np.inf, dtype=np.float32)
     padded[:, 1:-1, 1:-1] = heatmaps
     flat = padded.reshape(-1)
-    cells = np.flatnonzero(flat > threshold / MAX_RISE)
+    lowest = min(strong, weak)
+    cells = np.flatnonzero(flat > lowest / MAX_RISE)
     for earlier in (-1, -row, -row - 1, -row + 1):
         value = flat.take(cells)
         cells = cells[(value > flat.take(cells + earlier)) & (value >= flat.take(cells - earlier))]
     offset, score = _refine(flat.take(cells + (_NEIGHBOURS @ (row, 1))[:, None]))
-    high = np.flatnonzero(score > threshold)
+    high = np.flatnonzero(score > lowest)
     kind = cells[high] // (row * (height + 2))
     if len(high) > max_peaks:
         kept = _highest_of_each_kind(kind, score[high], max_peaks)
         high, kind = high[kept], kind[kept]
     y, x = np.divmod(cells[high] % (row * (height + 2)), row)
     position = np.stack([x - 1 + offset[0, high], y - 1 + offset[1, high]], axis=1).astype(np.float32)
-    return Peaks(kind, position, score[high], np.bincount(kind, minlength=kinds))
+    score = score[high]
+    return Peaks(kind, position, score, score > strong, np.bincount(kind, minlength=kinds))
 
 
 def noise_level(heatmaps: NDArray[np.float32]) -> float:

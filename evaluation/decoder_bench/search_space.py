@@ -63,6 +63,7 @@ SEARCHED: dict[str, Parameter] = {
     "peak_threshold": Parameter(0.01, 0.4, "log"),
     "weak_peak_threshold": Parameter(0.005, 0.2, "log"),
     "peak_noise": Parameter(0.0, 6.0),
+    "weak_peak_noise": Parameter(0.0, 6.0),
     "limb_threshold": Parameter(0.0, 0.25),
     "limb_fraction": Parameter(0.4, 1.0),
     "near": Parameter(0.0, 1.5),

@@ -170,5 +170,7 @@ def _concatenate_peaks(peaks_per_person: list[Peaks]) -> Peaks:
     kind = np.concatenate([peaks.kind for peaks in peaks_per_person])
     position = np.concatenate([peaks.position for peaks in peaks_per_person])
     score = np.concatenate([peaks.score for peaks in peaks_per_person])
+    strong = np.concatenate([peaks.strong for peaks in peaks_per_person])
     order = np.argsort(kind, kind="stable")
-    return Peaks(kind[order], position[order], score[order], np.bincount(kind, minlength=NUM_KEYPOINTS))
+    count = np.bincount(kind, minlength=NUM_KEYPOINTS)
+    return Peaks(kind[order], position[order], score[order], strong[order], count)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -150,7 +152,8 @@ def two_people_with_a_false_limb(false: float, true: float, others: float) -> tu
     count = np.zeros(NUM_KEYPOINTS, dtype=np.intp)
     count[kinds] = 2
     number = 2 * len(kinds)
-    peaks = Peaks(np.repeat(kinds, 2), np.zeros((number, 2), np.float32), np.ones(number, np.float32), count)
+    ones = np.ones(number, dtype=np.float32)
+    peaks = Peaks(np.repeat(kinds, 2), np.zeros((number, 2), np.float32), ones, ones > 0, count)
     return peaks, Limbs(np.array(limb), np.array(start), np.array(end), np.array(score, dtype=np.float32))
 
 
@@ -162,8 +165,7 @@ def test_a_limb_with_a_rival_of_similar_score_waits_for_limbs_without_one(
     rival_weight: float, scores: tuple[float, float, float], mixed: bool
 ) -> None:
     peaks, limbs = two_people_with_a_false_limb(*scores)
-    strong = np.ones(len(peaks.kind), dtype=bool)
-    table = assemble(peaks, limbs, strong, peak_weight=0.1, rival_weight=rival_weight, gap=0)
+    table = assemble(peaks, limbs, peak_weight=0.1, rival_weight=rival_weight, gap=0)
     neck, nose = (table[:, KEYPOINT_INDEX[name]] for name in ("neck", "nose"))
     # even candidates are those of the first person, odd ones those of the second
     assert bool((neck % 2 != nose % 2).any()) == mixed
@@ -171,11 +173,11 @@ def test_a_limb_with_a_rival_of_similar_score_waits_for_limbs_without_one(
 
 def test_weak_candidates_join_by_limbs_and_are_no_people_of_their_own() -> None:
     peaks, limbs = two_people_with_a_false_limb(false=0.1, true=0.5, others=0.5)
-    strong = np.zeros(10, dtype=bool)
-    strong[0] = True  # the first person's nose: the others are reached over one, two and more limbs
-    (row,) = assemble(peaks, limbs, strong, peak_weight=0.1, rival_weight=0.3, gap=2)
+    weak = replace(peaks, strong=np.zeros(10, dtype=bool))
+    assert len(assemble(weak, limbs, peak_weight=0.1, rival_weight=0.3, gap=2)) == 0
+    weak.strong[0] = True  # the first person's nose: the others are reached over one, two and more limbs
+    (row,) = assemble(weak, limbs, peak_weight=0.1, rival_weight=0.3, gap=2)
     assert row[row >= 0].tolist() == [0, 2, 4, 6, 8]
-    assert len(assemble(peaks, limbs, np.zeros(10, dtype=bool), peak_weight=0.1, rival_weight=0.3, gap=2)) == 0
 
 
 def test_a_gap_in_the_field_neither_splits_a_person_nor_joins_neighbours() -> None:

@@ -17,7 +17,8 @@ def random_peaks(rng: np.random.Generator, count: np.ndarray, height: int, width
     """Return candidates anywhere in the cells of the grid, whose outer halves lie beyond the outermost centres."""
     kind = np.repeat(np.arange(NUM_KEYPOINTS), count)
     position = rng.uniform((-0.5, -0.5), (width - 0.5, height - 0.5), (len(kind), 2)).astype(np.float32)
-    return Peaks(kind, position, np.ones(len(kind), dtype=np.float32), count)
+    ones = np.ones(len(kind), dtype=np.float32)
+    return Peaks(kind, position, ones, ones > 0, count)
 
 
 def bilinear(field: np.ndarray, x: float, y: float) -> np.ndarray:
@@ -91,7 +92,7 @@ def test_there_are_no_pairs_without_candidates() -> None:
 
 def test_the_prefilter_rejects_few_limbs(monkeypatch: pytest.MonkeyPatch) -> None:
     crowds = [crowd_maps(30, seed, noise=0.02) for seed in range(3)]
-    peaks = [find_peaks(maps.heatmaps[:NUM_KEYPOINTS], 0.1, 64) for maps in crowds]
+    peaks = [find_peaks(maps.heatmaps[:NUM_KEYPOINTS], 0.1, 0.1, 64) for maps in crowds]
 
     def count() -> int:
         return sum(len(score_limbs(m.pafs, p, **SETTINGS).limb) for m, p in zip(crowds, peaks, strict=True))
