@@ -22,8 +22,10 @@ from evaluation.decoder.person import Person
 from evaluation.inference.predictor import Predictor
 from evaluation.inference.threads import create_thread_pool, prefetch, prefetch_map
 from evaluation.media.overlay import draw_people
-from evaluation.media.sources import ImageFile, Sources, Video, VideoReader, printable, read_image
-from evaluation.media.writers import VIDEO_SUFFIX, CocoWriter, VideoWriter, write_image, write_openpose_json
+from evaluation.media.sources import ImageFile, Sources, Video, printable, read_image
+from evaluation.media.video_writer import VIDEO_SUFFIX, VideoWriter
+from evaluation.media.videos import Frame, FrameReader, open_video
+from evaluation.media.writers import CocoWriter, write_image, write_openpose_json
 from pipeline.errors import InputError
 
 Image = NDArray[np.uint8]
@@ -130,7 +132,7 @@ class PredictionRun:
             first_image_id: image id of the first frame.
         """
         try:
-            reader = VideoReader(video.source)
+            reader = open_video(video.source)
         except InputError as error:
             self.skipped.add(video.title, error)
             return 0
@@ -144,26 +146,27 @@ class PredictionRun:
             self.skipped.add(video.title, f"damaged after {frames} of {reader.num_frames} frames; the rest is left out")
         return frames
 
-    def _process_frames(self, video: Video, reader: VideoReader, first_image_id: int) -> int:
+    def _process_frames(self, video: Video, reader: FrameReader, first_image_id: int) -> int:
         """Detect people frame by frame, write the outputs, and return the number of frames."""
         overlay = "overlay" in self.outputs
 
-        def write(detection: tuple[tuple[int, Image], list[Person]]) -> tuple[int, list[Person], Image]:
-            (index, image), people = detection
+        def write(detection: tuple[tuple[int, Frame], list[Person]]) -> tuple[int, list[Person], Frame]:
+            (index, frame), people = detection
             if "openpose" in self.outputs:
                 write_openpose_json(self.openpose_folder, video.frame_name(index), people)
-            return index, people, draw_people(image, people) if overlay else image
+            return index, people, frame._replace(image=draw_people(frame.image, people)) if overlay else frame
 
-        frames = enumerate(prefetch(self._until_stopped(reader), PREFETCH_DEPTH))
+        frames = enumerate(prefetch(self._until_stopped(reader.frames()), PREFETCH_DEPTH))
         path = self.overlay_folder / f"{video.name}{VIDEO_SUFFIX}"
         progress = tqdm(total=reader.num_frames, unit="frame", desc=printable(video.title), disable=None)
+        sound = video.source if isinstance(video.source, Path) else None
         count = 0
-        with progress, create_thread_pool() as pool, VideoWriter(path, reader.fps) as writer:
-            detections = self.predictor.predict_stream(frames, lambda item: item[1])
-            for index, people, image in prefetch_map(pool, write, detections, PREFETCH_DEPTH):
+        with progress, create_thread_pool() as pool, VideoWriter(path, reader.fps, sound) as writer:
+            detections = self.predictor.predict_stream(frames, lambda item: item[1].image)
+            for index, people, frame in prefetch_map(pool, write, detections, PREFETCH_DEPTH):
                 if overlay:
-                    writer.write(image)
-                size = image.shape[0], image.shape[1]
+                    writer.write(frame)
+                size = frame.image.shape[0], frame.image.shape[1]
                 self._add_to_coco(first_image_id + index, size, people, file_name=video.title, frame=index)
                 progress.update()
                 count += 1
@@ -190,8 +193,8 @@ class PredictionRun:
 
 def predict_sources(run: PredictionRun, sources: Sources) -> None:
     """Detect people in all sources, images first."""
-    for path in sources.unsupported:
-        run.skipped.add(path, "not an image or video: unknown file name extension")
+    for path, reason in sources.unsupported:
+        run.skipped.add(path, reason)
     if sources.images:
         run.process_images(sources.images)
     image_id = sources.next_image_id

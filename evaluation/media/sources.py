@@ -15,20 +15,17 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, detect_format
 from pipeline.errors import InputError
 from pipeline.images.decode import check_image
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".gif"})
-"""File name extensions, in lower case."""
-
-DEFAULT_FPS = 30.0
-"""Frames per second of sources that do not report it, such as many cameras."""
 
 MAX_NAME_BYTES = 180
 """Maximum length in bytes of one part of an output name. File systems allow 255, and extensions are appended."""
 
-_COCO_ID = re.compile(r"\d{1,12}", re.ASCII)
+_COCO_ID = re.compile(r"(?:COCO_[a-z]+\d{4}_)?(\d{1,12})", re.ASCII)
+"""Names of COCO's images, whose number is the image id: 000000165518 and, in 2014, COCO_val2014_000000165518."""
+
+_SUPPORTED = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
 _FRAME = re.compile(r"(.+)_\d{12}", re.ASCII)
 
 
@@ -76,12 +73,13 @@ class Sources:
     Attributes:
         images: image files in the order given; the files of a folder are in alphabetical order.
         videos: videos in the same order.
-        unsupported: files given by name whose extension is that of neither an image nor a video.
+        unsupported: files that cannot be used, with the reason: images of formats that are not supported, and files
+            given by name that are neither an image nor a video.
     """
 
     images: tuple[ImageFile, ...]
     videos: tuple[Video, ...]
-    unsupported: tuple[Path, ...] = ()
+    unsupported: tuple[tuple[Path, str], ...] = ()
 
     @property
     def next_image_id(self) -> int:
@@ -121,7 +119,8 @@ def find_sources(arguments: Sequence[str], out: Path) -> Sources:
 
     Args:
         arguments: files, folders and camera numbers. Folders are searched recursively, without hidden files and
-            folders. A file or folder whose name is a number has to be given as ./NUMBER.
+            folders, for files that are images or videos by content or by extension. A file or folder whose name is a
+            number has to be given as ./NUMBER.
         out: output folder. It is not searched, because it may hold overlays of an earlier run.
 
     Raises:
@@ -129,22 +128,29 @@ def find_sources(arguments: Sequence[str], out: Path) -> Sources:
     """
     videos: list[tuple[Path | int, PurePath]] = []
     images: list[tuple[Path, PurePath]] = []
-    unsupported: list[Path] = []
+    unsupported: list[tuple[Path, str]] = []
     for argument in dict.fromkeys(arguments):
         if re.fullmatch(r"\d{1,4}", argument, re.ASCII):
             videos.append((int(argument), PurePath(f"camera{argument}")))
             continue
         for path, relative in _list_files(Path(argument), out):
-            suffix = path.suffix.lower()
-            if suffix in IMAGE_SUFFIXES:
+            found = detect_format(path)
+            if found is None:
+                if path == Path(argument):
+                    unsupported.append((path, f"not an image or video; supported extensions: {_SUPPORTED}"))
+            elif found.kind == "unreadable":
+                reason = f"{found.name} images are not supported; convert it to JPEG, PNG, WebP, BMP or TIFF"
+                unsupported.append((path, reason))
+            elif found.kind == "image":
                 images.append((path, relative))
-            elif suffix in VIDEO_SUFFIXES:
+            else:
                 videos.append((path, relative))
-            elif path == Path(argument):
-                unsupported.append(path)
     if not images and not videos:
-        suffixes = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-        raise InputError(f"{printable(' '.join(arguments))}: no image or video found; supported extensions: {suffixes}")
+        if unsupported:
+            raise InputError("; ".join(f"{printable(path)}: {reason}" for path, reason in unsupported[:3]))
+        raise InputError(
+            f"{printable(' '.join(arguments))}: no image or video found; supported extensions: {_SUPPORTED}"
+        )
     names = _UniqueNames()
     named_videos = tuple(Video(source, names.assign(relative)) for source, relative in videos)
     image_names = [names.assign(relative) for _, relative in images]
@@ -172,8 +178,9 @@ def _image_ids(paths: Sequence[Path]) -> list[int]:
     """Return the number in the file name where it is one, as in COCO; the others are numbered above the largest."""
     indices: dict[int, int] = {}
     for index, path in enumerate(paths):
-        if _COCO_ID.fullmatch(path.stem):
-            indices.setdefault(int(path.stem), index)
+        match = _COCO_ID.fullmatch(path.stem)
+        if match:
+            indices.setdefault(int(match[1]), index)
     ids = {index: image_id for image_id, index in indices.items()}
     unused = itertools.count(1 + max(indices, default=0))
     return [ids[index] if index in ids else next(unused) for index in range(len(paths))]
@@ -200,43 +207,6 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if image is None:
         raise InputError("damaged, or not an image that OpenCV can read")
     return np.asarray(image, dtype=np.uint8)
-
-
-class VideoReader:
-    """An open video file or camera.
-
-    Attributes:
-        fps: frames per second.
-        num_frames: number of frames according to the file; None if unknown.
-    """
-
-    def __init__(self, source: Path | int) -> None:
-        """Open a file or a camera. Raise InputError if that fails."""
-        import cv2
-
-        if isinstance(source, int):
-            self._capture = cv2.VideoCapture(source)
-        else:
-            self._capture = cv2.VideoCapture(str(source.absolute()), cv2.CAP_FFMPEG)
-        if not self._capture.isOpened():
-            raise InputError(
-                "no such camera" if isinstance(source, int) else "damaged, or not a video that OpenCV can read"
-            )
-        fps, num_frames = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.fps = fps if 0 < fps <= 1000 else DEFAULT_FPS
-        self.num_frames = int(num_frames) if 0 < num_frames < 2**31 else None
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the frames, (H, W, 3) uint8 BGR, up to the end or the first frame that cannot be read."""
-        while True:
-            success, image = self._capture.read()
-            if not success:
-                return
-            yield np.asarray(image, dtype=np.uint8)
-
-    def close(self) -> None:
-        """Close the file or the camera."""
-        self._capture.release()
 
 
 def printable(text: object) -> str:

@@ -25,11 +25,6 @@ from pipeline.system.files import write_atomically
 JPEG_QUALITY = 92
 """Quality of JPEG files, 1..100."""
 
-VIDEO_CODEC = "mp4v"
-"""MPEG-4 Part 2, which every build of OpenCV can write."""
-
-VIDEO_SUFFIX = ".mp4"
-
 EMPTY_OPENPOSE_KEYS = (
     *("face_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d"),
     *("pose_keypoints_3d", "face_keypoints_3d", "hand_left_keypoints_3d", "hand_right_keypoints_3d"),
@@ -137,51 +132,6 @@ class CocoWriter:
                 writer.finish()
             else:
                 writer.discard()
-
-
-class VideoWriter:
-    """Context manager that writes a video frame by frame. The file gets its final name at the end.
-
-    MPEG-4 needs even sides: an odd last row or column is cropped. Frames whose size differs from that of the first
-    frame are resized.
-
-    Attributes:
-        path: path of the finished file.
-    """
-
-    def __init__(self, path: Path, fps: float) -> None:
-        self.path = path
-        self._fps = fps
-        self._temporary_path = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        self._size = (0, 0)
-        self._writer: Any = None
-
-    def write(self, image: NDArray[np.uint8]) -> None:
-        """Append a frame, (H, W, 3) uint8 BGR. Raise InputError if the file cannot be written."""
-        import cv2
-
-        if self._writer is None:
-            self._size = (image.shape[1] // 2 * 2, image.shape[0] // 2 * 2)
-            codec = cv2.VideoWriter.fourcc(*VIDEO_CODEC)
-            with convert_write_errors(self.path):
-                self._writer = cv2.VideoWriter(str(self._temporary_path), cv2.CAP_FFMPEG, codec, self._fps, self._size)
-            if not self._writer.isOpened():
-                raise InputError(f"{self.path}: OpenCV cannot write a video of {self._size[0]}x{self._size[1]} px")
-        width, height = self._size
-        frame = np.ascontiguousarray(image[:height, :width])
-        if frame.shape[:2] != (height, width):  # OpenCV silently drops frames of another size
-            frame = cv2.resize(image, self._size)
-        self._writer.write(frame)
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            if kind is None:
-                self._temporary_path.replace(self.path)
-            self._temporary_path.unlink(missing_ok=True)
 
 
 def write_openpose_json(folder: Path, name: str, people: Sequence[Person]) -> None:

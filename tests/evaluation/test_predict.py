@@ -14,12 +14,13 @@ from click.testing import CliRunner
 from evaluation.inference.letterbox import PADDING_GREY
 from evaluation.inference.predictor import Predictor
 from evaluation.media.prediction import PredictionRun, predict_sources
-from evaluation.media.sources import VideoReader, find_sources
+from evaluation.media.sources import find_sources
+from evaluation.media.videos import VideoReader
 from evaluation.media.writers import CocoWriter
 from evaluation.predict import OUTPUTS, main
-from tests.evaluation.test_sources import write_video
 from tests.support import tiny
 from tests.support.oracle import OracleNetwork, plain_image, standing_person
+from tests.support.videos import write_video
 from training.config import EvaluationConfig
 from training.recipes import parse_config
 
@@ -181,7 +182,7 @@ def test_unreadable_sources_are_skipped_with_one_message_each(tmp_path, capfd):
         ("cut.jpg", "damaged JPEG"),
         ("text.mp4", "not a video that OpenCV can read"),
         ("cut.avi", "of 30 frames"),
-        ("notes.txt", "unknown file name extension"),
+        ("notes.txt", "not an image or video"),
     ):
         prefix = f"Skipped {tmp_path / name}: "
         assert any(line.startswith(prefix) and message in line for line in skipped), (name, lines)

@@ -8,9 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.media.sources import DEFAULT_FPS, MAX_NAME_BYTES, VideoReader, find_sources, printable, read_image
+from evaluation.media.formats import Format, detect_format
+from evaluation.media.sources import MAX_NAME_BYTES, find_sources, printable, read_image
+from evaluation.media.videos import DEFAULT_FPS, VideoReader, open_video
 from pipeline.errors import InputError
 from tests.support.oracle import plain_image
+from tests.support.videos import write_animation, write_gif, write_video
 
 
 def touch(folder, *names):
@@ -22,15 +25,6 @@ def touch(folder, *names):
 
 def find(folder, *arguments):
     return find_sources([str(folder / argument) for argument in arguments] or [str(folder)], folder / "out")
-
-
-def write_video(path, images, fps=12.5, codec="mp4v"):
-    height, width = images[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (width, height))
-    assert writer.isOpened()
-    for image in images:
-        writer.write(image)
-    writer.release()
 
 
 def test_folders_are_searched_recursively_except_the_output_folder(tmp_path):
@@ -97,6 +91,75 @@ def test_image_ids_are_unique_and_come_from_numeric_names(tmp_path):
     assert [one.image_id for one in find(tmp_path, "3").images] == [1, 2]
 
 
+def test_image_ids_of_coco_2014_come_from_the_number_in_the_name(tmp_path):
+    names = ("COCO_train2014_000000000009.jpg", "COCO_val2014_000000165518.jpg", "COCO_x.jpg", "my_000000000001.jpg")
+    touch(tmp_path, *names)
+    found = {one.path.name: one.image_id for one in find(tmp_path).images}
+    assert [found[name] for name in names] == [9, 165518, 165519, 165520]
+
+
+def test_content_decides_what_a_file_is(tmp_path):
+    image = plain_image(50, (16, 16))
+    for suffix in (".jpg", ".png", ".webp", ".bmp", ".tiff"):
+        (tmp_path / f"image{suffix}.MP4").write_bytes(cv2.imencode(suffix, image)[1].tobytes())
+    for suffix, codec in ((".avi", "MJPG"), (".mp4", "mp4v"), (".mkv", "MJPG"), (".ts", "mp4v"), (".flv", "FLV1")):
+        write_video(tmp_path / f"x{suffix}", [image] * 30, codec=codec)
+        (tmp_path / f"x{suffix}").rename(tmp_path / f"video{suffix}.jpg")
+    write_gif(tmp_path / "x.gif", [image], [40])
+    (tmp_path / "x.gif").rename(tmp_path / "video.gif.jpg")
+    write_animation(tmp_path / "x.webp", [image, image + 9], [40, 40])
+    (tmp_path / "x.webp").rename(tmp_path / "video.webp.jpg")
+    found = find(tmp_path)
+    assert [one.name for one in found.images] == [f"image{end}" for end in (".bmp", ".jpg", ".png", ".tiff", ".webp")]
+    videos = [f"video{end}" for end in (".avi", ".flv", ".gif", ".mkv", ".mp4", ".ts", ".webp")]
+    assert [one.name for one in found.videos] == videos
+    for video in found.videos:
+        assert len(list(open_video(video.source).frames())) in (1, 2, 30), video
+
+
+ENDINGS = {
+    "image": "jpg jpeg jpe jfif mpo png bmp dib webp tif tiff",
+    "video": "mp4 m4v mov qt 3gp 3g2 avi mkv webm mpg mpeg m2v vob ts mts m2ts flv wmv asf ogv mxf gif apng",
+    "unreadable": "avif heic heif dng nef cr2 arw jp2 j2k jxl psd ppm",
+    None: "txt json zip mp3 ogg m4a py",
+}
+
+
+def test_nothing_that_looks_like_an_image_or_video_is_passed_over(tmp_path):
+    for kind, endings in ENDINGS.items():
+        for ending in endings.split():
+            for name in (f"lower-{ending}.{ending}", f"upper-{ending}.{ending.upper()}"):
+                (tmp_path / name).write_bytes(b"\0\1\2 damaged beyond recognition")
+                found = detect_format(tmp_path / name)
+                assert (found and found.kind) == kind, name
+    sources = find(tmp_path)
+    assert len(sources.images) == 2 * len(ENDINGS["image"].split())
+    assert len(sources.videos) == 2 * len(ENDINGS["video"].split())
+    assert len(sources.unsupported) == 2 * len(ENDINGS["unreadable"].split())
+    reasons = {path.name: reason for path, reason in sources.unsupported}
+    assert reasons["upper-heic.HEIC"] == "HEIC images are not supported; convert it to JPEG, PNG, WebP, BMP or TIFF"
+
+
+def test_images_of_other_formats_are_recognised_by_content(tmp_path):
+    for start, name in (
+        (b"\0\0\0\x1cftypavif", "AVIF"),
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"\0\0\0\x0cjP  \r\n", "JPEG 2000"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"P6 16 16 255 ", "PNM"),
+    ):
+        (tmp_path / "x.jpg").write_bytes(start + bytes(100))
+        assert detect_format(tmp_path / "x.jpg") == Format(name, "unreadable")
+        with pytest.raises(InputError, match=rf"x\.jpg: {name} images are not supported; convert"):
+            find(tmp_path, "x.jpg")
+
+
+def test_source_text_of_typescript_is_no_video(tmp_path):
+    (tmp_path / "index.ts").write_text("export const answer = 42\n")
+    touch(tmp_path, "x.jpg")
+    assert find(tmp_path).videos == find(tmp_path).unsupported == ()
+
+
 def test_numbers_are_cameras(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "7/x.jpg")
@@ -107,12 +170,13 @@ def test_numbers_are_cameras(tmp_path, monkeypatch):
 
 def test_missing_sources_are_an_error_and_unsupported_files_are_listed(tmp_path):
     touch(tmp_path, "x.jpg", "notes.txt", "empty/notes.txt")
-    assert find(tmp_path, "x.jpg", "notes.txt").unsupported == (tmp_path / "notes.txt",)
+    assert find(tmp_path, "x.jpg", "notes.txt").unsupported[0][0] == tmp_path / "notes.txt"
     with pytest.raises(InputError, match=r"y\.jpg: no such file or folder"):
         find(tmp_path, "x.jpg", "y.jpg")
-    for arguments in (["empty"], ["notes.txt"]):
-        with pytest.raises(InputError, match=r"no image or video found; supported extensions: .*\.jpg"):
-            find(tmp_path, *arguments)
+    with pytest.raises(InputError, match=r"no image or video found; supported extensions: .*\.jpg"):
+        find(tmp_path, "empty")
+    with pytest.raises(InputError, match=r"notes.txt: not an image or video; supported extensions: .*\.jpg"):
+        find(tmp_path, "notes.txt")
     with pytest.raises(InputError, match=r"a\\nb: no such file"):
         find(tmp_path, "a\nb")
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from evaluation.decoder.person import Person
-from evaluation.media.sources import VideoReader
+from evaluation.media.video_writer import VideoWriter
+from evaluation.media.videos import Frame, VideoReader
 from evaluation.media.writers import (
     CocoWriter,
-    VideoWriter,
     coco_category,
     to_openpose_json,
     write_image,
@@ -91,7 +91,7 @@ def test_an_error_keeps_existing_files(tmp_path):
     def fail():
         with CocoWriter(tmp_path) as coco, VideoWriter(tmp_path / "x.mp4", 25) as video:
             coco.add(7, (100, 120), [PERSON])
-            video.write(plain_image(0, (32, 32)))
+            video.write(Frame(plain_image(0, (32, 32)), 0))
             raise InputError("no more")
 
     with pytest.raises(InputError):
@@ -111,20 +111,20 @@ def test_category_skeleton_never_joins_left_and_right():
 def test_videos_keep_frame_rate_size_and_frames(size, fps, tmp_path):
     with VideoWriter(tmp_path / "new" / "x.mp4", fps) as video:
         for i in range(20):
-            video.write(plain_image(8 * i, size))
+            video.write(Frame(plain_image(8 * i, size), i / fps))
         assert [path.name for path in (tmp_path / "new").iterdir()] != ["x.mp4"]
     reader = VideoReader(tmp_path / "new" / "x.mp4")
     assert reader.fps == pytest.approx(fps, abs=0.01)
     frames = list(reader)
     assert [round(frame.mean() / 8) for frame in frames] == list(range(20))
-    assert frames[0].shape[:2] == tuple(side // 2 * 2 for side in size)
+    assert frames[0].shape[:2] == size
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
 def test_frame_of_another_size_is_resized(tmp_path):
     with VideoWriter(tmp_path / "x.mp4", 25) as video:
-        for size in ((48, 64), (24, 32), (480, 64)):
-            video.write(plain_image(100, size))
+        for i, size in enumerate([(48, 64), (24, 32), (480, 64)]):
+            video.write(Frame(plain_image(100, size), i / 25))
     assert [frame.shape for frame in VideoReader(tmp_path / "x.mp4")] == [(48, 64, 3)] * 3
 
 
@@ -148,7 +148,7 @@ def test_write_errors_are_one_line(tmp_path):
 
     def write_video():
         with VideoWriter(tmp_path / "file" / "x.mp4", 25) as video:
-            video.write(plain_image(0, (32, 32)))
+            video.write(Frame(plain_image(0, (32, 32)), 0))
 
     for write in (
         lambda: write_openpose_json(tmp_path / "file", "x", []),
