@@ -21,12 +21,14 @@ from tqdm import tqdm
 from evaluation.decoder.person import Person
 from evaluation.inference.predictor import Predictor
 from evaluation.inference.threads import create_thread_pool, prefetch, prefetch_map
+from evaluation.media.images import ReadImage, read_image, scale_people
 from evaluation.media.overlay import draw_people
-from evaluation.media.sources import ImageFile, Sources, Video, printable, read_image
+from evaluation.media.sources import ImageFile, Sources, Video, printable
 from evaluation.media.video_writer import VIDEO_SUFFIX, VideoWriter
 from evaluation.media.videos import Frame, FrameReader, open_video
 from evaluation.media.writers import CocoWriter, write_image, write_openpose_json
 from pipeline.errors import InputError
+from pipeline.sample import Size
 
 Image = NDArray[np.uint8]
 
@@ -89,40 +91,56 @@ class PredictionRun:
     def process_images(self, images: Sequence[ImageFile]) -> None:
         """Detect people in image files and write the outputs."""
         progress = tqdm(total=len(images), unit="image", desc="images", disable=None)
-        sizes: dict[int, tuple[int, int]] = {}
+        sizes: dict[int, tuple[Size, Size]] = {}  # as it was read, and of the whole image
 
         def load(file: ImageFile) -> Image | None:
             try:
-                image = read_image(file.path)
+                image = self._read(file)
             except InputError as error:
                 self.skipped.add(file.path, error)
                 progress.update()
                 return None
-            sizes[file.image_id] = (image.shape[0], image.shape[1])
-            return image
+            if image.problem:
+                warning = f"Warning: {printable(file.path)}: {printable(image.problem)}; the rest of it is used"
+                tqdm.write(warning, file=sys.stderr)
+            sizes[file.image_id] = (image.pixels.shape[0], image.pixels.shape[1]), image.size
+            return image.pixels
 
         def write(detection: tuple[ImageFile, list[Person]]) -> tuple[ImageFile, list[Person]]:
-            self._write_image_outputs(*detection)
-            return detection
+            file, people = detection
+            whole = scale_people(people, *sizes[file.image_id])
+            self._write_image_outputs(file, people, whole)
+            return file, whole
 
         with progress, create_thread_pool() as pool:
             detections = self.predictor.predict_stream(self._until_stopped(images), load)
             for file, people in prefetch_map(pool, write, detections, PREFETCH_DEPTH):
-                self._add_to_coco(file.image_id, sizes.pop(file.image_id), people, file_name=str(file.path))
+                self._add_to_coco(file.image_id, sizes.pop(file.image_id)[1], people, file_name=str(file.path))
                 progress.update()
 
-    def _write_image_outputs(self, file: ImageFile, people: list[Person]) -> None:
-        """Write the files of one image. It is read again: keeping many large images takes too much memory."""
+    def _read(self, file: ImageFile) -> ReadImage:
+        """Read an image; a very large one with at least twice the pixels along a side that the network needs."""
+        config = self.predictor.config
+        return read_image(file.path, min_side=round(2 * config.size * max(config.scales)))
+
+    def _write_image_outputs(self, file: ImageFile, people: list[Person], whole: list[Person]) -> None:
+        """Write the files of one image. It is read again: keeping many large images takes too much memory.
+
+        Args:
+            file: the image.
+            people: people in pixels of the image as it was read.
+            whole: people in pixels of the whole image.
+        """
         if "openpose" in self.outputs:
-            write_openpose_json(self.openpose_folder, file.name, people)
+            write_openpose_json(self.openpose_folder, file.name, whole)
         if "overlay" in self.outputs:
             try:
-                image = read_image(file.path)
+                image = self._read(file)
             except InputError as error:
                 self.skipped.add(file.path, f"has changed: {error}")
                 return
             lossless = file.path.suffix.lower() == ".png"
-            write_image(self.overlay_folder, file.name, draw_people(image, people), lossless=lossless)
+            write_image(self.overlay_folder, file.name, draw_people(image.pixels, people), lossless=lossless)
 
     def process_video(self, video: Video, first_image_id: int) -> int:
         """Detect people in the frames of a video, write the outputs, and return the number of frames.

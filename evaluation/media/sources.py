@@ -12,12 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-import numpy as np
-from numpy.typing import NDArray
-
 from evaluation.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, detect_format
 from pipeline.errors import InputError
-from pipeline.images.decode import check_image
 
 MAX_NAME_BYTES = 180
 """Maximum length in bytes of one part of an output name. File systems allow 255, and extensions are appended."""
@@ -184,29 +180,6 @@ def _image_ids(paths: Sequence[Path]) -> list[int]:
     ids = {index: image_id for image_id, index in indices.items()}
     unused = itertools.count(1 + max(indices, default=0))
     return [ids[index] if index in ids else next(unused) for index in range(len(paths))]
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) uint8 BGR, rotated according to its EXIF orientation, as image viewers do.
-
-    Raises:
-        InputError: the file cannot be read, is damaged or is not an image.
-    """
-    import cv2
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}") from error
-    if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
-        check_image(data)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise InputError("damaged, or not an image that OpenCV can read")
-    return np.asarray(image, dtype=np.uint8)
 
 
 def printable(text: object) -> str:

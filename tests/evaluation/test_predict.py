@@ -165,7 +165,7 @@ def test_unreadable_sources_are_skipped_with_one_message_each(tmp_path, capfd):
     (tmp_path / "text\n.jpg").write_text("not a picture")
     cv2.imwrite(str(tmp_path / "good.jpg"), plain_image(50, (64, 64)))
     whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.jpg").write_bytes(whole[:100])
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "notes.txt").write_text("not for us")
     write_video(tmp_path / "cut.avi", [plain_image(90, FRAME) for _ in range(30)], codec="MJPG")
@@ -178,7 +178,7 @@ def test_unreadable_sources_are_skipped_with_one_message_each(tmp_path, capfd):
     skipped = [line for line in lines if line.startswith("Skipped ")]
     assert len(skipped) == len(prediction.skipped.messages) == 5
     for name, message in (
-        (r"text\n.jpg", "neither a JPEG nor a PNG"),
+        (r"text\n.jpg", "not an image: expected JPEG"),
         ("cut.jpg", "damaged JPEG"),
         ("text.mp4", "not a video that OpenCV can read"),
         ("cut.avi", "of 30 frames"),
@@ -303,9 +303,21 @@ def test_command_counts_skipped_sources(tmp_path, graph):
     assert result.exit_code == 1
     assert sorted(result.stderr.splitlines()) == [
         "2 skipped",
-        f"Skipped {tmp_path / 'x.jpg'}: neither a JPEG nor a PNG",
-        f"Skipped {tmp_path / 'y.jpg'}: neither a JPEG nor a PNG",
+        f"Skipped {tmp_path / 'x.jpg'}: not an image: expected JPEG, PNG, WebP, BMP or TIFF",
+        f"Skipped {tmp_path / 'y.jpg'}: not an image: expected JPEG, PNG, WebP, BMP or TIFF",
     ]
+
+
+def test_image_with_a_missing_end_is_used_with_a_warning(tmp_path, graph):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    result = call(tmp_path, "--ckpt", graph, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    (warning,) = result.stderr.splitlines()
+    assert warning.startswith(f"Warning: {tmp_path / 'cut.jpg'}: damaged JPEG: ")
+    assert warning.endswith("; the rest of it is used")
+    assert (tmp_path / "out" / "overlays" / "cut.jpg").is_file()
 
 
 def test_scales_and_flip_override_the_recipe(tmp_path, graph):

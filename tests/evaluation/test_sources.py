@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 
 from evaluation.media.formats import Format, detect_format
-from evaluation.media.sources import MAX_NAME_BYTES, find_sources, printable, read_image
+from evaluation.media.sources import MAX_NAME_BYTES, find_sources, printable
 from evaluation.media.videos import DEFAULT_FPS, VideoReader, open_video
 from pipeline.errors import InputError
 from tests.support.oracle import plain_image
@@ -179,56 +178,6 @@ def test_missing_sources_are_an_error_and_unsupported_files_are_listed(tmp_path)
         find(tmp_path, "notes.txt")
     with pytest.raises(InputError, match=r"a\\nb: no such file"):
         find(tmp_path, "a\nb")
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
-def test_all_image_formats_are_read(suffix, tmp_path):
-    image = plain_image(90, (40, 60))
-    image[:, 30:, 2] = 200
-    path = tmp_path / f"x{suffix}"
-    assert cv2.imwrite(str(path), image)
-    assert np.abs(read_image(path)[:, [5, 55]].astype(int) - image[:, [5, 55]]).max() < 6
-
-
-def test_greyscale_and_transparent_images_are_read_as_bgr(tmp_path):
-    for channels in (1, 4):
-        cv2.imwrite(str(tmp_path / "x.png"), np.full((10, 12, channels), 77, np.uint8))
-        assert (read_image(tmp_path / "x.png") == plain_image(77, (10, 12))).all()
-
-
-def test_exif_orientation_is_applied(tmp_path):
-    image = plain_image(50, (40, 60))
-    image[:20] = 200
-    data = cv2.imencode(".jpg", image)[1].tobytes()
-    # an EXIF segment with orientation 6: the top of the scene is at the right
-    tiff = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
-    exif = b"Exif\x00\x00" + tiff
-    (tmp_path / "x.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
-    seen = read_image(tmp_path / "x.jpg")
-    assert seen.shape == (60, 40, 3)
-    assert seen[:, 25:].mean() > 190
-    assert seen[:, :15].mean() < 60
-
-
-def test_damaged_images_are_errors(tmp_path):
-    whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
-    bitmap = cv2.imencode(".bmp", plain_image(5, (64, 64)))[1].tobytes()
-    for name, data, message in (
-        ("text.jpg", b"not a picture", "neither a JPEG nor a PNG"),
-        ("cut.jpg", whole[: len(whole) // 2], "damaged JPEG"),
-        ("empty.png", b"", "an empty file"),
-        ("text.bmp", b"hello", "not an image that OpenCV can read"),
-        ("empty.webp", b"", "not an image that OpenCV can read"),
-        ("cut.bmp", bitmap[:30], "not an image that OpenCV can read"),
-    ):
-        path = tmp_path / name
-        path.write_bytes(data)
-        with pytest.raises(InputError, match=message):
-            read_image(path)
-    with pytest.raises(InputError, match="cannot be read: No such file"):
-        read_image(tmp_path / "none.jpg")
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
-        read_image(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("x.mp4", "mp4v"), ("x.avi", "MJPG"), ("odd %03d.webm", "VP80")])
