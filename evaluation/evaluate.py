@@ -78,10 +78,12 @@ def detect(
 def score_results_file(path: Path, dataset: EvaluationDataset, number: int) -> Evaluation:
     """Score a file of COCO keypoint results on the first images of a dataset."""
     from evaluation.scoring.evaluation import score_results
+    from evaluation.scoring.ground_truth import category_ids
     from evaluation.scoring.results import read_results
 
     ground_truth = dataset.ground_truth()
-    results = read_results(path, ground_truth)
+    categories = category_ids(person for people in ground_truth.values() for person in people)
+    results = read_results(path, ground_truth, categories=categories, text_ids=dataset.text_ids())
     return score_results(dict(list(ground_truth.items())[:number]), results)
 
 

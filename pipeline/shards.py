@@ -8,11 +8,13 @@ on a file system that all workers can access.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from pipeline.annotations.coco import PersonFilter
+from pipeline.annotations.annotated_image import PersonFilter
+from pipeline.annotations.coco import FILLED, describe_filled, describe_problems
 from pipeline.annotations.sources import splits_from_options
 from pipeline.build.backends import dask_cluster
 from pipeline.build.build_set import BuildResult, build
@@ -57,6 +59,15 @@ def _warn_of_orientation(manifest: Manifest) -> None:
         )
 
 
+def _describe_annotations(out: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield a line about what was filled in, and a line about what was left out."""
+    filled = {kind: sum(source.filled.get(kind, 0) for source in manifest.sources) for kind in FILLED}
+    if any(filled.values()):
+        yield f"{out}: filled in or corrected: {describe_filled({kind: n for kind, n in filled.items() if n})}"
+    if manifest.left_out:
+        yield f"{out}: left out: {describe_problems([entry.problem for entry in manifest.left_out])}"
+
+
 def _print_to_stderr(line: str) -> None:
     click.echo(line, err=True)
 
@@ -68,7 +79,8 @@ def _print_to_stderr(line: str) -> None:
     "--annotations",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Annotation file in COCO format; may be repeated.",
+    help="Annotation file of any tool in COCO's keypoint format, .json or .json.gz; may be repeated. README.md, "
+    "section Your own data, lists the fields.",
 )
 @click.option(
     "--pictures", type=click.Path(path_type=Path), multiple=True, help="Image folder of --annotations; may be repeated."
@@ -120,6 +132,21 @@ def _print_to_stderr(line: str) -> None:
     show_default="store all pictures as they are",
     help="Shrink pictures whose longer side exceeds this many px, and their annotations; JPEG of quality 95.",
 )
+@click.option(
+    "--on-bad-annotation",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    help="Action on an annotation with an error that cannot be corrected. A person that is left out is ignored in "
+    "training if the box is known.",
+)
+@click.option(
+    "--allow-links-to",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    help="Folder to which symbolic links among the images may lead; may be repeated. Links within the image folder are "
+    "always followed.",
+)
+@click.option("--follow-links", is_flag=True, help="Follow symbolic links among the images wherever they lead.")
 @click.option("--force", is_flag=True, help="Rebuild a complete set.")
 @reports_input_errors
 def main(
@@ -139,6 +166,9 @@ def main(
     on_bad_image: str,
     exif: ExifRule,
     max_side: int | None,
+    on_bad_annotation: str,
+    allow_links_to: tuple[Path, ...],
+    follow_links: bool,
     force: bool,
 ) -> None:
     """Pack images and annotations into MindRecord shards.
@@ -151,7 +181,15 @@ def main(
     if keep_empty is None:
         keep_empty = not all(source.annotations or source.split.startswith("train") for source in sources)
     options = BuildOptions(
-        PersonFilter(min_keypoints, min_area), keep_empty, records_per_shard, on_bad_image == "skip", exif, max_side
+        PersonFilter(min_keypoints, min_area),
+        keep_empty,
+        records_per_shard,
+        skip_bad=on_bad_image == "skip",
+        exif=exif,
+        max_side=max_side,
+        skip_bad_annotations=on_bad_annotation == "skip",
+        links_to=tuple(folder.absolute() for folder in allow_links_to),
+        follow_links=follow_links,
     )
     if (backend == "dask") != bool(scheduler):
         raise InputError("--backend dask and --scheduler HOST:PORT must be given together")
@@ -169,7 +207,7 @@ def main(
         except OSError as error:
             raise InputError(f"{error.filename or out}: {error.strerror or error}") from error
     _warn_of_orientation(result.manifest)
-    click.echo(_format_summary(out, result))
+    click.echo("\n".join([_format_summary(out, result), *_describe_annotations(out, result.manifest)]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from typing import Any
 
 import click
 
-from pipeline.annotations.coco import PersonFilter
+from pipeline.annotations.annotated_image import PersonFilter
+from pipeline.annotations.coco import describe_filled
 from pipeline.errors import InputError, reports_input_errors
 from pipeline.skeleton import KEYPOINTS
 from pipeline.storage.manifest import Manifest, find_sets
@@ -48,6 +49,7 @@ def describe(manifest: Manifest, statistics: Statistics | None = None) -> dict[s
         `shard_bytes`; `records_per_shard` and `bytes_per_shard` ([min, mean, max]); `edges` of the histograms;
         `skipped` (the number of skipped images); `formats` (the number of images by format); `turned` as their EXIF
         orientation says, and `reduced` to the build's --max-side (numbers of images); and `sources`.
+        `skipped` and `left_out` (the numbers of skipped images and annotations); and `sources`.
     """
     counts = dict(manifest.counts)
     special = {name: counts.pop(name, 0) for name in ("turned", "ambiguous", "reduced")}
@@ -62,6 +64,7 @@ def describe(manifest: Manifest, statistics: Statistics | None = None) -> dict[s
         "formats": {"JPEG": manifest.records - sum(counts.values()), **counts},
         "turned": special["turned"],
         "reduced": special["reduced"],
+        "left_out": len(manifest.left_out),
         "sources": [asdict(source) for source in manifest.sources],
         "edges": {"box": BOX_EDGES, "image": IMAGE_EDGES, "ignored_fraction": IGNORED_EDGES},
     }
@@ -77,6 +80,7 @@ def describe_union(manifests: Sequence[Manifest], all_statistics: Sequence[Stati
         options={},
         statistics=total,
         skipped=tuple(picture for manifest in manifests for picture in manifest.skipped),
+        left_out=tuple(entry for manifest in manifests for entry in manifest.left_out),
         shards=tuple(shard for manifest in manifests for shard in manifest.shards),
         counts=dict(sum((Counter(manifest.counts) for manifest in manifests), Counter())),
     )
@@ -171,7 +175,7 @@ def _format_totals(name: str, figures: dict[str, Any]) -> str:
             f" {ignored:.1%} of the area, in {figures['images_with_ignored']:,} pictures",
             f"  shards        {figures['shards']:>10,}   {fewest:,} to {most:,} records, {mean:,.0f} on average,"
             f" {megabytes:,.1f} MB each, {figures['shard_bytes'] / 1e6:,.1f} MB in all",
-            f"  skipped       {figures['skipped']:>10,}   bad pictures",
+            f"  skipped       {figures['skipped']:>10,}   bad pictures, {figures['left_out']:,} annotations",
             *_format_formats(figures),
         ]
     )
@@ -196,6 +200,8 @@ def _format_sources(figures: dict[str, Any]) -> str:
     for source in figures["sources"]:
         notes = [(source["repeated"], "repeated left out"), (source["renumbered"], "renumbered")]
         extra = "".join(f", {count:,} {note}" for count, note in notes if count)
+        if source["filled"]:
+            extra += f"\n{'':>23}filled in or corrected: {describe_filled(source['filled'])}"
         folder = f"{source['coco']}/{source['split']}"
         lines.append(f"  {source['records']:>10,}{source['people']:>10,}   {folder}, {source['annotations']}{extra}")
     return "\n".join(lines)

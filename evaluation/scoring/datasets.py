@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from evaluation.saved_maps.writer import DatasetIdentity
 from evaluation.scoring.ground_truth import GroundTruth, add_annotations
-from pipeline.annotations.coco import AnnotatedImage, PersonFilter, annotation_file, image_path, read_annotations
+from pipeline.annotations.annotated_image import AnnotatedImage, PersonFilter
+from pipeline.annotations.coco import annotation_file, read_annotations
+from pipeline.annotations.image_files import ImageFolder
+from pipeline.annotations.sources import Split
 from pipeline.errors import InputError
 from pipeline.images.exif import ExifRule
 from pipeline.sample import Size
@@ -65,6 +68,10 @@ class EvaluationDataset(Protocol):
         """Return the COCO image id of every image."""
         ...
 
+    def text_ids(self) -> dict[int, str]:
+        """Return the ids of images that are text in the user's annotation file, by image id."""
+        ...
+
     def sizes(self) -> list[Size]:
         """Return (height, width) in px of every image."""
         ...
@@ -102,6 +109,10 @@ class ShardDataset:
     def image_ids(self) -> list[int]:
         """Return the COCO image id of every record."""
         return [int(row["image_id"]) for row in self._rows(("image_id",), range(len(self)))]
+
+    def text_ids(self) -> dict[int, str]:
+        """Return the ids that are text in the annotation files, from the manifest."""
+        return self.manifest.text_ids
 
     def sizes(self) -> list[Size]:
         """Return (height, width) in px of every image, from the columns of the records."""
@@ -141,10 +152,11 @@ class CocoDataset:
     """One split of a COCO folder. Raises InputError if its annotation file is missing or invalid."""
 
     def __init__(self, folder: Path, split: str) -> None:
-        self.root = folder / split
+        self.root = Split(folder, split).image_folder
         self.file = annotation_file(folder, split)
-        images, _ = read_annotations(self.file, PersonFilter())
-        self.images: list[AnnotatedImage] = images
+        self.folder = ImageFolder(self.root)
+        file = read_annotations(self.file, PersonFilter(), self.folder if self.root.is_dir() else None)
+        self.images: list[AnnotatedImage] = file.images
 
     @property
     def name(self) -> str:
@@ -163,6 +175,10 @@ class CocoDataset:
     def image_ids(self) -> list[int]:
         """Return the COCO image id of every image."""
         return [image.image_id for image in self.images]
+
+    def text_ids(self) -> dict[int, str]:
+        """Return the ids that are text in the annotation file."""
+        return {image.image_id: image.text_id for image in self.images if image.text_id is not None}
 
     def sizes(self) -> list[Size]:
         """Return (height, width) in px of every image according to the annotation file."""
@@ -189,7 +205,7 @@ class CocoDataset:
     def _read(self, file_name: str) -> NDArray[np.uint8]:
         path = self.root / file_name
         try:
-            return np.frombuffer(Path(image_path(self.root, file_name)).read_bytes(), dtype=np.uint8)
+            return np.frombuffer(Path(self.folder.file_path(file_name)).read_bytes(), dtype=np.uint8)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file, but {self.file} lists it") from None
         except InputError as error:

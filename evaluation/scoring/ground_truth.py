@@ -28,6 +28,11 @@ def annotated_keypoints(annotations: Sequence[Mapping[str, Any]]) -> NDArray[np.
     return from_coco(np.array(labelled, dtype=np.float32).reshape(-1, len(COCO_KEYPOINTS), 3))
 
 
+def category_ids(annotations: Iterable[Mapping[str, Any]]) -> set[int]:
+    """Return the ids of the person category in annotations; files of different origin have different ids."""
+    return {person["category_id"] for person in annotations if "category_id" in person}
+
+
 def count_people(annotations: Iterable[Mapping[str, Any]]) -> int:
     """Return the number of annotations that COCO evaluates: no crowds, at least one labelled keypoint."""
     return sum(not person.get("iscrowd", 0) and person["num_keypoints"] > 0 for person in annotations)

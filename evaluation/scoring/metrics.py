@@ -45,8 +45,8 @@ def coco_ap(
     Images without people are evaluated too: every detection on them is a false positive.
 
     Args:
-        ground_truth: person annotations by image id, as in COCO's json; `segmentation` is not needed. An empty list
-            stands for an image without people.
+        ground_truth: person annotations by image id, as in COCO's json, whatever the id of their category is;
+            `segmentation` is not needed. An empty list stands for an image without people.
         results: COCO keypoint results, as returned by `to_coco_results`.
         image_ids: images to evaluate; default: all images of `ground_truth`.
 
@@ -151,7 +151,6 @@ def _copy_annotations(ground_truth: Mapping[int, Sequence[Mapping[str, Any]]]) -
         {key: value for key, value in annotation.items() if key != "segmentation"} | {"image_id": image_id}
         for image_id, people in ground_truth.items()
         for annotation in people
-        if annotation.get("category_id", PERSON_CATEGORY) == PERSON_CATEGORY
     ]
     for number, annotation in enumerate(flat, start=1):
         missing = {"keypoints", "num_keypoints", "area", "bbox"} - annotation.keys()

@@ -22,7 +22,7 @@ from evaluation.inference.letterbox import Letterbox, choose_letterbox, crop_map
 from evaluation.saved_maps.perturbation import Perturbation
 from evaluation.scoring.datasets import EvaluationDataset
 from evaluation.scoring.ground_truth import annotated_keypoints
-from pipeline.annotations.coco import PersonFilter
+from pipeline.annotations.annotated_image import PersonFilter
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import Maps
 from pipeline.skeleton import LIMB_INDICES, NUM_KEYPOINTS

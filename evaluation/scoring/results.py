@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import reprlib
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evaluation.decoder.person import Person
-from pipeline.annotations.coco import MAX_COORDINATE
+from pipeline.annotations.values import MAX_COORDINATE
 from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS, from_coco, to_coco
 
@@ -50,12 +50,23 @@ def to_coco_results(image_id: int, people: Sequence[Person]) -> list[dict[str, A
     return results
 
 
-def read_results(path: Path, image_ids: Collection[int]) -> list[dict[str, Any]]:
+def read_results(
+    path: Path,
+    image_ids: Collection[int],
+    *,
+    categories: Collection[int] = (),
+    text_ids: Mapping[int, str] | None = None,
+) -> list[dict[str, Any]]:
     """Read a file of COCO keypoint results and validate every value.
 
     Args:
-        path: a JSON list of objects with `image_id`, `category_id` (1, optional), `keypoints` and `score`.
+        path: a JSON list of objects with `image_id`, `category_id` (optional), `keypoints` and `score`.
         image_ids: valid image ids.
+        categories: valid ids of the person category, in addition to 1.
+        text_ids: text that may stand for an image id in the file, by image id.
+
+    Returns:
+        The results, with integer image ids.
 
     Raises:
         InputError: the file is missing or not such a list, or a result is invalid; the message names the first one.
@@ -70,15 +81,18 @@ def read_results(path: Path, image_ids: Collection[int]) -> list[dict[str, Any]]
         raise InputError(f"{path}: not JSON: {str(error)[:80]}") from None
     if not isinstance(results, list):
         raise InputError(f"{path}: holds an object of type {type(results).__name__}, expected a list of results")
-    known_ids = set(image_ids)
+    known_ids, known_categories = set(image_ids), {PERSON_CATEGORY, *categories}
+    ids_by_text = {text: image_id for image_id, text in (text_ids or {}).items()}
     for index, result in enumerate(results):
-        problem = _find_problem(result, known_ids)
+        if isinstance(result, dict) and isinstance(result.get("image_id"), str):
+            result["image_id"] = ids_by_text.get(result["image_id"], result["image_id"])
+        problem = _find_problem(result, known_ids, known_categories)
         if problem:
             raise InputError(f"{path}: result {index}: {problem}")
     return results
 
 
-def _find_problem(result: Any, known_ids: set[int]) -> str | None:
+def _find_problem(result: Any, known_ids: set[int], categories: set[int]) -> str | None:
     """Describe the first problem of a result; return None for a valid result."""
     if not isinstance(result, dict):
         return f"{reprlib.repr(result)} is not an object"
@@ -87,7 +101,11 @@ def _find_problem(result: Any, known_ids: set[int]) -> str | None:
         return f"{missing[0]} is missing"
     checks = {
         "image_id": (_is_known(result["image_id"], known_ids), f"one of the {len(known_ids):,} evaluated images"),
-        "category_id": (result.get("category_id", PERSON_CATEGORY) == PERSON_CATEGORY, str(PERSON_CATEGORY)),
+        "category_id": (
+            type(result.get("category_id", PERSON_CATEGORY)) in (int, float)
+            and result.get("category_id", PERSON_CATEGORY) in categories,
+            " or ".join(map(str, sorted(categories))),
+        ),
         "score": (_is_finite(result["score"]), "a number"),
     }
     for name, (valid, expected) in checks.items():

@@ -8,7 +8,6 @@ boundary of a polygon, which does not matter after the dilation by 16 px.
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +36,39 @@ class Region:
     polygons: tuple[NDArray[np.float32], ...] = ()
     runs: NDArray[np.uint32] | None = None
 
+    def area(self) -> float:
+        """Return the area in px: the sum of those of the polygons, as COCO's tools compute it, or of the mask."""
+        if self.runs is not None:
+            return float(self.runs[1::2].sum(dtype=np.int64))
+        return float(sum(map(_polygon_area, self.polygons)))
+
+    def box(self, height: int) -> list[float] | None:
+        """Return x, y, width and height in px of the bounding box in an image of `height`; None if it is empty."""
+        if self.runs is not None:
+            return _runs_box(self.runs, height)
+        points = np.concatenate(self.polygons).astype(np.float64)
+        low, high = points.min(axis=0), points.max(axis=0)
+        return [float(side) for side in (*low, *(high - low))]
+
+
+def _polygon_area(points: NDArray[np.float32]) -> float:
+    x, y = points.astype(np.float64).T
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+
+
+def _runs_box(runs: NDArray[np.uint32], height: int) -> list[float] | None:
+    ends = np.cumsum(runs, dtype=np.int64)
+    first, last = ends[0:-1:2], ends[1::2] - 1  # column-major positions of the first and the last pixel of each run
+    filled = last >= first
+    if not filled.any():
+        return None
+    first, last = first[filled], last[filled]
+    left, right = int(first[0]) // height, int(last[-1]) // height
+    spans = first // height != last // height  # a run over the end of a column touches the top and the bottom
+    top = 0 if spans.any() else int((first % height).min())
+    bottom = height - 1 if spans.any() else int((last % height).max())
+    return [left, top, right - left + 1, bottom - top + 1]
+
 
 def are_numbers(values: list[Any], limit: float) -> bool:
     """Return True if all values are int or float, none is NaN, and no magnitude is larger than `limit`."""
@@ -48,8 +80,10 @@ def are_numbers(values: list[Any], limit: float) -> bool:
     )
 
 
-def parse_region(segmentation: Any, height: int, width: int, limit: float, *, keep: bool = True) -> Region | None:
-    """Check a COCO segmentation.
+def parse_region(
+    segmentation: Any, height: int, width: int, limit: float, *, keep: bool = True
+) -> tuple[Region | None, bool]:
+    """Parse a COCO segmentation. Parts that cannot be used are left out, because every person has a box, too.
 
     Args:
         segmentation: polygons, or a run-length mask whose counts are a list or a compressed string of pycocotools.
@@ -59,37 +93,41 @@ def parse_region(segmentation: Any, height: int, width: int, limit: float, *, ke
         keep: False checks the segmentation without keeping it.
 
     Returns:
-        The region, or None if there is no segmentation or `keep` is False.
-
-    Raises:
-        InputError: the segmentation has none of these forms or does not match the size of the image.
+        The region, or None if there is no usable segmentation or `keep` is False; and True if parts were left out:
+        polygons of fewer than three points or with values that are not numbers, and masks that do not fit the image.
     """
-    if segmentation is None or segmentation == []:
-        return None
-    if isinstance(segmentation, list):
-        for polygon in segmentation:
-            _check_polygon(polygon, limit)
-        return Region(polygons=tuple(map(_points, segmentation))) if keep else None
-    if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
-        raise InputError(
-            f"segmentation is neither a list of polygons nor a run-length mask of size [{height}, {width}]"
-        )
+    if not segmentation:
+        return None, False
+    if isinstance(segmentation, dict):
+        runs = _parse_runs(segmentation, height, width)
+        return (Region(runs=np.array(runs, dtype=np.uint32)) if runs is not None and keep else None), runs is None
+    if not isinstance(segmentation, list):
+        return None, True
+    polygons = segmentation
+    if not isinstance(segmentation[0], list):
+        polygons = [segmentation]  # one polygon that is not in a list
+    good = [polygon for polygon in polygons if _is_polygon(polygon, limit)]
+    region = Region(polygons=tuple(map(_points, good))) if good and keep else None
+    return region, len(good) < sum(polygon != [] for polygon in polygons)
+
+
+def _parse_runs(segmentation: dict[str, Any], height: int, width: int) -> list[int] | None:
+    """Return the run lengths of a mask of the size of the image, or None if it is none."""
     counts = segmentation.get("counts")
     if isinstance(counts, str):
-        counts = decode_counts(counts)
-    if not isinstance(counts, list) or not set(map(type, counts)) <= {int} or min(counts, default=0) < 0:
-        raise InputError("segmentation: counts are neither a list of integers of at least 0 nor a compressed string")
-    if sum(counts) != height * width:
-        raise InputError(f"segmentation: counts cover {reprlib.repr(sum(counts))} px, the image has {height * width}")
-    return Region(runs=np.array(counts, dtype=np.uint32)) if keep else None
+        text = counts[2:-1] if counts[:2] in ("b'", 'b"') else counts  # bytes that a program wrote with str()
+        try:
+            counts = decode_counts(text)
+        except InputError:
+            return None
+    if segmentation.get("size") != [height, width] or not isinstance(counts, list):
+        return None
+    valid = set(map(type, counts)) <= {int} and min(counts, default=0) >= 0 and sum(counts) == height * width
+    return counts if valid else None
 
 
-def _check_polygon(item: Any, limit: float) -> None:
-    if not isinstance(item, list) or len(item) < 6 or len(item) % 2:
-        length = f"{len(item)} numbers" if isinstance(item, list) else reprlib.repr(item)
-        raise InputError(f"segmentation: a polygon has {length}, expected an even number of at least 6")
-    if not are_numbers(item, limit):
-        raise InputError(f"segmentation: a polygon holds something that is not a number of at most {limit:.0f}")
+def _is_polygon(item: Any, limit: float) -> bool:
+    return isinstance(item, list) and len(item) >= 6 and len(item) % 2 == 0 and are_numbers(item, limit)
 
 
 def _points(polygon: list[float]) -> NDArray[np.float32]:

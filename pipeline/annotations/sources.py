@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.annotations.coco import AnnotatedImage, annotation_file
+from pipeline.annotations.annotated_image import AnnotatedImage
+from pipeline.annotations.coco import annotation_file
 from pipeline.errors import InputError
 
 NEW_ID_OFFSET = 10**12
@@ -26,7 +27,10 @@ _TAIL_BYTES = 4096
 
 
 class Split(NamedTuple):
-    """Images in the folder `coco/split`, and their annotation file; None stands for COCO's default path."""
+    """Images of a split in a COCO folder, and their annotation file; None stands for COCO's default path.
+
+    The images are in `coco/split`, or, as CVAT and Datumaro export them, in `coco/images/split` or `coco/images`.
+    """
 
     coco: Path
     split: str
@@ -34,8 +38,9 @@ class Split(NamedTuple):
 
     @property
     def image_folder(self) -> Path:
-        """Folder of the images."""
-        return self.coco / self.split
+        """Folder of the images; `coco/split` if none exists."""
+        usual, images = self.coco / self.split, self.coco / "images"
+        return next((folder for folder in (usual, images / self.split, images) if folder.is_dir()), usual)
 
     @property
     def annotation_path(self) -> Path:

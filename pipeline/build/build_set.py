@@ -22,7 +22,7 @@ from pipeline.build.plan import BuildOptions, Plan, make_plan
 from pipeline.build.staging import STAGING_FOLDER
 from pipeline.build.write_shard import ShardResult, write_shard
 from pipeline.errors import InputError
-from pipeline.storage.manifest import FILE_NAME, Manifest, SkippedImage, Source, find_file_problem
+from pipeline.storage.manifest import FILE_NAME, LeftOut, Manifest, SkippedImage, Source, find_file_problem
 from pipeline.storage.statistics import Statistics
 from pipeline.system.files import file_sha256
 from pipeline.system.processes import exit_with_parent_options
@@ -31,6 +31,9 @@ _LOCK_FILE = ".lock"
 
 _SHARD_FILES = re.compile(r"shard-\d{5,}\.(mindrecord|mindrecord\.db|json)")
 """Names of data files, index files and result files of shards."""
+
+_OWN_FILES = re.compile(r"shard-\d{5,}\.|\.shard|\.?manifest\.json|\.lock$|\.building$")
+"""Start of the names in the folder of a set. There may be others beside them, such as a preview."""
 
 _MAX_NAMED_IMAGES = 3
 """Maximum number of bad images that an error message names."""
@@ -78,8 +81,7 @@ def build(
             folder then has no manifest.
     """
     start = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
-    with _lock(out):
+    with _output_folder(out), _lock(out):
         unchanged = None if force else _load_if_unchanged(splits, out, options)
         if unchanged:
             return BuildResult(unchanged, 0, time.monotonic() - start)
@@ -188,6 +190,7 @@ def _check_files_exist(out: Path, results: Sequence[ShardResult]) -> None:
 
 def _make_manifest(plan: Plan, options: BuildOptions, results: Sequence[ShardResult]) -> Manifest:
     statistics, counts = Statistics(), Counter[str]()
+    planned = [image for task in plan.tasks for _, image in task.images]
     for result in results:
         statistics.merge(result.statistics)
         counts.update(result.counts)
@@ -198,6 +201,8 @@ def _make_manifest(plan: Plan, options: BuildOptions, results: Sequence[ShardRes
         skipped=tuple(image for result in results for image in result.bad),
         shards=tuple(result.shard for result in results if result.shard),
         counts=dict(sorted(counts.items())),
+        left_out=tuple(LeftOut(index, problem) for index, found in enumerate(plan.left_out) for problem in found),
+        text_ids={image.image_id: image.text_id for image in planned if image.text_id is not None},
     )
 
 
@@ -216,13 +221,35 @@ def _count_records(plan: Plan, results: Sequence[ShardResult]) -> tuple[Source, 
 
 def _describe_bad_images(plan: Plan, bad: Sequence[SkippedImage]) -> str:
     def describe(image: SkippedImage) -> str:
-        source = plan.sources[image.source]
-        return f"{Path(source.coco) / source.split / image.file_name}: {image.problem}"
+        return f"{plan.image_folders[image.source] / image.file_name}: {image.problem}"
 
     count = "1 bad picture" if len(bad) == 1 else f"{len(bad)} bad pictures"
     described = "; ".join(describe(image) for image in bad[:_MAX_NAMED_IMAGES])
     more = "; …" if len(bad) > _MAX_NAMED_IMAGES else ""
     return f"{count}: {described}{more} (--on-bad-image skip leaves them out)"
+
+
+@contextlib.contextmanager
+def _output_folder(out: Path) -> Iterator[None]:
+    """Create the output folder; if the build fails, remove the folders that were created, unless they hold files.
+
+    Raises:
+        InputError: the folder holds files and no set, so that shards would lie among them.
+    """
+    entries = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    own = any(_OWN_FILES.match(name) for name in entries)
+    foreign = [name for name in entries if not name.startswith(".") and not (out / name / FILE_NAME).is_file()]
+    if foreign and not own:
+        raise InputError(f"{out}: holds other files ({foreign[0][:60]}) and no set: choose a new or empty --out")
+    created = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # a folder with files is not removed
+            for folder in created:
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager

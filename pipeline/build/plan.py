@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.annotations.coco import AnnotatedImage, PersonFilter, read_annotations
+from pipeline.annotations.annotated_image import AnnotatedImage, PersonFilter
+from pipeline.annotations.coco import read_annotations
+from pipeline.annotations.image_files import ImageFolder
 from pipeline.annotations.sources import Candidate, Split, SplitFields, resolve_image_ids
 from pipeline.errors import InputError
 from pipeline.images.exif import ExifRule
@@ -50,6 +52,9 @@ class BuildOptions:
         skip_bad: leave out missing and damaged images instead of failing.
         exif: whether pictures are turned as their EXIF orientation says.
         max_side: longest side in px of a stored picture; larger ones are stored smaller. None stores all as they are.
+        skip_bad_annotations: leave out annotations with errors instead of failing.
+        links_to: folders outside the image folders to which symbolic links may lead.
+        follow_links: symbolic links may lead anywhere.
     """
 
     person_filter: PersonFilter = field(default_factory=PersonFilter)
@@ -58,10 +63,13 @@ class BuildOptions:
     skip_bad: bool = False
     exif: ExifRule = "apply"
     max_side: int | None = None
+    skip_bad_annotations: bool = False
+    links_to: tuple[Path, ...] = ()
+    follow_links: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options as they are stored in the manifest."""
-        return {
+        """Return the options as they are stored in the manifest: what determines the records."""
+        content = {
             "min_keypoints": self.person_filter.min_keypoints,
             "min_area": self.person_filter.min_area,
             "keep_empty": self.keep_empty,
@@ -70,6 +78,8 @@ class BuildOptions:
             "exif": self.exif,
             "max_side": self.max_side,
         }
+        # an option of later versions is stored if it is set, so that the manifests of sets without it do not change
+        return content | ({"on_bad_annotation": "skip"} if self.skip_bad_annotations else {})
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,7 @@ class Task:
 
     file: str
     images: tuple[tuple[int, AnnotatedImage], ...]
-    image_folders: tuple[Path, ...]
+    image_folders: tuple[ImageFolder, ...]
     layout: Layout
     person_filter: PersonFilter
     skip_bad: bool
@@ -117,11 +127,15 @@ class Plan:
 
     Attributes:
         sources: sources of the images.
+        image_folders: image folder of each source.
+        left_out: for each source, descriptions of the annotations that were left out because of errors.
         tasks: one task for each shard.
         image_bytes: total size of the image files in bytes.
     """
 
     sources: tuple[Source, ...]
+    image_folders: tuple[Path, ...]
+    left_out: tuple[tuple[str, ...], ...]
     tasks: tuple[Task, ...]
     image_bytes: int
 
@@ -139,15 +153,23 @@ def make_plan(splits: Sequence[SplitFields], options: BuildOptions) -> Plan:
     source_splits = [Split(*fields) for fields in splits]
     image_folders = tuple(split.image_folder.absolute() for split in source_splits)
     sources: list[Source] = []
+    folders: list[ImageFolder] = []
+    left_out: list[tuple[str, ...]] = []
     candidates: list[Candidate] = []
     for index, split in enumerate(source_splits):
-        images, sha256 = read_annotations(split.annotation_path, options.person_filter)
-        if not image_folders[index].is_dir():
+        folder = ImageFolder(image_folders[index], options.links_to, options.follow_links, options.exif)
+        file = read_annotations(
+            split.annotation_path, options.person_filter, folder, skip_bad=options.skip_bad_annotations
+        )
+        if not folder.path.is_dir():
             raise InputError(f"{split.image_folder}: no such folder; expected the images of {split.split} in it")
-        sources.append(Source(str(split.coco), split.split, split.annotation_path.name, sha256))
+        name = split.annotation_path.name
+        sources.append(Source(str(split.coco), split.split, name, file.sha256, filled=file.filled))
+        left_out.append(tuple(file.left_out))
+        folders.append(folder)
         candidates.extend(
             Candidate(index, image, _file_bytes(f"{image_folders[index]}{os.sep}{image.file_name}"))
-            for image in images
+            for image in file.images
             if options.keep_empty or image.has_trainable_person
         )
     if not candidates:
@@ -159,11 +181,12 @@ def make_plan(splits: Sequence[SplitFields], options: BuildOptions) -> Plan:
         for source, repeated, renumbered in zip(sources, resolved.repeated, resolved.renumbered, strict=True)
     ]
     image_bytes = sum(max(candidate.file_bytes, 0) for candidate in resolved.kept)
-    return Plan(tuple(sources), _make_tasks(resolved.kept, sources, image_folders, options), image_bytes)
+    tasks = _make_tasks(resolved.kept, sources, tuple(folders), options)
+    return Plan(tuple(sources), image_folders, tuple(left_out), tasks, image_bytes)
 
 
 def _make_tasks(
-    kept: Sequence[Candidate], sources: Sequence[Source], image_folders: tuple[Path, ...], options: BuildOptions
+    kept: Sequence[Candidate], sources: Sequence[Source], image_folders: tuple[ImageFolder, ...], options: BuildOptions
 ) -> tuple[Task, ...]:
     groups = [kept[cut] for cut in _even_slices(len(kept), options.records_per_shard)]
     layout = _choose_layout(groups, options.max_side)

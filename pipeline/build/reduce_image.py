@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.annotations.coco import AnnotatedImage, PersonAnnotation
+from pipeline.annotations.annotated_image import AnnotatedImage, PersonAnnotation
 from pipeline.annotations.ignore_region import Region
 
 JPEG_QUALITY = 95

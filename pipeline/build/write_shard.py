@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.annotations.coco import AnnotatedImage, image_path
+from pipeline.annotations.annotated_image import AnnotatedImage
+from pipeline.annotations.image_files import ImageFolder
 from pipeline.build.backends import check_folders_exist
 from pipeline.build.plan import MAX_FILE_BYTES, Layout, Task
 from pipeline.build.reduce_image import reduce_image
@@ -91,7 +92,7 @@ def write_shard(task: Task, out: Path) -> ShardResult:
     """
     import cv2
 
-    check_folders_exist([out, *task.image_folders])
+    check_folders_exist([out, *(folder.path for folder in task.image_folders)])
     finished = _load_finished(task, out)
     if finished:
         return finished
@@ -120,7 +121,7 @@ def _write(task: Task, path: Path) -> ShardResult:
     result = ShardResult(task.key)
     with _open_writer(path, task.layout) as write, note_progress(path.parent) as note:
         for source, image in task.images:
-            note(f"{task.image_folders[source]}{os.sep}{image.file_name}")
+            note(f"{task.image_folders[source].path}{os.sep}{image.file_name}")
             try:
                 data, stored, counts = _read_image(task, source, image)
             except InputError as error:
@@ -140,7 +141,7 @@ def _read_image(task: Task, source: int, image: AnnotatedImage) -> tuple[bytes, 
     Returns:
         The bytes to store, the annotations that belong to them, and the names under which the image is counted.
     """
-    data = _read_file(image_path(task.image_folders[source], image.file_name))
+    data = _read_file(task.image_folders[source], image.file_name)
     header = check_image(data)
     annotated = (image.height, image.width)
     orientation = choose_orientation(header.size, header.orientation, annotated, task.exif)
@@ -157,8 +158,9 @@ def _read_image(task: Task, source: int, image: AnnotatedImage) -> tuple[bytes, 
     return data, image, counts
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(folder: ImageFolder, file_name: str) -> bytes:
     try:
+        path = folder.file_path(file_name)
         info = os.stat(path)  # noqa: PTH116 (Path objects would cost as much as reading does)
         if not stat.S_ISREG(info.st_mode):
             raise InputError("is not a file")

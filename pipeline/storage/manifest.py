@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class Source:
         people: number of trainable people in these images.
         repeated: number of images left out because an earlier source has them.
         renumbered: number of images that got a new id because an earlier source uses their id for a different image.
+        filled: number of entries of the annotation file that were filled in or corrected, by kind
+            (`pipeline.annotations.coco.FILLED`).
     """
 
     coco: str
@@ -50,6 +53,11 @@ class Source:
     people: int = 0
     repeated: int = 0
     renumbered: int = 0
+    filled: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the manifest. An empty `filled` is left out, as in sets of earlier versions."""
+        return {name: value for name, value in asdict(self).items() if name != "filled" or value}
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,19 @@ class SkippedImage:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """An entry of an annotation file that was left out because of an error.
+
+    Attributes:
+        source: index of its source.
+        problem: the entry, such as `annotation 7`, and a description of the problem.
+    """
+
+    source: int
+    problem: str
+
+
+@dataclass(frozen=True)
 class FileProblem:
     """A difference between a file of a set and the manifest."""
 
@@ -113,6 +134,8 @@ class Manifest:
         skipped: images left out because their files are missing or damaged.
         shards: the shards in reading order.
         counts: numbers of pictures by what is special about them, see `pipeline.build.write_shard`.
+        left_out: entries of the annotation files left out because of errors.
+        text_ids: ids of images that are text in their annotation file, by image id.
     """
 
     sources: tuple[Source, ...]
@@ -121,6 +144,8 @@ class Manifest:
     skipped: tuple[SkippedImage, ...]
     shards: tuple[Shard, ...]
     counts: dict[str, int] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    text_ids: dict[int, str] = field(default_factory=dict)
 
     @property
     def exif(self) -> ExifRule:
@@ -169,13 +194,22 @@ class Manifest:
             "people": self.people,
             "images_with_people": self.images_with_people,
             "max_people": self.max_people,
-            "sources": [asdict(source) for source in self.sources],
+            "sources": [source.to_json() for source in self.sources],
             "options": self.options,
             "skipped": [asdict(picture) for picture in self.skipped],
             "tally": self.statistics.to_json(),
             "shards": [asdict(shard) for shard in self.shards],
-            **({"counts": self.counts} if self.counts else {}),
+            **dict(self._later_content()),
         }
+
+    def _later_content(self) -> Iterator[tuple[str, Any]]:
+        """Yield entries that sets of earlier versions do not have; they are left out if they are empty."""
+        if self.counts:
+            yield "counts", self.counts
+        if self.left_out:
+            yield "left_out", [asdict(entry) for entry in self.left_out]
+        if self.text_ids:
+            yield "text_ids", [[image_id, text] for image_id, text in self.text_ids.items()]
 
     def save(self, folder: Path) -> None:
         """Write `folder/manifest.json` atomically: readers see the complete file or no file."""
@@ -229,12 +263,16 @@ class Manifest:
         if not isinstance(options, dict):
             raise InputError("options: expected an object")
         manifest = cls(
-            sources=tuple(_parse_entry(Source, item, "sources") for item in _get_list(data, "sources")),
+            sources=tuple(_parse_source(item) for item in _get_list(data, "sources")),
             options=options,
             statistics=Statistics.from_json(data.get("tally")),
             skipped=tuple(_parse_entry(SkippedImage, item, "skipped") for item in _get_list(data, "skipped")),
             shards=tuple(_parse_entry(Shard, item, "shards") for item in _get_list(data, "shards")),
             counts=_parse_counts(data.get("counts", {})),
+            left_out=tuple(
+                _parse_entry(LeftOut, item, "left_out") for item in _get_list({"left_out": [], **data}, "left_out")
+            ),
+            text_ids=_parse_text_ids(_get_list({"text_ids": [], **data}, "text_ids")),
         )
         manifest._check_consistency(data)
         if data.get("fingerprint", manifest.fingerprint) != manifest.fingerprint:
@@ -326,9 +364,26 @@ def _parse_counts(data: object) -> dict[str, int]:
     return data
 
 
+def _parse_source(item: object) -> Source:
+    if not isinstance(item, dict):
+        raise InputError("sources: each entry must be an object")
+    filled = item.get("filled", {})
+    if not isinstance(filled, dict) or not all(type(count) is int and count > 0 for count in filled.values()):
+        raise InputError(f"sources: filled is {str(filled)[:40]!r}, expected numbers by kind")
+    entry: Source = _parse_entry(Source, {name: value for name, value in item.items() if name != "filled"}, "sources")
+    return replace(entry, filled=filled)
+
+
+def _parse_text_ids(items: list[Any]) -> dict[int, str]:
+    for item in items:
+        if not isinstance(item, list) or [type(value) for value in item] != [int, str]:
+            raise InputError(f"text_ids: {str(item)[:40]!r}, expected an image id and its text")
+    return dict(items)
+
+
 def _parse_entry(cls: type[Any], item: object, name: str) -> Any:
     kinds = {"int": int, "str": str}
-    expected = {key: kinds[str(kind)] for key, kind in cls.__annotations__.items()}
+    expected = {key: kinds[str(kind)] for key, kind in cls.__annotations__.items() if str(kind) in kinds}
     if not isinstance(item, dict) or set(item) != set(expected):
         raise InputError(f"{name}: each entry must be an object with {', '.join(expected)}")
     for key, kind in expected.items():

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from pipeline.annotations.coco import PersonFilter, annotation_file
+from pipeline.annotations.annotated_image import PersonFilter
+from pipeline.annotations.coco import annotation_file
 
 NOISE_STDDEV = 6
 """Standard deviation of the noise added to synthetic images; pixel values are 0 to 255."""

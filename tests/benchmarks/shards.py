@@ -120,7 +120,6 @@ def measure_stages(coco: Path, split: str, *, rounds: int = 3) -> dict[str, floa
 
 
 def _stages(task: Any, path: Path) -> Iterator[tuple[str, float]]:
-    from pipeline.annotations.coco import image_path
     from pipeline.build import write_shard as writing
     from pipeline.images.decode import check_image
     from pipeline.storage.mindrecord_writer import create_writer
@@ -135,7 +134,7 @@ def _stages(task: Any, path: Path) -> Iterator[tuple[str, float]]:
     statistics = Statistics()
     files, milliseconds = timed(
         lambda: [
-            Path(image_path(task.image_folders[source], picture.file_name)).read_bytes()
+            Path(task.image_folders[source].file_path(picture.file_name)).read_bytes()
             for source, picture in task.images
         ]
     )

@@ -28,7 +28,7 @@ from evaluation.scoring.detect import detect_people
 from evaluation.scoring.evaluation import score_detections
 from evaluation.scoring.ground_truth import annotated_keypoints
 from evaluation.scoring.metrics import ALL_PICTURES, AP_KEYS, PROTOCOLS, WITH_PEOPLE
-from pipeline.annotations.coco import PersonFilter
+from pipeline.annotations.annotated_image import PersonFilter
 from pipeline.build.build_set import build
 from pipeline.build.plan import BuildOptions
 from pipeline.errors import InputError

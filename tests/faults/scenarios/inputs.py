@@ -13,7 +13,8 @@ import numpy as np
 import yaml
 from click.testing import CliRunner
 
-from pipeline.annotations.coco import PersonFilter, annotation_file, read_annotations
+from pipeline.annotations.annotated_image import PersonFilter
+from pipeline.annotations.coco import annotation_file, read_annotations
 from pipeline.images.decode import check_image, decode_image, decode_reduced
 from pipeline.storage.manifest import FILE_NAME, Manifest
 from pipeline.system.log_filters import silence_opencv
@@ -38,7 +39,7 @@ def annotations(seed: int, cases: int, folder: Path) -> FaultReport:
     content["annotations"][3]["segmentation"] = crowd
 
     def read() -> None:
-        for picture in read_annotations(path, PersonFilter())[0]:
+        for picture in read_annotations(path, PersonFilter()).images:
             picture.annotation()
 
     def build() -> str | None:
