@@ -14,8 +14,7 @@ threshold either loses keypoints or finds people in the background.
 Bridging joins two parts of a person across a missing keypoint. A hidden keypoint, most often the neck, removes all
 limbs that end in it and leaves a person in parts: two legs, an arm and a head. Two parts are joined if one missing
 keypoint would connect them and if they are close to each other, relative to their size. Bridging is specific to this
-project. It improves AP by .05 and more on maps rendered from real annotations, and changes nothing on the maps of a
-trained network.
+project. It improves AP by .07 on maps rendered from real annotations, and by .000 to .006 on the maps of networks.
 
 This module needs NumPy only.
 """

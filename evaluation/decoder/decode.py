@@ -52,8 +52,8 @@ class DecodeConfig:
 
     Attributes:
         smooth: sigma, in grid cells, of a Gaussian filter on the heatmaps; 0 disables it. It helps only if noise
-            differs between adjacent cells by more than a tenth of the peak height. Even then 0.7 cells cost .02
-            AP on maps rendered from real annotations, and .08 on exact maps, because close peaks merge.
+            differs between adjacent cells by more than a tenth of the peak height. On maps of networks 0.5 cells cost
+            .001 to .009 AP, and on exact ones .02, because close peaks merge.
         peak_threshold: height, 0..1, that a peak must exceed to be a person of its own or the start of one. It is the
             interpolated height between the cells (see `peaks`), so that the threshold means the same wherever a peak
             lies. The OpenPose authors use 0.05, too. A network that was trained on COCO answers to small and hidden
@@ -74,10 +74,10 @@ class DecodeConfig:
             Fields of networks fade with distance and where people overlap, so the direction tells more than the
             strength; where a limb competes with others, its mean agreement decides.
         limb_fraction: fraction, 0..1, of a limb's points that must support it. The rest may lie in a gap of the field,
-            where something hides the limb. With 0.5 AP is the same within .006.
+            where something hides the limb. With 0.5 AP is up to .005 higher on some maps, and lower on others.
         near: distance in grid cells below which two candidates may be joined without support from the field. The
-            OpenPose library uses 0.4. On maps of a trained network 0.6 gives up to .002 AP more than 0.3, and 1 gives
-            up to .005 more, but 1 costs .01 in strong noise.
+            OpenPose library uses 0.4. Without it AP on the demo's maps is .003 lower; 1 costs .004 on maps of a network
+            trained on COCO.
         peak_weight: weight of the peak scores of a limb's two ends, relative to the limb's own score, when limbs are
             sorted for the assembly.
         rival_weight: weight of the best other limb at either end, likewise: an ambiguous limb is joined late. 0 joins
@@ -85,16 +85,16 @@ class DecodeConfig:
         gap: maximum distance for bridging, in multiples of the longest limb of either part; 0 disables it. Bridging
             joins two parts of a person across a missing keypoint (see `assembly`).
         min_keypoints: minimum number of keypoints of a person. COCO counts a person with one labelled keypoint like any
-            other, so 1 gives .02 to .07 AP more than 3 (the value of the OpenPose library) on maps rendered from real
+            other, so 1 gives .03 to .05 AP more than 3 (the value of the OpenPose library) on maps rendered from real
             annotations. On maps of networks AP is the same within .001. `evaluation.predict` leaves out single points
             by default.
         min_score: minimum of `person_scores` of a person. The default requires a height of 0.34 of a single keypoint,
             and of 0.13 of two keypoints if their limb scores the same. It leaves out false people in noise; a lower
             value does not change AP.
         score_prior: number of scores of 0 that are added to those of a person before the mean (see `person_scores`).
-            10 gives .002 to .006 AP more than the OpenPose library's sum on maps of networks, and so did all values
-            from 2 to 20. A logistic regression on eight features, fitted to maps of one network, was not better on
-            those of others.
+            10 gives .002 to .006 AP more than the OpenPose library's sum on maps of networks trained on COCO, and so
+            did all values from 2 to 20. A regression of OKS on several features of a person, fitted to maps of one
+            network, was not better on those of others.
     """
 
     smooth: float = 0.0
