@@ -31,8 +31,8 @@ _NEIGHBOURS = np.array([(row, column) for row in (-1, 0, 1) for column in (-1, 0
 """(9, 2) row and column of the cells of a 3x3 neighbourhood, relative to the peak."""
 
 
-_NOISE_STEP = 4
-"""Every fourth row and column is used to estimate the noise: a few thousand cells suffice."""
+_NOISE_STEP = 6
+"""Every sixth row and column is used to estimate the noise: two thousand cells suffice for 3 %."""
 
 _MEDIAN_TO_STDDEV = 1 / 0.6745
 """Standard deviation of normally distributed values, divided by the median of their absolute values."""
@@ -77,8 +77,10 @@ def find_peaks(heatmaps: NDArray[np.float32], strong: float, weak: float, max_pe
     padded[:, 1:-1, 1:-1] = heatmaps
     flat = padded.reshape(-1)
     lowest = min(strong, weak)
-    cells = np.flatnonzero(flat > lowest / MAX_RISE)
-    for earlier in (-1, -row, -row - 1, -row + 1):
+    # all cells against their left and right neighbours, then what is left against the other three pairs
+    middle = flat[1:-1]
+    cells = np.flatnonzero((middle > flat[:-2]) & (middle >= flat[2:]) & (middle > lowest / MAX_RISE)) + 1
+    for earlier in (-row, -row - 1, -row + 1):
         value = flat.take(cells)
         cells = cells[(value > flat.take(cells + earlier)) & (value >= flat.take(cells - earlier))]
     offset, score = _refine(flat.take(cells + (_NEIGHBOURS @ (row, 1))[:, None]))
