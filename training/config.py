@@ -296,7 +296,7 @@ class DecoderConfig(StrictModel):
         default=4.0, ge=0, le=100, description="peak_threshold in multiples of the heatmaps' white noise; 0 for none"
     )
     weak_peak_noise: float = Field(
-        default=3.0, ge=0, le=100, description="weak_peak_threshold in multiples of that noise; 0 for none"
+        default=3.25, ge=0, le=100, description="weak_peak_threshold in multiples of that noise; 0 for none"
     )
     max_peaks: int = Field(
         default=64, ge=1, le=1000, description="maximum number of candidates per keypoint kind in an image"
