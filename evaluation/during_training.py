@@ -140,7 +140,8 @@ class CocoEvaluator:
             groups[height > width].append(index)
         in_share = set(share)
         for group in groups:
-            canvases = [choose_letterbox(self._sizes[index], self.config.size).canvas for index in group]
+            size, max_aspect = self.config.size, self.config.max_aspect
+            canvases = [choose_letterbox(self._sizes[index], size, max_aspect=max_aspect).canvas for index in group]
             indices = [index for index in group if index in in_share]
             if indices:
                 yield (max(height for height, _ in canvases), max(width for _, width in canvases)), indices

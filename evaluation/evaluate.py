@@ -100,7 +100,7 @@ def score_results_file(path: Path, dataset: EvaluationDataset, number: int) -> E
 @click.option("--pictures", type=_PATH, help="Folder for images with skeletons.  [default: OUT/pictures]")
 @click.option("--report", type=_PATH, help="Folder for the HTML report.  [default: OUT/report]")
 @click.option("--num-pictures", type=click.IntRange(0), default=24, show_default=True, help="Images in --pictures.")
-@click.option("--limit", type=click.IntRange(1), help="Evaluate only the first images of the dataset.")
+@click.option("--limit", type=click.IntRange(1), help="Evaluate only the first images; outputs are in OUT/limit-N.")
 @click.option("--nproc", type=click.IntRange(1), default=1, show_default=True, help="Processes, one per device.")
 @device_option
 @backend_option
@@ -144,6 +144,8 @@ def main(
         raise InputError("--save-maps needs a network: give --ckpt instead of --results")
     if (ckpt is None) == (results is None):
         raise InputError("give either --ckpt FILE_OR_RUN or --results FILE")
+    if out and limit:
+        out = out / f"limit-{limit}"
     outputs = Outputs(
         json=json_file or (out and out / "eval.json"),
         results=save_results or (out and results is None and out / "results.json") or None,

@@ -345,6 +345,12 @@ class EvaluationConfig(StrictModel):
         max_length=8,
         description=f"factors on size, {MIN_SCALE} to {MAX_SCALE}; the maps of all scales are averaged",
     )
+    max_aspect: float = Field(
+        default=2.0,
+        ge=1,
+        le=32,
+        description="maximum ratio of the longer side to size; images that are longer in shape are scaled down to it",
+    )
     flip: bool = Field(
         default=False, description="average the maps with those of the mirrored image; takes twice as long"
     )

@@ -1,9 +1,9 @@
 """Letterbox: scale and pad an image to the network's input, and map coordinates back to the image.
 
 The image is scaled so that its shorter side has the configured size, as in the reference, but its longer side has at
-most twice that size. It is then padded at the right and at the bottom. The padded array is called the canvas. The sides
-of a canvas are multiples of 64 px, so that images of many shapes share a few canvas sizes: MindSpore compiles one graph
-for each.
+most `evaluation.max_aspect` times that size. It is then padded at the right and at the bottom. The padded array is
+called the canvas. The sides of a canvas are multiples of 64 px, so that images of many shapes share a few canvas sizes:
+MindSpore compiles one graph for each.
 
 Pixel centres have integer coordinates, so the left edge of an image is at x = -0.5.
 """
@@ -23,8 +23,9 @@ from pipeline.sample import Size
 CANVAS_MULTIPLE = 64
 """The sides of a canvas are multiples of this number of pixels."""
 
-MAX_SIDE_RATIO = 2
-"""Maximum length of the longer side of the scaled image, divided by the configured size of the shorter side."""
+DEFAULT_MAX_ASPECT = 2.0
+"""Default of `evaluation.max_aspect`, which limits the length of the scaled image: a panorama that is ten times as wide
+as high would otherwise need five times the memory of the widest usual image."""
 
 PADDING_GREY = 128
 """Value of the padding pixels, the same as in training."""
@@ -58,17 +59,20 @@ class Letterbox:
         return np.asarray((points + 0.5) / self.scale - 0.5, dtype=np.float32)
 
 
-def choose_letterbox(image_size: Size, size: float, fixed_canvas: Size | None = None) -> Letterbox:
+def choose_letterbox(
+    image_size: Size, size: float, fixed_canvas: Size | None = None, max_aspect: float = DEFAULT_MAX_ASPECT
+) -> Letterbox:
     """Choose the scale and the canvas of an image.
 
     Args:
         image_size: (height, width) in px, each at least 1.
         size: target length of the shorter side in px. The image is scaled less if its longer side would exceed
-            `MAX_SIDE_RATIO * size`.
+            `max_aspect * size`.
         fixed_canvas: (height, width) in px of the only canvas that the network accepts; the image is scaled down until
             it fits. None chooses the smallest canvas that holds the scaled image.
+        max_aspect: maximum length of the longer side of the scaled image, divided by `size`.
     """
-    scale = min(size / min(image_size), MAX_SIDE_RATIO * size / max(image_size))
+    scale = min(size / min(image_size), max_aspect * size / max(image_size))
     if fixed_canvas:
         scale = min(scale, fixed_canvas[0] / image_size[0], fixed_canvas[1] / image_size[1])
     height, width = (max(1, round(side * scale)) for side in image_size)

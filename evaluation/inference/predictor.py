@@ -90,11 +90,15 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, path: Path, device: str = "auto", overrides: Sequence[str] = (), backend: BackendName = "auto"
+        cls, path: str | Path, device: str = "auto", overrides: Sequence[str] = (), backend: BackendName = "auto"
     ) -> Predictor:
         """Load a checkpoint or an exported graph. For arguments and errors see `load_backend`."""
-        loaded = load_backend(path, device, overrides, backend)
+        loaded = load_backend(Path(path), device, overrides, backend)
         return cls(loaded.network, loaded.config, loaded.source, loaded.fixed_canvas, loaded.library)
+
+    def choose_letterbox(self, image_size: Size, size: float) -> Letterbox:
+        """Choose the scale and the canvas of an image; see `evaluation.inference.letterbox.choose_letterbox`."""
+        return choose_letterbox(image_size, size, self.fixed_canvas, self.config.max_aspect)
 
     def predict_maps(self, images: Iterable[Image]) -> list[Maps]:
         """Return the maps of each image, in input order, cropped to the part of the grid that the image covers.
@@ -168,7 +172,7 @@ class Predictor:
                 return None
             height, width = image.shape[:2]
             sizes = (self.config.size * scale for scale in self.config.scales)
-            letterboxes = tuple(choose_letterbox((height, width), size, self.fixed_canvas) for size in sizes)
+            letterboxes = tuple(self.choose_letterbox((height, width), size) for size in sizes)
             return _NetworkInput(item, letterboxes, tuple(apply_letterbox(image, one) for one in letterboxes))
 
         incomplete: dict[tuple[Size, ...], list[_NetworkInput[Item]]] = {}

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,11 @@ from evaluation.decoder.person import Person
 from evaluation.inference.predictor import Predictor
 from evaluation.inference.threads import create_thread_pool, prefetch, prefetch_map
 from evaluation.media.images import ReadImage, read_image, scale_people
+from evaluation.media.output_folder import OPENPOSE, OVERLAYS, overlay_suffix
 from evaluation.media.overlay import draw_people
-from evaluation.media.sources import ImageFile, Sources, Video, printable
-from evaluation.media.video_writer import VIDEO_SUFFIX, VideoWriter
-from evaluation.media.videos import Frame, FrameReader, open_video
+from evaluation.media.sources import ImageFile, Sources, Video, open_video, printable
+from evaluation.media.video.reader import Frame, FrameReader
+from evaluation.media.video.writer import VIDEO_SUFFIX, VideoWriter
 from evaluation.media.writers import CocoWriter, write_image, write_openpose_json
 from pipeline.errors import InputError
 from pipeline.sample import Size
@@ -33,6 +35,9 @@ from pipeline.sample import Size
 Image = NDArray[np.uint8]
 
 Item = TypeVar("Item")
+
+LONG_SHAPE = 1.5
+"""Images are mentioned whose longer side exceeds the limit `evaluation.max_aspect` by more than this factor."""
 
 PREFETCH_DEPTH = 8
 """Maximum number of frames read, and of images drawn, ahead of the files being written."""
@@ -55,6 +60,37 @@ class SkippedSources:
         tqdm.write(message, file=sys.stderr)
 
 
+class _Reordering(Generic[Item]):
+    """Passes on items by position: images of different sizes are finished in another order.
+
+    Attributes:
+        consume: function that gets the items in order.
+    """
+
+    def __init__(self, consume: Callable[[Item], None]) -> None:
+        self.consume = consume
+        self._next = 0
+        self._waiting: dict[int, Item] = {}
+        self._skipped: set[int] = set()
+
+    def skip(self, position: int) -> None:
+        """Do not wait for an item. Can be called from any thread."""
+        self._skipped.add(position)
+
+    def add(self, position: int, item: Item) -> None:
+        """Add an item, and pass on those that are next."""
+        self._waiting[position] = item
+        while self._next in self._waiting or self._next in self._skipped:
+            if self._next in self._waiting:
+                self.consume(self._waiting.pop(self._next))
+            self._next += 1
+
+    def finish(self) -> None:
+        """Pass on all items that are left: after a stop, items between them are missing."""
+        for position in sorted(self._waiting):
+            self.consume(self._waiting.pop(position))
+
+
 @dataclass
 class PredictionRun:
     """One run of `evaluation.predict`: the predictor, the outputs, and what was written so far.
@@ -67,6 +103,7 @@ class PredictionRun:
         should_stop: function that returns True once the user wants to stop. Images and frames that were already read
             are still processed.
         skipped: sources that were skipped.
+        long_shapes: images and videos whose sides differ so much that the network sees them much smaller than others.
         written: number of images and frames written.
     """
 
@@ -76,34 +113,43 @@ class PredictionRun:
     coco: CocoWriter | None
     should_stop: Callable[[], bool]
     skipped: SkippedSources = field(default_factory=SkippedSources)
+    long_shapes: list[tuple[str, Size]] = field(default_factory=list)
     written: int = 0
 
     @property
     def overlay_folder(self) -> Path:
         """Folder of the images and videos with skeletons."""
-        return self.out / "overlays"
+        return self.out / OVERLAYS
 
     @property
     def openpose_folder(self) -> Path:
         """Folder of the JSON files in OpenPose's format."""
-        return self.out / "openpose"
+        return self.out / OPENPOSE
 
     def process_images(self, images: Sequence[ImageFile]) -> None:
         """Detect people in image files and write the outputs."""
         progress = tqdm(total=len(images), unit="image", desc="images", disable=None)
         sizes: dict[int, tuple[Size, Size]] = {}  # as it was read, and of the whole image
+        positions = {file.image_id: position for position, file in enumerate(images)}
+
+        def add_to_coco(detection: tuple[ImageFile, list[Person]]) -> None:
+            file, people = detection
+            self._add_to_coco(file.image_id, sizes.pop(file.image_id)[1], people, file_name=str(file.path))
+
+        ordered = _Reordering(add_to_coco)
 
         def load(file: ImageFile) -> Image | None:
             try:
                 image = self._read(file)
             except InputError as error:
                 self.skipped.add(file.path, error)
+                ordered.skip(positions[file.image_id])
                 progress.update()
                 return None
             if image.problem:
                 warning = f"Warning: {printable(file.path)}: {printable(image.problem)}; the rest of it is used"
                 tqdm.write(warning, file=sys.stderr)
-            sizes[file.image_id] = (image.pixels.shape[0], image.pixels.shape[1]), image.size
+            sizes[file.image_id] = self._note_shape(file.path, image.pixels), image.size
             return image.pixels
 
         def write(detection: tuple[ImageFile, list[Person]]) -> tuple[ImageFile, list[Person]]:
@@ -115,8 +161,9 @@ class PredictionRun:
         with progress, create_thread_pool() as pool:
             detections = self.predictor.predict_stream(self._until_stopped(images), load)
             for file, people in prefetch_map(pool, write, detections, PREFETCH_DEPTH):
-                self._add_to_coco(file.image_id, sizes.pop(file.image_id)[1], people, file_name=str(file.path))
+                ordered.add(positions[file.image_id], (file, people))
                 progress.update()
+            ordered.finish()
 
     def _read(self, file: ImageFile) -> ReadImage:
         """Read an image; a very large one with at least twice the pixels along a side that the network needs."""
@@ -139,8 +186,15 @@ class PredictionRun:
             except InputError as error:
                 self.skipped.add(file.path, f"has changed: {error}")
                 return
-            lossless = file.path.suffix.lower() == ".png"
-            write_image(self.overlay_folder, file.name, draw_people(image.pixels, people), lossless=lossless)
+            write_image(self.overlay_folder, file.name, draw_people(image.pixels, people), overlay_suffix(file))
+
+    def _note_shape(self, source: object, image: Image) -> Size:
+        """Return the size of an image, and keep it if the image is scaled down because of its shape."""
+        size = image.shape[0], image.shape[1]
+        limit = LONG_SHAPE * self.predictor.config.max_aspect
+        if max(size) > limit * min(size) and self.predictor.fixed_canvas is None:
+            self.long_shapes.append((str(source), size))
+        return size
 
     def process_video(self, video: Video, first_image_id: int) -> int:
         """Detect people in the frames of a video, write the outputs, and return the number of frames.
@@ -185,6 +239,8 @@ class PredictionRun:
                 if overlay:
                     writer.write(frame)
                 size = frame.image.shape[0], frame.image.shape[1]
+                if not index:
+                    self._note_shape(video.title, frame.image)
                 self._add_to_coco(first_image_id + index, size, people, file_name=video.title, frame=index)
                 progress.update()
                 count += 1
@@ -197,6 +253,20 @@ class PredictionRun:
 
     def _until_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
         return itertools.takewhile(lambda _: not self.should_stop(), items)
+
+    def advice(self) -> Iterator[str]:
+        """Yield one line if images are so long that people in them are searched at a smaller size than in others."""
+        if not self.long_shapes:
+            return
+        source, size = max(self.long_shapes, key=lambda item: max(item[1]) / min(item[1]))
+        aspect = max(size) / min(size)
+        limit = self.predictor.config.max_aspect
+        others = f" and {len(self.long_shapes) - 1} more" if len(self.long_shapes) > 1 else ""
+        yield (
+            f"{printable(source)}{others}: {size[1]}x{size[0]} px is scaled down {aspect / limit:.1f} times more than "
+            "other shapes, so people may be missed; to find them, at the cost of memory: "
+            f"--set evaluation.max_aspect={math.ceil(aspect)}"
+        )
 
     def summary(self) -> Iterator[str]:
         """Yield one line for each kind of output."""

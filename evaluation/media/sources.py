@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from evaluation.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES, detect_format
+from evaluation.media.video.reader import AnimationReader, FrameReader, VideoReader
 from pipeline.errors import InputError
 
 MAX_NAME_BYTES = 180
@@ -180,6 +181,14 @@ def _image_ids(paths: Sequence[Path]) -> list[int]:
     ids = {index: image_id for image_id, index in indices.items()}
     unused = itertools.count(1 + max(indices, default=0))
     return [ids[index] if index in ids else next(unused) for index in range(len(paths))]
+
+
+def open_video(source: Path | int) -> FrameReader:
+    """Open a video, an animated image or a camera. Raise InputError if that fails."""
+    found = detect_format(source) if isinstance(source, Path) else None
+    if isinstance(source, Path) and found and found.kind == "animation":
+        return AnimationReader(source)
+    return VideoReader(source)
 
 
 def printable(text: object) -> str:

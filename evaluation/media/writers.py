@@ -5,10 +5,9 @@ Writes are atomic: a file is complete or absent. File names come from `evaluatio
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -18,9 +17,8 @@ from numpy.typing import NDArray
 
 from evaluation.decoder.person import Person
 from evaluation.scoring.results import PERSON_CATEGORY, to_coco_results
-from pipeline.errors import InputError
 from pipeline.skeleton import COCO_KEYPOINTS, LIMBS
-from pipeline.system.files import write_atomically
+from pipeline.system.files import convert_write_errors, write_atomically
 
 JPEG_QUALITY = 92
 """Quality of JPEG files, 1..100."""
@@ -53,16 +51,6 @@ def coco_category() -> dict[str, Any]:
     skeleton = [[numbers[a], numbers[b]] for a, b in LIMBS if a in numbers and b in numbers]
     names = list(COCO_KEYPOINTS)
     return {"id": PERSON_CATEGORY, "name": "person", "keypoints": names, "skeleton": skeleton}
-
-
-@contextlib.contextmanager
-def convert_write_errors(path: Path) -> Iterator[None]:
-    """Create the parent folder of a file, and convert an OSError in the body to an InputError that names the file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 class JsonListWriter:
@@ -141,11 +129,11 @@ def write_openpose_json(folder: Path, name: str, people: Sequence[Person]) -> No
         write_atomically(path, json.dumps(to_openpose_json(people)) + "\n")
 
 
-def write_image(folder: Path, name: str, image: NDArray[np.uint8], *, lossless: bool) -> None:
-    """Write a (H, W, 3) uint8 BGR image as `NAME.png` (lossless) or `NAME.jpg` in a folder."""
+def write_image(folder: Path, name: str, image: NDArray[np.uint8], suffix: str) -> None:
+    """Write a (H, W, 3) uint8 BGR image as `NAME.png` or `NAME.jpg`, by the suffix, in a folder."""
     import cv2
 
-    suffix, options = (".png", []) if lossless else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else []
     path = folder / f"{name}{suffix}"
     _, data = cv2.imencode(suffix, image, options)
     with convert_write_errors(path):

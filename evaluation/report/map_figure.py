@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evaluation.decoder.decode import decode
 from evaluation.decoder.person import Person
-from evaluation.inference.letterbox import apply_letterbox, choose_letterbox, crop_maps
+from evaluation.inference.letterbox import apply_letterbox, crop_maps
 from evaluation.media.overlay import draw_people
 from evaluation.scoring.datasets import Record, load_image
 from evaluation.scoring.ground_truth import annotated_keypoints
@@ -53,7 +53,7 @@ def draw_map_figure(predictor: Predictor, records: Iterable[Record], target_conf
 
 def _draw_row(record: Record, image: Image, output: Maps, predictor: Predictor, target_config: TargetConfig) -> Image:
     config = predictor.config
-    letterbox = choose_letterbox((record.height, record.width), config.size * config.scales[0], predictor.fixed_canvas)
+    letterbox = predictor.choose_letterbox((record.height, record.width), config.size * config.scales[0])
     keypoints = annotated_keypoints(record.annotations)
     keypoints[..., :2] = letterbox.to_canvas(keypoints[..., :2])
     target = crop_maps(encode_maps(keypoints, letterbox.canvas, target_config), letterbox)

@@ -39,6 +39,7 @@ class NetworkIdentity:
         library: library that runs the network: results differ by rounding.
         size: length in px to which the shorter image side is scaled.
         scales: factors on `size`.
+        max_aspect: maximum ratio of the longer side to `size`.
         flip: True if the maps are averaged with those of the mirrored image.
         fixed_canvas: (height, width) in px of the only input that the network accepts, if there is one.
     """
@@ -48,6 +49,7 @@ class NetworkIdentity:
     library: str
     size: int
     scales: list[float]
+    max_aspect: float
     flip: bool
     fixed_canvas: list[int] | None
 

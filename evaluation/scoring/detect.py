@@ -99,6 +99,7 @@ def _network_identity(predictor: Predictor) -> NetworkIdentity:
         predictor.library,
         config.size,
         list(config.scales),
+        config.max_aspect,
         config.flip,
         list(predictor.fixed_canvas) if predictor.fixed_canvas else None,
     )

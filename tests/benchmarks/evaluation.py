@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.inference.letterbox import choose_letterbox
 from evaluation.inference.predictor import Predictor
 from evaluation.scoring.datasets import EvaluationDataset, ShardDataset
 from evaluation.scoring.detect import detect_people
@@ -78,7 +77,7 @@ def _compile(predictor: Predictor, dataset: EvaluationDataset, number: int) -> f
     """Ask the network once with every canvas that the pictures need; seconds more than it takes when asked again."""
     sizes = [predictor.config.size * scale for scale in predictor.config.scales]
     examples = {
-        tuple(choose_letterbox(picture, size, predictor.fixed_canvas).canvas for size in sizes): picture
+        tuple(predictor.choose_letterbox(picture, size).canvas for size in sizes): picture
         for picture in dataset.sizes()[:number]
     }
     grey = [np.full((*picture, 3), 128, dtype=np.uint8) for picture in examples.values()]

@@ -243,6 +243,18 @@ def test_shards_and_coco_folder_give_the_same_results(made, tmp_path):
         )
 
 
+def test_a_part_of_the_dataset_does_not_overwrite_the_whole_evaluation(made, tmp_path):
+    results = tmp_path / "r.json"
+    call(*network(made), "--shards", made / "shards", "--save-results", results)
+    for options in ([], ["--limit", 2]):
+        shards = ["--shards", made / "shards", "--num-pictures", 0]
+        assert call("--results", results, *shards, "--out", tmp_path / "out", *options).exit_code == 0
+    images = [
+        json.loads((tmp_path / "out" / name).read_text())["images"] for name in ("eval.json", "limit-2/eval.json")
+    ]
+    assert images == [9, 2]
+
+
 def test_saved_results_have_the_scores_of_the_network(made, tmp_path):
     call(*network(made), "--shards", made / "shards", "--save-results", tmp_path / "r.json", "--json", tmp_path / "1")
     for number, source in enumerate((["--shards", made / "shards"], ["--coco", made / "coco", "--split", "val"])):

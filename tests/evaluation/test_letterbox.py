@@ -11,7 +11,7 @@ from evaluation.decoder.decode import DecodeConfig
 from evaluation.decoder.person import Person
 from evaluation.inference.letterbox import (
     CANVAS_MULTIPLE,
-    MAX_SIDE_RATIO,
+    DEFAULT_MAX_ASPECT,
     PADDING_GREY,
     apply_letterbox,
     choose_letterbox,
@@ -22,6 +22,7 @@ from evaluation.inference.predictor import decode_people
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, Maps
 from tests.support.oracle import standing_person
+from training.config import EvaluationConfig
 
 SIDES = st.integers(1, 5000)
 
@@ -34,9 +35,16 @@ def test_scaled_image_fits_its_canvas_and_the_limits(height, width, size):
         assert side % CANVAS_MULTIPLE == 0
         assert scaled <= side < scaled + CANVAS_MULTIPLE
     assert min(letterbox.scaled_size) >= 1
-    assert max(letterbox.scaled_size) <= MAX_SIDE_RATIO * size
-    if max(height, width) <= MAX_SIDE_RATIO * min(height, width):
+    assert max(letterbox.scaled_size) <= DEFAULT_MAX_ASPECT * size
+    if max(height, width) <= DEFAULT_MAX_ASPECT * min(height, width):
         assert min(letterbox.scaled_size) == size
+
+
+def test_longer_shapes_keep_their_scale_with_a_larger_aspect():
+    assert choose_letterbox((100, 1000), 368).scaled_size == (74, 736)
+    assert choose_letterbox((100, 1000), 368, max_aspect=10).scaled_size == (368, 3680)
+    assert choose_letterbox((1000, 100), 368, max_aspect=5).scaled_size == (1840, 184)
+    assert EvaluationConfig().max_aspect == DEFAULT_MAX_ASPECT
 
 
 @settings(max_examples=200, deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 
@@ -15,7 +16,7 @@ from evaluation.inference.letterbox import PADDING_GREY
 from evaluation.inference.predictor import Predictor
 from evaluation.media.prediction import PredictionRun, predict_sources
 from evaluation.media.sources import find_sources
-from evaluation.media.videos import VideoReader
+from evaluation.media.video.reader import VideoReader
 from evaluation.media.writers import CocoWriter
 from evaluation.predict import OUTPUTS, main
 from tests.support import tiny
@@ -287,6 +288,7 @@ def test_command_prints_the_outputs(tmp_path, graph):
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
         "images.json",
         "openpose/x_keypoints.json",
+        "outputs.json",
         "overlays/x.png",
         "results.json",
     ]
@@ -294,6 +296,99 @@ def test_command_prints_the_outputs(tmp_path, graph):
     again = call(tmp_path, "--ckpt", graph, "--out", out, "--write", "overlay")
     assert again.stdout == f"{out}/overlays/: images and videos with skeletons\n"
     assert (out / "openpose" / "x_keypoints.json").stat().st_mtime_ns == before
+
+
+def test_outputs_of_an_earlier_run_are_replaced_and_other_files_kept(tmp_path, graph):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    (photos / "a").mkdir(parents=True)
+    for name in ("a/x.png", "y.jpg"):
+        cv2.imwrite(str(photos / name), plain_image(PADDING_GREY, (64, 64)))
+    write_video(photos / "walk.avi", [plain_image(9, (64, 64))] * 3, codec="MJPG")
+    write_video(photos / "walk_b.avi", [plain_image(9, (64, 64))] * 2, codec="MJPG")
+    assert call(photos, "--ckpt", graph, "--out", out).exit_code == 0
+    mine = [out / "overlays" / "mine.png", out / "openpose" / "walk_b_notes.json"]
+    for path in mine:
+        path.write_text("of the user")
+    (photos / "y.jpg").unlink()
+    (photos / "walk.avi").unlink()
+    again = call(photos, "--ckpt", graph, "--out", out, "--write", "overlay,openpose")
+    assert again.stderr == f"{out}: outputs of an earlier run are replaced\n"
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
+        "images.json",
+        "openpose/a/x_keypoints.json",
+        "openpose/walk_b_000000000000_keypoints.json",
+        "openpose/walk_b_000000000001_keypoints.json",
+        "openpose/walk_b_notes.json",
+        "outputs.json",
+        "overlays/a/x.png",
+        "overlays/mine.png",
+        "overlays/walk_b.mp4",
+        "results.json",
+    ]
+    result = call(out / "overlays" / "a" / "x.png", "--ckpt", graph, "--out", out)
+    assert result.exit_code == 2
+    assert "is an output of an earlier run" in result.stderr
+    assert (out / "overlays" / "a" / "x.png").exists()
+
+
+def test_a_list_of_outputs_never_removes_files_elsewhere(tmp_path, graph):
+    cv2.imwrite(str(tmp_path / "x.png"), plain_image(PADDING_GREY, (64, 64)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "precious.txt").touch()
+    (tmp_path / "out" / "outputs.json").write_text(
+        '{"overlay": ["../precious.txt", 3], "coco": 5, "openpose": ["a/../.."]}'
+    )
+    assert call(tmp_path / "x.png", "--ckpt", graph, "--out", tmp_path / "out").exit_code == 0
+    assert (tmp_path / "precious.txt").exists()
+
+
+def test_the_network_of_the_demo_is_said_to_know_drawn_people_only(tmp_path, graph):
+    cv2.imwrite(str(tmp_path / "x.png"), plain_image(PADDING_GREY, (64, 64)))
+    for path in graph.parent.glob("tiny.onnx*"):
+        shutil.copy(path, tmp_path)
+    for folder, expected in (("shards/demo/train", True), ("/home/me/shards/coco/train", False)):
+        (tmp_path / "run.json").write_text(json.dumps({"shards": {"folder": folder}}))
+        result = call(
+            tmp_path / "x.png", "--ckpt", tmp_path / "tiny.onnx", "--out", tmp_path / folder.replace("/", "-")
+        )
+        assert result.exit_code == 0
+        assert ("drawn people of make demo only" in result.stderr) == expected
+
+
+def test_ten_people_in_a_panorama_are_found_with_a_larger_aspect(tmp_path):
+    size = (96, 960)
+    people = np.stack([standing_person(48 + 96 * i, 50, 76) for i in range(10)])
+    cv2.imwrite(str(tmp_path / "wide.png"), plain_image(60, size))
+    found = []
+    for max_aspect in (2.0, 10.0):
+        oracle = OracleNetwork({60: (size, people)}, SIZE, max_aspect=max_aspect)
+        config = EvaluationConfig(size=SIZE, batch_size=1, max_aspect=max_aspect)
+        out = tmp_path / f"out{max_aspect}"
+        with CocoWriter(out) as coco:
+            prediction = PredictionRun(Predictor(oracle, config), out, frozenset(OUTPUTS), coco, lambda: False)
+            predict_sources(prediction, find_sources([str(tmp_path / "wide.png")], out))
+        found.append(sum(len(one) for one in read_coco_files(out)[1].values()))
+        advice = list(prediction.advice())
+        assert [("960x96 px" in line, "evaluation.max_aspect=10" in line) for line in advice] == (
+            [(True, True)] if max_aspect == 2 else []
+        )
+    assert found[1] == 10
+
+
+def test_coco_files_have_the_order_of_the_names(tmp_path):
+    known = {}
+    for i in range(12):
+        size = [(64, 64), (64, 128), (128, 64)][i % 3]
+        known[20 * i + 10] = (size, standing_person(32, 32, 50)[None])
+        cv2.imwrite(str(tmp_path / f"{i:02d}.png"), plain_image(20 * i + 10, size))
+    (tmp_path / "05.png").write_text("damaged")
+    run(tmp_path, known, ".")
+    images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    names = [image["file_name"] for image in images]
+    assert names == sorted(names)
+    assert len(names) == 11
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [result["image_id"] for result in results] == [image["id"] for image in images]
 
 
 def test_command_counts_skipped_sources(tmp_path, graph):

@@ -145,7 +145,7 @@ def test_batched_and_single_inference_agree(checkpoint):
     from training.checkpoint.checkpoint import load_checkpoint
     from training.network.openpose import OpenPose
 
-    predictor = Predictor.load(checkpoint, "cpu")
+    predictor = Predictor.load(str(checkpoint), "cpu")
     assert predictor.config == TINY.evaluation
     rng = np.random.default_rng(0)
     sizes = [(64, 80), (70, 64), (128, 150), (64, 64), (100, 90)]

@@ -8,8 +8,8 @@ import cv2
 import pytest
 
 from evaluation.media.formats import Format, detect_format
-from evaluation.media.sources import MAX_NAME_BYTES, find_sources, printable
-from evaluation.media.videos import DEFAULT_FPS, VideoReader, open_video
+from evaluation.media.sources import MAX_NAME_BYTES, find_sources, open_video, printable
+from evaluation.media.video.reader import DEFAULT_FPS, VideoReader
 from pipeline.errors import InputError
 from tests.support.oracle import plain_image
 from tests.support.videos import write_animation, write_gif, write_video

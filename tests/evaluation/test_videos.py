@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from evaluation.media.formats import detect_format
-from evaluation.media.mp4 import rewrite_index
-from evaluation.media.video_writer import VideoWriter
-from evaluation.media.videos import AnimationReader, Frame, VideoReader, open_video
+from evaluation.media.sources import open_video
+from evaluation.media.video.mp4 import rewrite_index
+from evaluation.media.video.reader import AnimationReader, Frame, VideoReader
+from evaluation.media.video.writer import VideoWriter
 from pipeline.errors import InputError
 from tests.support.oracle import plain_image
 from tests.support.videos import shown_times, turn_track, write_animation, write_gif, write_recording, write_video
@@ -101,7 +102,7 @@ def test_delays_near_zero_are_those_of_browsers(tmp_path):
 
 
 def test_long_animations_are_read_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("evaluation.media.videos._CHUNK_PIXELS", 4 * 48 * 64)
+    monkeypatch.setattr("evaluation.media.video.reader._CHUNK_PIXELS", 4 * 48 * 64)
     write_animation(tmp_path / "x.webp", grey_levels(10), [40] * 10)
     frames = list(open_video(tmp_path / "x.webp").frames())
     assert [round((frame.image.mean() - 20) / 20) for frame in frames] == list(range(10))

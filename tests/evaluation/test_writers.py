@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from evaluation.decoder.person import Person
-from evaluation.media.video_writer import VideoWriter
-from evaluation.media.videos import Frame, VideoReader
+from evaluation.media.video.reader import Frame, VideoReader
+from evaluation.media.video.writer import VideoWriter
 from evaluation.media.writers import (
     CocoWriter,
     coco_category,
@@ -136,8 +136,8 @@ def test_a_video_without_frames_is_not_written(tmp_path):
 
 def test_images_are_written_as_jpeg_or_png(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
-    write_image(tmp_path, "a/x", image, lossless=True)
-    write_image(tmp_path, "a/x", image, lossless=False)
+    write_image(tmp_path, "a/x", image, ".png")
+    write_image(tmp_path, "a/x", image, ".jpg")
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["x.jpg", "x.png"]
     assert (cv2.imread(str(tmp_path / "a/x.png")) == image).all()
     assert cv2.imread(str(tmp_path / "a/x.jpg")).shape == image.shape
@@ -152,7 +152,7 @@ def test_write_errors_are_one_line(tmp_path):
 
     for write in (
         lambda: write_openpose_json(tmp_path / "file", "x", []),
-        lambda: write_image(tmp_path / "file", "x", plain_image(0, (8, 8)), lossless=True),
+        lambda: write_image(tmp_path / "file", "x", plain_image(0, (8, 8)), ".png"),
         lambda: CocoWriter(tmp_path / "file"),
         write_video,
     ):

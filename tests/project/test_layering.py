@@ -62,6 +62,7 @@ protocol only (`training.loop.validation.Evaluator`)."""
 
 FOLDERS = {
     "pipeline.synthetic": "geometry rendering",
+    "evaluation.media": "video",
     "evaluation.scoring": "analysis",
 }
 """Folders within a folder, lowest first; all of them are below the modules beside them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evaluation.inference.letterbox import PADDING_GREY, choose_letterbox
+from evaluation.inference.letterbox import DEFAULT_MAX_ASPECT, PADDING_GREY, choose_letterbox
 from pipeline.loading.targets import encode_maps
 from pipeline.maps import NUM_HEATMAPS, NUM_PAFS, STRIDE
 from pipeline.skeleton import KEYPOINTS, to_coco
@@ -81,8 +81,9 @@ class OracleNetwork:
     padding of a batch.
     """
 
-    def __init__(self, known, size, scales=(1.0,)):
+    def __init__(self, known, size, scales=(1.0,), max_aspect=DEFAULT_MAX_ASPECT):
         self.known, self.sizes, self.batches = known, [size * scale for scale in scales], []
+        self.max_aspect = max_aspect
 
     def __call__(self, images):
         self.batches.append(images.shape)
@@ -95,7 +96,7 @@ class OracleNetwork:
                 continue
             colour = round(float(image[:8, :8].mean()))
             size, keypoints = self.known[min(self.known, key=lambda known: abs(known - colour))]
-            letterboxes = [choose_letterbox(size, each, (height, width)) for each in self.sizes]
+            letterboxes = [choose_letterbox(size, each, (height, width), self.max_aspect) for each in self.sizes]
             (letterbox,) = {letterbox for letterbox in letterboxes if letterbox.scaled_size == unpadded_size(image)}
             moved = keypoints.copy()
             moved[..., :2] = letterbox.to_canvas(keypoints[..., :2])

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.media.mp4 import TIMESCALE, rewrite_index
-from evaluation.media.videos import Frame
-from evaluation.media.writers import convert_write_errors
+from evaluation.media.video.mp4 import TIMESCALE, rewrite_index
+from evaluation.media.video.reader import Frame
 from pipeline.errors import InputError
+from pipeline.system.files import convert_write_errors
 
 VIDEO_CODEC = "mp4v"
 """MPEG-4 Part 2, which every build of OpenCV can write."""

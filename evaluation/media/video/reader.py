@@ -15,7 +15,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.media.formats import detect_format
 from pipeline.errors import InputError
 
 DEFAULT_FPS = 30.0
@@ -58,14 +57,6 @@ class FrameReader(Protocol):
 
     def close(self) -> None:
         """Close the file or the camera."""
-
-
-def open_video(source: Path | int) -> FrameReader:
-    """Open a video, an animated image or a camera. Raise InputError if that fails."""
-    found = detect_format(source) if isinstance(source, Path) else None
-    if isinstance(source, Path) and found and found.kind == "animation":
-        return AnimationReader(source)
-    return VideoReader(source)
 
 
 class VideoReader:
