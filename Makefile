@@ -22,22 +22,38 @@ ARGS ?=
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c '$(SUPPORTED)' 2> /dev/null && echo $$python && break; done)
 
-# the defaults of SHARDS and RUN contain the names of the DATA folders; the default recipe depends on DATA, NPROC and HOSTS
-NAME = $(subst $(SPACE),+,$(notdir $(abspath $(DATA))))
-SPACE = $(subst ,, )
-IS_DEMO = $(filter $(abspath data/demo),$(abspath $(DATA)))
+# Names with spaces: make splits lists at spaces, so a space within a name is written as GAP until the name is quoted.
+SPACE := $(subst ,, )
+GAP := <space>
+as_word = $(subst $(SPACE),$(GAP),$(1))
+as_name = $(subst $(GAP),$(SPACE),$(1))
+absolute = $(call as_word,$(abspath $(call as_word,$(1))))
+as_list = $(subst :,$(SPACE),$(call as_word,$(1)))
+given = $(filter command environment,$(firstword $(origin $(1))))
+
+# the defaults of SHARDS and RUN contain the names of the DATA folders, or that of SHARDS if only SHARDS is given; the
+# default recipe depends on DATA or SHARDS, NPROC and HOSTS
+FOLDERS = $(call as_list,$(DATA))
+ONLY_SHARDS = $(if $(call given,DATA),,$(call given,SHARDS))
+NAME = $(call as_name,$(if $(ONLY_SHARDS),$(notdir $(call absolute,$(SHARDS))),$(subst $(SPACE),+,$(notdir $(foreach folder,$(FOLDERS),$(call absolute,$(folder)))))))
+IS_DEMO = $(if $(ONLY_SHARDS),$(filter $(call absolute,shards/demo),$(call absolute,$(SHARDS))),$(filter $(call absolute,data/demo),$(foreach folder,$(FOLDERS),$(call absolute,$(folder)))))
 RECIPE = $(if $(IS_DEMO),demo,$(if $(filter-out 1,$(NPROC) $(HOSTS)),openpose_8p,openpose))
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 BIN = .venv/bin
 READY = .venv/ready
-# the existing shard sets; SHARDS itself if there are none, so that the command reports what is missing
-SETS = $(or $(wildcard $(SHARDS)/train $(SHARDS)/val),$(SHARDS))
 BUILD = $(BIN)/python -m pipeline.shards $(WORKERS:%=--workers %)
 MACHINES = $(if $(filter-out 1,$(HOSTS)),--hosts '$(HOSTS)') $(NODE_RANK:%=--node-rank %) $(MASTER:%=--master %) \
 	$(MASTER_PORT:%=--master-port %)
-# options of pipeline.shards for each split in $(1), from each folder of DATA that has its annotations
-SOURCES = $(foreach folder,$(DATA),$(foreach split,$(1),$(if $(call ANNOTATED,$(folder),$(split)),--coco '$(folder)' --split '$(split)')))
-ANNOTATED = $(shell test -f '$(1)/annotations/person_keypoints_$(2).json' && echo yes)
+# The following set the positional parameters of the shell.
+# options of the set for training: SHARDS/train, or SHARDS if it is itself a set
+TRAIN_SET = if [ -e '$(SHARDS)'/manifest.json ]; then set -- '$(SHARDS)'; else set -- '$(SHARDS)'/train; fi
+# the existing sets; SHARDS if there are none, so that the command reports what is missing
+SETS = set --; for set in '$(SHARDS)' '$(SHARDS)'/train '$(SHARDS)'/val; do \
+	if [ -e "$$set"/manifest.json ]; then set -- "$$@" "$$set"; fi; done; [ $$\# -gt 0 ] || set -- '$(SHARDS)'
+# options of pipeline.shards for each split in $(1), for each folder of DATA that has its annotations
+SOURCES = set --; for split in $(1); do for folder in $(foreach folder,$(FOLDERS),'$(call as_name,$(folder))'); do \
+	if [ -f "$$folder/annotations/person_keypoints_$$split.json" ]; then \
+	set -- "$$@" --coco "$$folder" --split "$$split"; fi; done; done
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data shards train eval export plot stats verify preview test bench faults check clean
@@ -47,9 +63,9 @@ help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-11s %s\n", $$1, $$2 }'
 	@echo
 	@echo 'Variables  [current value]'
-	@echo '  DATA        one or more COCO folders with annotations/, train2017/, val2017/  [$(DATA)]'
+	@echo '  DATA        COCO folder with annotations/, train2017/, val2017/; several separated by colons  [$(DATA)]'
 	@echo '  TRAIN, VAL  one or more splits for SHARDS/train and for SHARDS/val  [$(TRAIN), $(VAL)]'
-	@echo '  SHARDS      folder of the MindRecord sets train/ and val/  [$(SHARDS)]'
+	@echo '  SHARDS      folder of the MindRecord sets train/ and val/, or one set for training  [$(SHARDS)]'
 	@echo '  RUN         folder of the training run  [$(RUN)]'
 	@echo '  CONFIG      recipe: YAML file with the configuration  [$(CONFIG)]'
 	@echo '  NPROC       processes for training (on each host) or evaluation, one per device  [$(NPROC)]'
@@ -95,13 +111,16 @@ data: $(READY) ## generate the embedded dataset in data/demo
 	@$(BIN)/python -m pipeline.synthetic --out data/demo $(WORKERS:%=--workers %)
 
 shards: $(READY) $(if $(IS_DEMO),data) ## build SHARDS/train and SHARDS/val from DATA
-	@$(if $(strip $(call SOURCES,$(TRAIN) $(VAL))),,echo 'Error: DATA=$(DATA): no annotations/person_keypoints_SPLIT.json for SPLIT in: $(TRAIN) $(VAL); set DATA to COCO folders, and TRAIN and VAL to their splits' >&2; exit 2)
-	@$(if $(strip $(call SOURCES,$(TRAIN))),$(BUILD) $(call SOURCES,$(TRAIN)) --out '$(SHARDS)'/train $(ARGS))
-	@$(if $(strip $(call SOURCES,$(VAL))),$(BUILD) $(call SOURCES,$(VAL)) --out '$(SHARDS)'/val $(ARGS))
+	@for wanted in $(if $(call given,TRAIN),$(TRAIN)) $(if $(call given,VAL),$(VAL)) '$(TRAIN) $(VAL)'; do \
+		$(call SOURCES,$$wanted); \
+		if [ $$# = 0 ]; then echo "Error: DATA=$(DATA): no annotations/person_keypoints_SPLIT.json for SPLIT in: $$wanted; set DATA to COCO folders, separated by colons, and TRAIN and VAL to their splits" >&2; exit 2; fi; \
+	done
+	@$(call SOURCES,$(TRAIN)); if [ $$# -gt 0 ]; then $(BUILD) "$$@" --out '$(SHARDS)'/train $(ARGS); fi
+	@$(call SOURCES,$(VAL)); if [ $$# -gt 0 ]; then $(BUILD) "$$@" --out '$(SHARDS)'/val $(ARGS); fi
 
 train: $(READY) ## train the network of CONFIG on SHARDS/train; write RUN
-	@$(BIN)/python -m training.train --config '$(CONFIG)' --shards '$(SHARDS)'/train \
-		$(if $(wildcard $(SHARDS)/val),--val '$(SHARDS)'/val) --out '$(RUN)' \
+	@$(TRAIN_SET); set -- --shards "$$1"; if [ -e '$(SHARDS)'/val ]; then set -- "$$@" --val '$(SHARDS)'/val; fi; \
+	$(BIN)/python -m training.train --config '$(CONFIG)' "$$@" --out '$(RUN)' \
 		--nproc $(NPROC) $(MACHINES) --device $(DEVICE) $(if $(RESUME),--resume) $(if $(INIT),--init '$(INIT)') $(ARGS)
 
 eval: $(READY) ## compute COCO keypoint AP of CKPT on SHARDS/val; write RUN/report and RUN/pictures
@@ -112,22 +131,22 @@ export: $(READY) ## export CKPT as a graph in FORMAT, in the folder of the check
 	@$(BIN)/python -m training.export --ckpt '$(CKPT)' --format $(FORMAT) --device $(DEVICE) $(ARGS)
 
 plot: $(READY) ## plot the training curves of one or more runs (RUN) to curves.png in the first run folder
-	@$(BIN)/python -m training.plot $(RUN) $(ARGS)
+	@$(BIN)/python -m training.plot $(foreach run,$(call as_list,$(RUN)),'$(call as_name,$(run))') $(ARGS)
 
 stats: $(READY) ## print statistics of SHARDS/train and SHARDS/val
-	@$(BIN)/python -m pipeline.stats $(SETS) $(ARGS)
+	@$(SETS); $(BIN)/python -m pipeline.stats "$$@" $(ARGS)
 
 verify: $(READY) ## check size and hash of every file in SHARDS against the manifests
-	@for set in $(SETS); do $(BIN)/python -m pipeline.verify $$set $(ARGS) || exit; done
+	@$(SETS); for set in "$$@"; do $(BIN)/python -m pipeline.verify "$$set" $(ARGS) || exit; done
 
 preview: $(READY) ## write SHARDS/preview.png: augmented training samples with their targets
-	@$(BIN)/python -m pipeline.preview '$(SHARDS)'/train --out '$(SHARDS)'/preview.png $(ARGS)
+	@$(TRAIN_SET); $(BIN)/python -m pipeline.preview "$$@" --out '$(SHARDS)'/preview.png $(ARGS)
 
 test: $(READY) ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(READY) ## measure the throughput of each part; write bench.json; takes about 3 minutes
-	@$(BIN)/python -m tests.benchmarks $(if $(IS_DEMO),,--coco '$(firstword $(DATA))' --split '$(firstword $(TRAIN))') $(ARGS)
+	@$(BIN)/python -m tests.benchmarks $(if $(IS_DEMO),,--coco '$(call as_name,$(firstword $(FOLDERS)))' --split '$(firstword $(TRAIN))') $(ARGS)
 
 faults: $(READY) ## run the fault injection, fuzzing and soak tests; takes about 20 minutes
 	@$(BIN)/python -m tests.faults --seed $(SEED) $(ARGS)

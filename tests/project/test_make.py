@@ -89,8 +89,14 @@ def test_a_missing_coco_folder_is_reported_in_one_line(tmp_path: Path) -> None:
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
     assert errors == [
         f"Error: DATA={tmp_path}: no annotations/person_keypoints_SPLIT.json for SPLIT in: train2017 val2017; "
-        "set DATA to COCO folders, and TRAIN and VAL to their splits"
+        "set DATA to COCO folders, separated by colons, and TRAIN and VAL to their splits"
     ]
+    write(tmp_path, mixed(4), "val2017")
+    for variable in ("TRAIN=train2014", "VAL=val2014"):
+        result = make("shards", f"DATA={tmp_path}", variable, f"SHARDS={tmp_path / 'shards'}")
+        assert result.returncode == 2
+        assert f"for SPLIT in: {variable.partition('=')[2]}; " in result.stderr
+    assert not (tmp_path / "shards").exists()
 
 
 @pytest.mark.usefixtures("ready")
@@ -99,7 +105,7 @@ def test_several_folders_and_splits_make_one_set(tmp_path: Path) -> None:
     write(newer, mixed(4), "val2017")
     older = write(tmp_path / "coco2014", mixed(12), "train2014")
     shards = tmp_path / "shards"
-    data = f"DATA={newer} {older}"
+    data = f"DATA={newer}:{older}"
     assert "[shards/coco2017+coco2014]" in make("help", data).stdout
     result = make("shards", data, "TRAIN=train2017 train2014", f"SHARDS={shards}", "WORKERS=1")
     assert result.returncode == 0, result.stderr
@@ -109,6 +115,41 @@ def test_several_folders_and_splits_make_one_set(tmp_path: Path) -> None:
         (str(older), "train2014", 4),
     ]
     assert json.loads((shards / "val" / "manifest.json").read_text())["records"] == 4
+
+
+@pytest.mark.usefixtures("ready")
+def test_folders_have_names_with_spaces_and_chinese_letters(tmp_path: Path) -> None:
+    data = write(tmp_path / "my data" / "图片 coco", mixed(20), "train2017")
+    write(data, mixed(4), "val2017")
+    shards, run = tmp_path / "my shards", tmp_path / "运行 1"
+    variables = (f"DATA={data}", f"SHARDS={shards}", f"RUN={run}")
+    assert "[shards/图片 coco]" in make("help", f"DATA={data}").stdout
+    for target in ("shards", "stats", "verify", "preview"):
+        result = make(target, *variables, "WORKERS=1")
+        assert result.returncode == 0, result.stderr
+    for name in ("train", "val"):
+        assert f"{shards / name}\n" in make("stats", *variables).stdout
+    assert (shards / "preview.png").is_file()
+    command = " ".join(make("-n", "train", *variables).stdout.split())
+    assert f"--val '{shards}'/val" in command
+    assert f"--out '{run}'" in command
+
+
+@pytest.mark.usefixtures("ready")
+def test_one_set_of_own_annotations_can_be_trained_and_looked_at(tmp_path: Path) -> None:
+    """As `python -m pipeline.shards --annotations … --out shards/mine` makes it; its run is not that of the demo."""
+    folder = write(tmp_path / "coco", mixed(20), "train2017")
+    made = make("shards", f"DATA={folder}", f"SHARDS={tmp_path / 'sets'}", "WORKERS=1")
+    assert made.returncode == 0, made.stderr
+    shards = (tmp_path / "sets" / "train").rename(tmp_path / "mine")
+    listing = make("help", f"SHARDS={shards}").stdout
+    assert "[runs/mine]" in listing
+    assert "[configs/openpose.yaml]" in listing
+    assert f"\n{shards}\n" in make("stats", f"SHARDS={shards}").stdout
+    settings = "--set training.max_steps=1 --set training.batch_size=2"
+    variables = (f"SHARDS={shards}", f"RUN={tmp_path / 'run'}", "CONFIG=configs/demo.yaml", f"ARGS={settings}")
+    train = make("train", *variables)
+    assert train.returncode == 0, train.stderr
 
 
 @pytest.mark.usefixtures("ready")

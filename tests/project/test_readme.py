@@ -90,7 +90,8 @@ def expand(command: ReadmeCommand) -> list[list[str]]:
         ["make", "-n", "-C", str(ROOT), *made], env=environment, capture_output=True, text=True, check=True
     )
     lines = result.stdout.replace("\\\n", " ").splitlines()
-    return [shlex.split(line.partition(" || ")[0]) for line in lines if re.match(r"\S*python -m ", line)]
+    commands = [command for line in lines for command in re.findall(r"(?:^|; |then )(\S*python -m [^;|]+)", line)]
+    return [shlex.split(command.replace('"$@"', "").replace('"$set"', "")) for command in commands]
 
 
 def python_problem(words: list[str]) -> str | None:
