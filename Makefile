@@ -142,8 +142,8 @@ verify: $(READY) ## check size and hash of every file in SHARDS against the mani
 preview: $(READY) ## write SHARDS/preview.png: augmented training samples with their targets
 	@$(TRAIN_SET); $(BIN)/python -m pipeline.preview "$$@" --out '$(SHARDS)'/preview.png $(ARGS)
 
-test: $(READY) ## run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## run all tests, two files at a time
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 bench: $(READY) ## measure the throughput of each part; write bench.json; takes about 3 minutes
 	@$(BIN)/python -m tests.benchmarks $(if $(IS_DEMO),,--coco '$(call as_name,$(firstword $(FOLDERS)))' --split '$(firstword $(TRAIN))') $(ARGS)
