@@ -25,6 +25,9 @@ OUTLINE_COLOUR: Colour = (24, 20, 20)
 FRACTION_BITS = 4
 """Fractional bits of OpenCV's drawing coordinates: keypoints are drawn with a precision of 1/16 px."""
 
+_ANGLES = np.arange(24) * (2 * np.pi / 24)
+_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+
 KEYPOINT_HUES: dict[str, float] = {
     "nose": 0.36,
     "neck": 0.40,
@@ -115,11 +118,25 @@ def _draw_skeleton(canvas: NDArray[np.uint8], person: Person) -> None:
         cv2.line(canvas, points[a], points[b], OUTLINE_COLOUR, outline_width, cv2.LINE_AA, FRACTION_BITS)
     for a, b in limbs:
         cv2.line(canvas, points[a], points[b], LIMB_COLOURS[a, b], width, cv2.LINE_AA, FRACTION_BITS)
-    radius = round((0.62 * width + 1) * 2**FRACTION_BITS)
-    outline_radius = radius + (1 << FRACTION_BITS)
+    radius = 0.62 * width + 1
     for name, centre in points.items():
-        cv2.circle(canvas, centre, outline_radius, OUTLINE_COLOUR, cv2.FILLED, cv2.LINE_AA, FRACTION_BITS)
-        cv2.circle(canvas, centre, radius, KEYPOINT_COLOURS[name], cv2.FILLED, cv2.LINE_AA, FRACTION_BITS)
+        _draw_disc(canvas, centre, radius + 1, OUTLINE_COLOUR)
+        _draw_disc(canvas, centre, radius, KEYPOINT_COLOURS[name])
+
+
+def _draw_disc(canvas: NDArray[np.uint8], centre: tuple[int, int], radius: float, colour: Colour) -> None:
+    """Draw a disc in place. `cv2.circle` draws a small one as a diamond.
+
+    Args:
+        canvas: (H, W, 3) uint8 BGR.
+        centre: x, y in OpenCV's fixed-point numbers.
+        radius: px.
+        colour: BGR.
+    """
+    import cv2
+
+    outline = np.rint(np.array(centre) + radius * 2**FRACTION_BITS * _CIRCLE).astype(np.int32)
+    cv2.fillConvexPoly(canvas, outline, colour, cv2.LINE_AA, FRACTION_BITS)
 
 
 def _line_width(keypoints: NDArray[np.float32], shape: tuple[int, ...], *, no_limbs: bool) -> int:

@@ -33,6 +33,13 @@ def test_input_image_is_not_modified() -> None:
     assert (image == 128).all()
 
 
+def test_small_keypoints_are_round() -> None:
+    """A disc with a radius of 2.24 px covers the pixels at (1, 2), (2, 1) … from its centre; a diamond does not."""
+    drawn = draw_people(grey(180, 180), [person_with(nose=(90, 90))], opacity=1.0).max(axis=2)
+    offsets = [(y, x) for y in (-2, -1, 1, 2) for x in (-2, -1, 1, 2) if abs(x) != abs(y)]
+    assert np.mean([drawn[90 + y, 90 + x] for y, x in offsets]) > 200
+
+
 def test_limb_has_its_colour_and_distant_pixels_are_unchanged() -> None:
     drawn = draw_people(grey(), [ARM], opacity=1.0).astype(int)
     assert np.abs(drawn[60, 80] - LIMB_COLOURS["left_shoulder", "left_elbow"]).max() <= 2
