@@ -25,6 +25,7 @@ VARIABLES = (
     "WORKERS",
     "DEVICE",
     "RESUME",
+    "QUICK",
     "INIT",
     "ARGS",
 )
@@ -57,6 +58,7 @@ def test_help_is_the_default_target_and_lists_all_targets_and_variables() -> Non
     [
         ((), "configs/demo.yaml"),
         (("DATA=data/demo", "NPROC=2"), "configs/demo.yaml"),
+        (("DATA=data/quick",), "configs/demo.yaml"),
         (("DATA=/data/coco",), "configs/openpose.yaml"),
         (("DATA=/data/coco", "NPROC=8"), "configs/openpose_8p.yaml"),
         (("DATA=/data/coco", "HOSTS=a b"), "configs/openpose_8p.yaml"),
@@ -65,6 +67,19 @@ def test_help_is_the_default_target_and_lists_all_targets_and_variables() -> Non
 )
 def test_the_default_recipe_depends_on_data_and_processes(arguments: tuple[str, ...], recipe: str) -> None:
     assert f"[{recipe}]" in make("help", *arguments).stdout
+
+
+@pytest.mark.usefixtures("ready")
+def test_the_quick_demo_is_a_part_of_the_dataset_in_folders_of_its_own() -> None:
+    commands = make("-n", "demo", "QUICK=1").stdout
+    assert "pipeline.synthetic --out data/quick --train 600 --val 50" in commands
+    assert "--set training.max_steps=300" in commands
+    assert "runs/quick/report/index.html" in commands
+    assert "data/demo" not in commands
+    whole = make("-n", "demo").stdout
+    assert "pipeline.synthetic --out data/demo" in whole
+    assert "quick" not in whole
+    assert "max_steps" not in whole
 
 
 def test_host_options_are_passed_if_there_are_several_hosts() -> None:
