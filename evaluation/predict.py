@@ -111,8 +111,7 @@ def main(
     same name. If the file name of an image is a number, as in COCO (000000000139.jpg, COCO_val2014_000000000042.jpg),
     this number is its image id.
 
-    In the drawings, warm colours are the person's left side, cold colours the right side and green the head and neck. A
-    disc is a keypoint; all have the same meaning, whatever their size, which is that of the person.
+    Warm colours are the person's left side, cold colours the right side; green is the middle.
 
     Images are turned as their EXIF orientation says, videos as players turn them. Videos with skeletons keep the time
     stamps of their source, and its sound if the program ffmpeg is installed. Images that are more than

@@ -12,36 +12,13 @@ from typing import Literal
 
 Kind = Literal["image", "animation", "video", "unreadable"]
 
-IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff"])
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".qt",
-        ".3gp",
-        ".3g2",
-        ".avi",
-        ".divx",
-        ".mkv",
-        ".webm",
-        ".mpg",
-        ".mpeg",
-        ".mpe",
-        ".m2v",
-        ".vob",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".flv",
-        ".wmv",
-        ".asf",
-        ".ogv",
-        ".mxf",
-        ".gif",
-        ".apng",
-    ]
+_IMAGES = "jpg jpeg jpe jfif mpo png bmp dib webp tif tiff"
+_VIDEOS = (
+    "mp4 m4v mov qt 3gp 3g2 avi divx mkv webm ogv flv f4v gif apng mpg mpeg mpe m2v vob ts mts m2ts m2t wmv asf mxf dv"
+    " y4m rm rmvb wtv nut ivf mjpeg h264 h265 hevc"
 )
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in _IMAGES.split())
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEOS.split())
 """File name extensions, in lower case, of supported files."""
 
 UNREADABLE_SUFFIXES = {
@@ -83,6 +60,7 @@ _PATTERNS: tuple[tuple[bytes, str, Kind], ...] = (
     (rb"\0\0\x01[\xba\xb3]", "MPEG", "video"),
     (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "ASF", "video"),
     (rb"OggS", "Ogg", "video"),
+    (rb"YUV4MPEG2 ", "YUV4MPEG2", "video"),
     (rb"\x06\x0e\x2b\x34\x02\x05\x01\x01", "MXF", "video"),
 )
 _SIGNATURES = tuple((re.compile(pattern, re.DOTALL), name, kind) for pattern, name, kind in _PATTERNS)

@@ -214,7 +214,7 @@ class PredictionRun:
             return frames
         if not frames:
             self.skipped.add(video.title, "no frame can be read")
-        elif reader.num_frames and frames < 0.9 * reader.num_frames:  # in some formats the number is an estimate
+        elif reader.is_incomplete(frames):
             self.skipped.add(video.title, f"damaged after {frames} of {reader.num_frames} frames; the rest is left out")
         return frames
 

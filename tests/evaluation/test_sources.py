@@ -118,7 +118,7 @@ def test_content_decides_what_a_file_is(tmp_path):
 
 ENDINGS = {
     "image": "jpg jpeg jpe jfif mpo png bmp dib webp tif tiff",
-    "video": "mp4 m4v mov qt 3gp 3g2 avi mkv webm mpg mpeg m2v vob ts mts m2ts flv wmv asf ogv mxf gif apng",
+    "video": "mp4 m4v mov qt 3gp 3g2 avi mkv webm mpg mpeg m2v vob ts mts m2ts flv wmv asf ogv mxf gif apng dv y4m",
     "unreadable": "avif heic heif dng nef cr2 arw jp2 j2k jxl psd ppm",
     None: "txt json zip mp3 ogg m4a py",
 }

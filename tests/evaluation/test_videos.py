@@ -77,6 +77,21 @@ def test_variable_frame_rates_are_kept(tmp_path):
     assert [round((frame.mean() - 20) / 20) for frame in VideoReader(tmp_path / "out.mp4")] == list(range(8))
 
 
+def test_a_low_rate_is_not_taken_for_damage(tmp_path):
+    """A file that states a duration and a rate, but has fewer frames than both suggest."""
+    stamps = [40 * i for i in range(8)] + [400, 1400, 2400, 3000]
+    write_recording(tmp_path / "x.mkv", grey_levels(12), stamps, duration=3040, frame_duration=40)
+    reader = VideoReader(tmp_path / "x.mkv")
+    assert reader.num_frames == 76
+    assert len(list(reader.frames())) == 12
+    assert not reader.is_incomplete(12)
+    (tmp_path / "x.mkv").write_bytes((tmp_path / "x.mkv").read_bytes()[:-1500])
+    reader = VideoReader(tmp_path / "x.mkv")
+    frames = len(list(reader.frames()))
+    assert 5 < frames < 12
+    assert reader.is_incomplete(frames)
+
+
 def test_a_constant_rate_stays_in_the_header(tmp_path):
     write_video(tmp_path / "x.avi", grey_levels(10), fps=29.97, codec="MJPG")
     copy(tmp_path / "x.avi", tmp_path / "out.mp4")

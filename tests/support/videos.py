@@ -29,8 +29,11 @@ def turn_track(path, degrees):
     path.write_bytes(data)
 
 
-def write_recording(path, images, milliseconds):
-    """Write a Matroska file as browsers record it: time stamps in ms, neither frame rate nor duration in the header."""
+def write_recording(path, images, milliseconds, duration=None, frame_duration=None):
+    """Write a Matroska file with time stamps in ms.
+
+    The header states duration and frame duration in ms if they are given; browsers write neither.
+    """
 
     def element(code, content):
         return bytes.fromhex(code) + (0x10000000 | len(content)).to_bytes(4, "big") + content
@@ -41,8 +44,12 @@ def write_recording(path, images, milliseconds):
     height, width = images[0].shape[:2]
     header = element("1a45dfa3", element("4282", b"matroska") + number("4287", 4) + number("4285", 2))
     info = element("1549a966", number("2ad7b1", 1_000_000) + element("4d80", b"test") + element("5741", b"test"))
+    if duration is not None:
+        info = element("1549a966", number("2ad7b1", 1_000_000) + element("4489", struct.pack(">d", duration)))
     video = element("e0", number("b0", width) + number("ba", height))
     entry = number("d7", 1) + number("73c5", 1) + number("83", 1) + element("86", b"V_MJPEG") + video
+    if frame_duration is not None:
+        entry += number("23e383", 1_000_000 * frame_duration)
     clusters = b""
     for image, time in zip(images, milliseconds, strict=True):
         frame = cv2.imencode(".jpg", image)[1].tobytes()

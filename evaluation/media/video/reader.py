@@ -23,6 +23,9 @@ DEFAULT_FPS = 30.0
 MAX_FPS = 240.0
 """A higher rate in a header is no frame rate but the resolution of the time stamps."""
 
+COMPLETE = 0.9
+"""Part of the stated frames and duration that has to be read: in some formats these numbers are estimates."""
+
 _CHUNK_PIXELS = 16_000_000
 """Pixels of the frames of an animated image that are decoded together."""
 
@@ -46,11 +49,14 @@ class FrameReader(Protocol):
 
     Attributes:
         fps: nominal frames per second.
-        num_frames: number of frames according to the file; None if unknown.
+        num_frames: number of frames according to the file; None if unknown. Many formats state only a duration.
     """
 
     fps: float
     num_frames: int | None
+
+    def is_incomplete(self, frames: int) -> bool:
+        """True if the frames that were read end well before the duration that the file states."""
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames in order, up to the end or the first one that cannot be read."""
@@ -80,6 +86,7 @@ class VideoReader:
         self.fps = fps if 0 < fps <= MAX_FPS else DEFAULT_FPS
         # without a frame rate, OpenCV computes the number of frames from a wrong one
         self.num_frames = int(num_frames) if 0 < num_frames < 2**31 and self.fps == fps else None
+        self._end = 0.0
         self._gif_delays = _read_gif_delays(source) if isinstance(source, Path) else []
 
     def frames(self) -> Iterator[Frame]:
@@ -97,8 +104,18 @@ class VideoReader:
             moment = stamp - start
             if not previous < moment < previous + 86_400:  # no time stamp, or a wrong one
                 moment = previous + 1 / self.fps
-            previous = moment
+            previous, self._end = moment, max(stamp, moment)
             yield Frame(np.asarray(image, dtype=np.uint8), moment, next(delays, None))
+
+    def is_incomplete(self, frames: int) -> bool:
+        """True if the frames that were read end well before the duration that the file states.
+
+        The number of frames alone does not tell: of variable rates it is an estimate from the duration.
+        """
+        if self.num_frames is None or frames >= COMPLETE * self.num_frames:
+            return False
+        duration, end = self.num_frames / self.fps, self._end + 1 / self.fps
+        return end < min(COMPLETE * duration, duration - 0.25)
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         """Yield the images of the frames, (H, W, 3) uint8 BGR."""
@@ -139,6 +156,10 @@ class AnimationReader:
                 moment += duration
             if len(frames) < count:
                 return
+
+    def is_incomplete(self, frames: int) -> bool:
+        """True if fewer frames were read than the file states."""
+        return self.num_frames is not None and frames < self.num_frames
 
     def _read(self, start: int, count: int) -> list[tuple[NDArray[np.uint8], float]]:
         """Return the images and durations in s of at most `count` frames; none if they cannot be decoded."""
