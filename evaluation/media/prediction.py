@@ -273,10 +273,14 @@ class PredictionRun:
         if "overlay" in self.outputs:
             yield f"{self.overlay_folder}/: images and videos with skeletons"
         if "openpose" in self.outputs:
-            yield f"{self.openpose_folder}/: {self.written} files in OpenPose's JSON format"
+            yield f"{self.openpose_folder}/: {_count(self.written, 'file')} in OpenPose's JSON format"
         if self.coco:
-            counts = f"{self.coco.people} people in {self.written} images"
+            counts = f"{_count(self.coco.people, 'person', 'people')} in {_count(self.written, 'image')}"
             yield f"{self.out / 'results.json'}: {counts}, as COCO keypoint results; images.json lists the image ids"
+
+
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def predict_sources(run: PredictionRun, sources: Sources) -> None:
