@@ -20,6 +20,7 @@ QUICK ?=
 INIT ?=
 SEED ?= 0
 ARGS ?=
+VENV ?= .venv
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c '$(SUPPORTED)' 2> /dev/null && echo $$python && break; done)
 
@@ -40,9 +41,9 @@ NAME = $(call as_name,$(if $(ONLY_SHARDS),$(notdir $(call absolute,$(SHARDS))),$
 IS_DEMO = $(if $(ONLY_SHARDS),$(filter $(call absolute,shards/demo) $(call absolute,shards/quick),$(call absolute,$(SHARDS))),$(filter $(call absolute,data/demo) $(call absolute,data/quick),$(foreach folder,$(FOLDERS),$(call absolute,$(folder)))))
 RECIPE = $(if $(IS_DEMO),demo,$(if $(filter-out 1,$(NPROC) $(HOSTS)),openpose_8p,openpose))
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
-BIN = .venv/bin
-READY = .venv/ready
-BUILD = $(BIN)/python -m pipeline.shards $(WORKERS:%=--workers %)
+# the Python of VENV, or the active one if VENV is empty
+PY = $(if $(VENV),'$(VENV)'/bin/python,python3)
+BUILD = $(PY) -m pipeline.shards $(WORKERS:%=--workers %)
 MACHINES = $(if $(filter-out 1,$(HOSTS)),--hosts '$(HOSTS)') $(NODE_RANK:%=--node-rank %) $(MASTER:%=--master %) \
 	$(MASTER_PORT:%=--master-port %)
 # The following set the positional parameters of the shell.
@@ -83,16 +84,28 @@ help: ## print this list
 	@echo '  INIT        initial weights: checkpoint, or run folder (its newest checkpoint)  [$(INIT)]'
 	@echo '  SEED        random seed of make faults  [$(SEED)]'
 	@echo '  ARGS        additional options for the command that the target runs  [$(ARGS)]'
-	@echo '  PYTHON      Python 3.10, 3.11 or 3.12 to create .venv  [$(PYTHON)]'
+	@echo '  VENV        environment to use; another one than .venv is never changed, but for what it lacks; empty: the active Python  [$(VENV)]'
+	@echo '  PYTHON      Python 3.10, 3.11 or 3.12 to create VENV  [$(PYTHON)]'
 
-setup: $(READY) ## create .venv and install the pinned dependencies
+setup: ## create VENV and install the pinned dependencies; in an environment of others, what is missing
+	@$(SETUP)
 
-$(READY): requirements.txt
-	@test -n '$(PYTHON)' || { echo 'Error: no Python 3.10, 3.11 or 3.12 found; install one, or give its path: make setup PYTHON=/path/to/python3.11' >&2; exit 2; }
-	@$(PYTHON) -c '$(SUPPORTED)' || { echo "Error: PYTHON=$(PYTHON) is $$($(PYTHON) -V 2>&1); expected Python 3.10, 3.11 or 3.12" >&2; exit 2; }
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
-	@touch $@
+# The file made-here marks an environment that was created here, ready one that is complete. Another one, or a symbolic
+# link, is left as it is, but for packages that it lacks.
+OURS = [ -n '$(VENV)' ] && [ ! -L '$(VENV)' ] && [ -e '$(VENV)'/made-here -o -e '$(VENV)'/ready ]
+SETUP = if [ -n '$(VENV)' ] && [ ! -e '$(VENV)' ]; then $(CREATE) && $(INSTALL); \
+	elif $(OURS); then $(INSTALL); else $(PY) pipeline/system/requirements.py requirements-run.txt; fi
+CREATE = if [ -z '$(PYTHON)' ]; then echo 'Error: no Python 3.10, 3.11 or 3.12 found; install one, or give its path: make setup PYTHON=/path/to/python3.11' >&2; exit 2; fi; \
+	$(PYTHON) -c '$(SUPPORTED)' || { echo "Error: PYTHON=$(PYTHON) is $$($(PYTHON) -V 2>&1); expected Python 3.10, 3.11 or 3.12" >&2; exit 2; }; \
+	echo "$(PYTHON) -m venv '$(VENV)'"; $(PYTHON) -m venv '$(VENV)' && touch '$(VENV)'/made-here
+INSTALL = echo "$(PY) -m pip install --requirement requirements.txt"; \
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt && touch '$(VENV)'/ready
+
+.PHONY: ready
+ready:
+	@if $(OURS) && [ -e '$(VENV)'/ready ] && [ ! requirements.txt -nt '$(VENV)'/ready ]; then :; \
+	elif [ -n '$(VENV)' ] && [ ! -e '$(VENV)' ] || $(OURS); then $(SETUP); \
+	else $(PY) pipeline/system/requirements.py --check requirements-run.txt; fi
 
 # the embedded dataset in data/demo, or a part of it in data/quick
 EMBEDDED = $(if $(QUICK)$(filter $(call absolute,data/quick),$(IS_DEMO)),quick,demo)
@@ -117,10 +130,10 @@ where:
 	@echo 'Report      $(RUN)/report/index.html    $(OPEN) $(RUN)/report/index.html'
 	@echo 'Pictures    $(RUN)/pictures    $(OPEN) $(RUN)/pictures'
 
-data: $(READY) ## generate the embedded dataset in data/demo
-	@$(BIN)/python -m pipeline.synthetic --out data/$(EMBEDDED) $(if $(filter quick,$(EMBEDDED)),--train 600 --val 50) $(WORKERS:%=--workers %)
+data: ready ## generate the embedded dataset in data/demo
+	@$(PY) -m pipeline.synthetic --out data/$(EMBEDDED) $(if $(filter quick,$(EMBEDDED)),--train 600 --val 50) $(WORKERS:%=--workers %)
 
-shards: $(READY) $(if $(IS_DEMO),data) ## build SHARDS/train and SHARDS/val from DATA
+shards: ready $(if $(IS_DEMO),data) ## build SHARDS/train and SHARDS/val from DATA
 	@for wanted in $(if $(call given,TRAIN),$(TRAIN)) $(if $(call given,VAL),$(VAL)) '$(TRAIN) $(VAL)'; do \
 		$(call SOURCES,$$wanted); \
 		if [ $$# = 0 ]; then echo "Error: DATA=$(DATA): no annotations/person_keypoints_SPLIT.json for SPLIT in: $$wanted; set DATA to COCO folders, separated by colons, and TRAIN and VAL to their splits" >&2; exit 2; fi; \
@@ -128,41 +141,41 @@ shards: $(READY) $(if $(IS_DEMO),data) ## build SHARDS/train and SHARDS/val from
 	@$(call SOURCES,$(TRAIN)); if [ $$# -gt 0 ]; then $(BUILD) "$$@" --out '$(SHARDS)'/train $(ARGS); fi
 	@$(call SOURCES,$(VAL)); if [ $$# -gt 0 ]; then $(BUILD) "$$@" --out '$(SHARDS)'/val $(ARGS); fi
 
-train: $(READY) ## train the network of CONFIG on SHARDS/train; write RUN
+train: ready ## train the network of CONFIG on SHARDS/train; write RUN
 	@$(TRAIN_SET); set -- --shards "$$1"; if [ -e '$(SHARDS)'/val ]; then set -- "$$@" --val '$(SHARDS)'/val; fi; \
-	$(BIN)/python -m training.train --config '$(CONFIG)' "$$@" --out '$(RUN)' \
+	$(PY) -m training.train --config '$(CONFIG)' "$$@" --out '$(RUN)' \
 		--nproc $(NPROC) $(MACHINES) --device $(DEVICE) $(if $(RESUME),--resume) $(if $(INIT),--init '$(INIT)') $(ARGS)
 
-eval: $(READY) ## compute COCO keypoint AP of CKPT on SHARDS/val; write RUN/report and RUN/pictures
-	@$(BIN)/python -m evaluation.evaluate --ckpt '$(CKPT)' --shards '$(SHARDS)'/val --out '$(RUN)' \
+eval: ready ## compute COCO keypoint AP of CKPT on SHARDS/val; write RUN/report and RUN/pictures
+	@$(PY) -m evaluation.evaluate --ckpt '$(CKPT)' --shards '$(SHARDS)'/val --out '$(RUN)' \
 		--nproc $(NPROC) --device $(DEVICE) $(ARGS)
 
-export: $(READY) ## export CKPT as a graph in FORMAT, in the folder of the checkpoint
-	@$(BIN)/python -m training.export --ckpt '$(CKPT)' --format $(FORMAT) --device $(DEVICE) $(ARGS)
+export: ready ## export CKPT as a graph in FORMAT, in the folder of the checkpoint
+	@$(PY) -m training.export --ckpt '$(CKPT)' --format $(FORMAT) --device $(DEVICE) $(ARGS)
 
-plot: $(READY) ## plot the training curves of one or more runs (RUN) to curves.png in the first run folder
-	@$(BIN)/python -m training.plot $(foreach run,$(call as_list,$(RUN)),'$(call as_name,$(run))') $(ARGS)
+plot: ready ## plot the training curves of one or more runs (RUN) to curves.png in the first run folder
+	@$(PY) -m training.plot $(foreach run,$(call as_list,$(RUN)),'$(call as_name,$(run))') $(ARGS)
 
-stats: $(READY) ## print statistics of SHARDS/train and SHARDS/val
-	@$(SETS); $(BIN)/python -m pipeline.stats "$$@" $(ARGS)
+stats: ready ## print statistics of SHARDS/train and SHARDS/val
+	@$(SETS); $(PY) -m pipeline.stats "$$@" $(ARGS)
 
-verify: $(READY) ## check size and hash of every file in SHARDS against the manifests
-	@$(SETS); for set in "$$@"; do $(BIN)/python -m pipeline.verify "$$set" $(ARGS) || exit; done
+verify: ready ## check size and hash of every file in SHARDS against the manifests
+	@$(SETS); for set in "$$@"; do $(PY) -m pipeline.verify "$$set" $(ARGS) || exit; done
 
-preview: $(READY) ## write SHARDS/preview.png: augmented training samples with their targets
-	@$(TRAIN_SET); $(BIN)/python -m pipeline.preview "$$@" --out '$(SHARDS)'/preview.png $(ARGS)
+preview: ready ## write SHARDS/preview.png: augmented training samples with their targets
+	@$(TRAIN_SET); $(PY) -m pipeline.preview "$$@" --out '$(SHARDS)'/preview.png $(ARGS)
 
-test: $(READY) ## run all tests, two files at a time
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+test: ready ## run all tests, two files at a time
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-bench: $(READY) ## measure the throughput of each part; write bench.json; takes about 3 minutes
-	@$(BIN)/python -m tests.benchmarks $(if $(IS_DEMO),,--coco '$(call as_name,$(firstword $(FOLDERS)))' --split '$(firstword $(TRAIN))') $(ARGS)
+bench: ready ## measure the throughput of each part; write bench.json; takes about 3 minutes
+	@$(PY) -m tests.benchmarks $(if $(IS_DEMO),,--coco '$(call as_name,$(firstword $(FOLDERS)))' --split '$(firstword $(TRAIN))') $(ARGS)
 
-faults: $(READY) ## run the fault injection, fuzzing and soak tests; takes about 20 minutes
-	@$(BIN)/python -m tests.faults --seed $(SEED) $(ARGS)
+faults: ready ## run the fault injection, fuzzing and soak tests; takes about 20 minutes
+	@$(PY) -m tests.faults --seed $(SEED) $(ARGS)
 
-check: $(READY) ## run ruff (lint, format) and mypy
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+check: ready ## run ruff (lint, format) and mypy
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
 clean: ## remove the embedded dataset, its shards and its run
 	rm -rf data/demo shards/demo runs/demo data/quick shards/quick runs/quick

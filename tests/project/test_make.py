@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import venv
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ TARGETS = ("demo", "shards", "train", "eval", "export", "plot", "stats", "test",
 MACHINES = ("HOSTS", "NODE_RANK", "MASTER", "MASTER_PORT")
 VARIABLES = (
     "DATA",
+    "VENV",
     "SHARDS",
     "CONFIG",
     "NPROC",
@@ -32,11 +35,11 @@ VARIABLES = (
 INHERITED = {"MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "TRAIN", "VAL", *VARIABLES}
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+def make(*arguments: str, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
     # `make test` passes its own variables to every make that it starts
     environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
     command = ["make", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=environment | {"PATH": path}, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +95,53 @@ def test_an_unsupported_python_is_reported_in_one_line(tmp_path: Path) -> None:
     old = tmp_path / "python3.8"
     old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.8.18\nexit 1\n')
     old.chmod(0o755)
-    result = make("setup", f"PYTHON={old}", f"READY={tmp_path / 'ready'}")
+    result = make("setup", f"PYTHON={old}", f"VENV={tmp_path / 'new'}")
     assert result.returncode == 2
     assert f"Error: PYTHON={old} is Python 3.8.18; expected Python 3.10, 3.11 or 3.12" in result.stderr
+
+
+@pytest.fixture
+def other_environment(tmp_path: Path) -> Path:
+    """An environment that was made by somebody else, in a folder with a space; it sees the packages of `.venv`."""
+    folder = tmp_path / "my env"
+    venv.create(folder, with_pip=False, symlinks=True)
+    (packages,) = (ROOT / ".venv").resolve().glob("lib/python*/site-packages")
+    (own,) = folder.glob("lib/python*/site-packages")
+    (own / "packages.pth").write_text(f"{packages}\n")
+    return folder
+
+
+@pytest.mark.usefixtures("ready")
+def test_an_environment_of_others_is_used_and_left_as_it_is(other_environment: Path, tmp_path: Path) -> None:
+    before = sorted(other_environment.rglob("*"))
+    link = tmp_path / "link"
+    link.symlink_to(other_environment)
+    for folder in (other_environment, link):
+        setup = make("setup", f"VENV={folder}")
+        assert setup.returncode == 0, setup.stderr
+        assert f": keeps mindspore {version('mindspore')}, numpy {version('numpy')}; nothing is missing" in setup.stdout
+        result = make("stats", f"VENV={folder}", f"SHARDS={tmp_path / 'none'}")
+        assert "run make shards" in result.stderr
+    assert [path for path in sorted(other_environment.rglob("*")) if "__pycache__" not in path.parts] == before
+    path = f"{other_environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    active = make("setup", "VENV=", path=path)
+    assert f"{other_environment}: keeps " in active.stdout
+
+
+@pytest.mark.usefixtures("ready")
+def test_an_environment_that_lacks_packages_is_reported_before_a_command_runs(
+    other_environment: Path, tmp_path: Path
+) -> None:
+    (file,) = other_environment.glob("lib/python*/site-packages/packages.pth")
+    (tmp_path / "only pip").mkdir()
+    (tmp_path / "only pip" / "pip").symlink_to(Path(file.read_text().strip()) / "pip")
+    file.write_text(f"{tmp_path / 'only pip'}\n")
+    result = make("stats", f"VENV={other_environment}", f"SHARDS={tmp_path}")
+    assert result.returncode == 2
+    assert "lacks annotated-types, " in result.stderr
+    assert "make setup VENV=" in result.stderr
+    file.unlink()
+    assert "has no pip; run: " in make("stats", f"VENV={other_environment}", f"SHARDS={tmp_path}").stderr
 
 
 @pytest.mark.usefixtures("ready")
