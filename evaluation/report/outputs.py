@@ -11,8 +11,9 @@ from typing import Any
 from evaluation.scoring.datasets import EvaluationDataset, load_images
 from evaluation.scoring.detect import Detections
 from evaluation.scoring.evaluation import Evaluation
-from evaluation.scoring.ground_truth import count_people
+from evaluation.scoring.ground_truth import category_ids, count_people
 from evaluation.scoring.metrics import ALL_PICTURES
+from evaluation.scoring.results import with_ids_of_the_user
 from pipeline.errors import InputError
 
 
@@ -85,7 +86,9 @@ class Outputs:
             path = write_report(self.report, evaluation, dataset, settings)
             yield f"{path}: precision-recall curves, error analysis, best and worst pictures"
         if self.results:
-            _write_json(self.results, evaluation.results, indent=None)
+            people = (person for annotations in evaluation.ground_truth.values() for person in annotations)
+            results = with_ids_of_the_user(evaluation.results, dataset.text_ids(), category_ids(people))
+            _write_json(self.results, results, indent=None)
             yield f"{self.results}: {len(evaluation.results)} detections in COCO's results format"
         if self.json:
             _write_json(self.json, summarize(evaluation, **settings), indent=1)

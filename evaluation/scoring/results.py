@@ -92,6 +92,23 @@ def read_results(
     return results
 
 
+def with_ids_of_the_user(
+    results: Sequence[dict[str, Any]], text_ids: Mapping[int, str], categories: Collection[int]
+) -> list[dict[str, Any]]:
+    """Return results with the ids of the user's annotation file, so that other programs can score them with that file.
+
+    Args:
+        results: COCO keypoint results.
+        text_ids: text that stands for an image id in the annotation file, by image id.
+        categories: ids of the person category in the annotation files. Several ids, as of several files, stay 1.
+    """
+    category = next(iter(categories)) if len(categories) == 1 else PERSON_CATEGORY
+    return [
+        {**result, "image_id": text_ids.get(result["image_id"], result["image_id"]), "category_id": category}
+        for result in results
+    ]
+
+
 def _find_problem(result: Any, known_ids: set[int], categories: set[int]) -> str | None:
     """Describe the first problem of a result; return None for a valid result."""
     if not isinstance(result, dict):
