@@ -186,7 +186,7 @@ def _format_formats(figures: dict[str, Any]) -> list[str]:
     lines, decode_ms = [], figures.get("decode_ms", {})
     for name, count in figures["formats"].items():
         if count and (decode_ms or name != "JPEG" or count < figures["records"]):
-            time_text = f", {decode_ms[name]:.1f} ms each to decode" if name in decode_ms else ""
+            time_text = f", {decode_ms[name]:.2f} ms each to decode" if name in decode_ms else ""
             lines.append(f"  {name:<14}{count:>10,}   pictures{time_text}")
     if figures["turned"]:
         lines.append(f"  turned        {figures['turned']:>10,}   pictures, as their EXIF orientation says")

@@ -17,6 +17,7 @@ COMMANDS = sorted(
     module_name(path).removesuffix(".__main__")
     for path in SOURCES
     if path.name == "__main__.py" or '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    if "system" not in path.parts  # its script installs click
 )
 LARGE_LIBRARIES = (
     "mindspore",

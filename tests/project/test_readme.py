@@ -190,7 +190,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path
     copy = tmp_path_factory.mktemp("project")
     for name in ("pipeline", "training", "evaluation", "configs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+    for name in ("Makefile", "requirements.txt", "requirements-run.txt", "pyproject.toml"):
         shutil.copy2(ROOT / name, copy / name)
     (copy / ".venv").symlink_to(ROOT / ".venv")
     for name in ("train", "val"):
