@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -18,7 +18,7 @@ import pytest
 
 from tests.project.test_cli import COMMANDS
 from tests.project.test_make import INHERITED
-from tests.support.coco_folder import ROOT
+from tests.support.coco_folder import ROOT, jpeg, mixed
 from training.config import Config
 from training.recipes import override_config
 
@@ -196,6 +196,50 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path
     for name in ("train", "val"):
         shutil.copytree(tiny_shards, copy / "shards" / "demo" / name)
     return copy
+
+
+OWN_DATA = "Your own data"
+
+
+def own_exports(folder: Path) -> None:
+    """Write what CVAT and Label Studio export, as far as the commands of the section read it."""
+    for root, subsets in (("cvat", ("Train", "Validation")), ("studio/train", ("",)), ("studio/val", ("",))):
+        for subset in subsets:
+            content = mixed(12)
+            for entry in content["annotations"]:
+                for name in ("iscrowd", "area") if subset else ("iscrowd", "num_keypoints"):
+                    del entry[name]
+                entry["category_id"] = 3
+            content["categories"][0] |= {"id": 3, "name": "person" if subset else "Person"}
+            pictures = folder / root / "images" / subset
+            pictures.mkdir(parents=True)
+            for entry in content["images"]:
+                (pictures / entry["file_name"]).write_bytes(jpeg(entry["height"], entry["width"], entry["id"]))
+                if not subset:
+                    entry["file_name"] = f"images\\{entry['file_name']}"
+            annotations = folder / root / (f"annotations/person_keypoints_{subset}.json" if subset else "result.json")
+            annotations.parent.mkdir(exist_ok=True)
+            annotations.write_text(json.dumps(content))
+
+
+def test_commands_of_the_section_on_own_data_work(project: Path):
+    """Build and look at sets of both tools; train and evaluate a small network without published weights."""
+    own_exports(project)
+    page = [command for command in COMMANDS_IN_README if command.section == OWN_DATA and command.fenced]
+    assert len(page) == 7
+    small = " RUN=runs/own CONFIG=configs/demo.yaml DEVICE=cpu"
+    for command in page:
+        text = command.text
+        if command.words[1] == "train":
+            text = re.sub(r" CONFIG=\S+ INIT=\S+", f"{small} ARGS='--set training.max_steps=1'", text)
+            text = text.replace("max_steps=1'", "max_steps=1 --set training.batch_size=2'")
+        elif command.words[1] == "eval":
+            text += small
+        result = run(replace(command, text=text), project)
+        assert result.returncode == 0, f"{text}\n{result.stderr}"
+    assert (project / "shards" / "studio" / "preview.png").is_file()
+    assert (project / "shards" / "cvat" / "val" / "manifest.json").is_file()
+    assert (project / "runs" / "own" / "eval.json").is_file()
 
 
 def run(command: ReadmeCommand, folder: Path) -> subprocess.CompletedProcess[str]:
