@@ -285,3 +285,40 @@ def test_real_pictures(coco_mini: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "25 pictures, 72 people, 2 shards" in result.output
     assert Manifest.load(tmp_path).max_people == 11
+
+
+def test_links_are_followed_inside_the_picture_folder_and_elsewhere_on_request(tmp_path: Path) -> None:
+    """Links make subsets: to pictures of the same folder, or to those of another one."""
+    content = mixed(4)
+    folder = write(tmp_path / "coco", content)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    pictures = folder / "train"
+    first, second = (pictures / entry["file_name"] for entry in content["images"][:2])
+    (pictures / "inside").mkdir()
+    first.rename(pictures / "inside" / "a.jpg")
+    first.symlink_to(pictures / "inside" / "a.jpg")
+    assert _build(folder, tmp_path / "inside").exit_code == 0
+    second.rename(elsewhere / "b.jpg")
+    second.symlink_to(elsewhere / "b.jpg")
+    refused = _build(folder, tmp_path / "set")
+    assert refused.exit_code == 2
+    assert f"{second}: a symbolic link points outside the image folder, to {elsewhere / 'b.jpg'}" in refused.stderr
+    for options in (("--allow-links-to", elsewhere), ("--follow-links",)):
+        result = _build(folder, tmp_path / options[0].strip("-"), *options)
+        assert result.exit_code == 0, result.output
+        assert Manifest.load(tmp_path / options[0].strip("-")).records == 2
+    assert _build(folder, tmp_path / "set", "--allow-links-to", tmp_path / "coco").exit_code == 2
+
+
+def test_a_folder_of_other_files_is_refused_and_a_refused_build_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "holiday.jpg").write_bytes(b"mine")
+    result = _build(folder, photos)
+    assert result.exit_code == 2
+    assert f"{photos}: holds other files (holiday.jpg) and no set: choose a new or empty --out" in result.stderr
+    assert [path.name for path in photos.iterdir()] == ["holiday.jpg"]
+    result = _run("--coco", tmp_path / "none", "--split", "train", "--out", tmp_path / "deep" / "set")
+    assert result.exit_code == 2
+    assert not (tmp_path / "deep").exists()
