@@ -231,8 +231,8 @@ def test_commands_of_the_section_on_own_data_work(project: Path):
     for command in page:
         text = command.text
         if command.words[1] == "train":
-            text = re.sub(r" CONFIG=\S+ INIT=\S+", f"{small} ARGS='--set training.max_steps=1'", text)
-            text = text.replace("max_steps=1'", "max_steps=1 --set training.batch_size=2'")
+            arguments = "--set training.max_steps=2 --set training.batch_size=2"
+            text = re.sub(r" CONFIG=\S+ INIT=\S+", f"{small} ARGS='{arguments}'", text)
         elif command.words[1] == "eval":
             text += small
         result = run(replace(command, text=text), project)
