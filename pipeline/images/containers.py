@@ -75,12 +75,14 @@ def _number(data: memoryview, at: int, length: int, order: Literal["big", "littl
 def _read_png(data: memoryview) -> Container:
     if bytes(data[12:16]) != b"IHDR":
         raise InputError("damaged PNG: no header")
-    orientation = UPRIGHT
+    orientation, name = UPRIGHT, b""
     for name, start, end in _png_chunks(data):
-        if name == b"eXIf":
+        if name == b"eXIf" and orientation == UPRIGHT:
             orientation = read_orientation(bytes(data[start:end]))
-        elif name == b"IDAT":
+        elif name == b"IEND":
             break
+    if name != b"IEND":  # OpenCV would reserve memory for whatever length a chunk states
+        raise InputError("damaged PNG: it ends too early")
     return Container("PNG", (_number(data, 20, 4), _number(data, 16, 4)), orientation)
 
 

@@ -223,9 +223,12 @@ def _bomb_jpeg() -> bytes:
     return bytes(data)
 
 
+_IEND = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+
+
 def _bomb_png() -> bytes:
     head = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + _IEND
 
 
 @pytest.mark.parametrize("make", [_bomb_jpeg, _bomb_png])
