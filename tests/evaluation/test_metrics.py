@@ -166,3 +166,12 @@ def test_table_has_a_row_for_each_protocol() -> None:
     assert second.split()[3:] == ["2,693", "11,004", *values]
     assert first.startswith(f"{ALL_PICTURES}  ")
     assert len(names) == len(first) == len(second)
+
+
+def test_the_id_of_the_person_category_does_not_matter():
+    """Evaluation during training and of shards alike: sets of other tools have other ids."""
+    from tests.support.coco_folder import person
+
+    annotation = {**person(1, 5), "category_id": 7}
+    detection = {"image_id": 5, "category_id": 1, "keypoints": annotation["keypoints"], "score": 1.0}
+    assert coco_ap({5: (annotation,)}, [detection])["AP"] == pytest.approx(1)
